@@ -1,0 +1,83 @@
+# The commands of Headrace. `make` alone prints them.
+
+PYTHON := .venv/bin/python
+UV_HOME := .headrace/uv
+NEEDED_GB := 8
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup up down status demo test test-fast evaluate replay clean java
+
+help:  ## print this list
+	@echo "Headrace: a real-time recommender on Apache Flink. the commands:"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "Options of a script go into ARGS: make replay ARGS='--data ml-100k --speed 50'"
+
+demo: java setup  ## show everything at work on real data: sets up, starts the stack, replays MovieLens, cleans up
+	@$(PYTHON) scripts/replay.py --data ml-100k $(ARGS)
+
+test: java setup  ## every test, in a few minutes (needs Java and Maven)
+	@$(PYTHON) -m pytest $(ARGS)
+
+test-fast: setup  ## the tests that need no Java, in under a minute
+	@$(PYTHON) -m pytest -m "not java" $(ARGS)
+
+up: java setup  ## start Kafka, Flink, the job, the learner and the page, and leave them running
+	@$(PYTHON) scripts/stack.py up $(ARGS)
+
+status: setup  ## what runs now, its memory and its log
+	@$(PYTHON) scripts/stack.py status
+
+down: setup  ## stop what `make up` started
+	@$(PYTHON) scripts/stack.py down
+
+replay: setup  ## send a file of events through the running stack: ARGS='--events FILE --items FILE'
+	@$(PYTHON) scripts/replay.py $(ARGS)
+
+evaluate: setup  ## score the recommender on a file of events, without Flink: ARGS='--data ml-100k'
+	@$(PYTHON) scripts/evaluate.py $(ARGS)
+
+clean:  ## stop the stack and delete what these commands made (.venv, .headrace, caches)
+	@if [ -f .venv/.ready ]; then $(PYTHON) scripts/stack.py down; fi
+	@rm -rf .venv .headrace .pytest_cache *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	@echo "clean"
+
+setup: .venv/.ready  ## the virtual environment with everything in it (about 8 GB, a minute or two)
+
+java:
+	@{ [ -x "$$JAVA_HOME/bin/java" ] || command -v java >/dev/null; } \
+	  || { echo "headrace: no Java here: 17 or newer is wanted (Debian: apt-get install openjdk-17-jdk-headless)" >&2; exit 2; }
+	@command -v mvn >/dev/null \
+	  || { echo "headrace: no Maven here: mvn fetches Kafka's jars (Debian: apt-get install maven)" >&2; exit 2; }
+
+# Debian's own Python comes first: it is built with optimisation and runs plain loops twice as fast as many others.
+.venv/.ready: pyproject.toml
+	@set -e; \
+	for python in /usr/bin/python3.11 python3.11 python3 none; do \
+	  if $$python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then break; fi; \
+	done; \
+	if [ $$python = none ]; then \
+	  echo "headrace: no Python 3.11 here: neither /usr/bin/python3.11 nor python3.11 on the PATH (Flink's Python needs that version)" >&2; exit 2; \
+	fi; \
+	free=$$(df -Pk . | awk 'NR == 2 {print int($$4 / 1048576)}'); \
+	if [ ! -d .venv ] && [ "$$free" -lt $(NEEDED_GB) ]; then \
+	  echo "headrace: $$free GB free in $$(pwd): $(NEEDED_GB) GB are wanted (torch is the largest part); free some space" >&2; exit 2; \
+	fi; \
+	if uv --version >/dev/null 2>&1; then uv=uv; else uv=$(UV_HOME)/bin/uv; fi; \
+	if ! $$uv --version >/dev/null 2>&1; then \
+	  echo "setup: uv, which installs the rest"; mkdir -p .headrace; \
+	  for pip in "$$python -m pip" "python3 -m pip" pip3 pip none; do \
+	    if [ "$$pip" != none ] && $$pip install --quiet --target $(UV_HOME) --upgrade uv 2>$(UV_HOME).log; then break; fi; \
+	  done; \
+	  if ! $$uv --version >/dev/null 2>&1; then \
+	    cat $(UV_HOME).log >&2; \
+	    echo "headrace: pip could not install uv: install pip (Debian: apt-get install python3-pip) or uv itself" >&2; exit 2; \
+	  fi; \
+	fi; \
+	echo "setup: .venv with $$python (Flink, torch and the rest: about 6 GB; a minute or two the first time)"; \
+	rm -f .venv/.ready; \
+	[ -x $(PYTHON) ] || $$uv venv --quiet --python $$python .venv; \
+	$$uv pip install --quiet --python $(PYTHON) --editable '.[test]'; \
+	touch .venv/.ready; \
+	echo "setup: done"

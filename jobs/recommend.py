@@ -1,0 +1,169 @@
+"""The main job: behaviour events in, top-k lists out.
+
+    events ──► embed ──► key by user ──► update-interest ──► score ──► recommendations
+                                          │   ▲     │          └─────► rejected-events
+    model-versions ── broadcast ──────────┼───┘     ├────────────────► training-examples
+                                          │         └────────────────► fine-tune-requests
+                                          └──────────────────────────► rejected-events
+    items ───► embed-items ──────────────────────────────────────────► item-vectors, rejected-events
+
+    flink run -py jobs/recommend.py [--SETTING VALUE ...]
+"""
+
+import os
+import sys
+from dataclasses import dataclass
+
+from pyflink.common import Types, WatermarkStrategy
+from pyflink.common.serialization import SimpleStringSchema
+from pyflink.datastream import CheckpointingMode, DataStream, KeyedStream, StreamExecutionEnvironment
+from pyflink.datastream.connectors.kafka import KafkaOffsetsInitializer, KafkaSource
+from pyflink.java_gateway import get_gateway
+from pyflink.table import DataTypes, StreamTableEnvironment, Table
+from pyflink.table.udf import udf
+
+from jobs import topics
+from jobs.settings import Settings, load_or_exit
+from model.interest import Rules
+from udfs.embed import Embed, EmbedItems
+from udfs.interest import UpdateInterest, serving_versions, side_output
+from udfs.score import Score
+
+BYTES = Types.PRIMITIVE_ARRAY(Types.BYTE())
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the job makes, as tables of bytes."""
+
+    recommendations: Table  # user_id, value
+    item_vectors: Table  # item_id, value
+    training_examples: Table  # value
+    fine_tune_requests: Table  # value
+    rejected_events: Table  # value
+
+
+def recommend(tables: StreamTableEnvironment, events: Table, items: Table, versions: DataStream, settings: Settings) -> Outputs:
+    """The topology, from streams to streams.
+
+    Args:
+        events: (value, topic, partition, offset).
+        items: (item_id, value, topic, partition, offset).
+        versions: JSON texts of `ModelVersion`.
+    """
+    rules = Rules(settings.max_interests, settings.last_n, settings.half_life_s, settings.merge_similarity)
+    kafka = (settings.bootstrap_servers, settings.topic("item-vectors"))
+
+    embed = Embed(settings.encoder, settings.device, *kafka, settings.replica_dir, settings.max_future_s, settings.max_event_bytes)
+    embedded = step(tables.to_data_stream(events.map(vectorised(embed, user_id="STRING", payload="BYTES"))), "embed", source="read-events")
+    # (user_id, Embedded | Rejected)
+
+    update = UpdateInterest(rules, settings.max_consumed, settings.fine_tune_every, settings.fine_tune_max_age_s)
+    by_user = key_by_user(embedded).connect(versions.broadcast(serving_versions()))
+    requests = step(by_user.process(update, BYTES).disable_chaining(), "update-interest")
+    # Request
+
+    score = Score(rules, settings.k, settings.exclude_consumed, settings.device, *kafka, settings.replica_dir)
+    scored = tables.from_data_stream(requests).map(vectorised(score, user_id="STRING", recommendation="BYTES", rejected="BYTES"))
+    lists = tables.from_data_stream(step(tables.to_data_stream(scored), "score"))
+    # (user_id, Recommendation, Rejected or null)
+
+    embed_items = EmbedItems(settings.encoder, settings.device, settings.replica_dir, settings.max_event_bytes)
+    vectors = items.map(vectorised(embed_items, item_id="STRING", item_vector="BYTES", rejected="BYTES"))
+    vectors = tables.from_data_stream(step(tables.to_data_stream(vectors), "embed-items", source="read-items"))
+    # (item_id, ItemVector or null, Rejected or null)
+
+    def side(name: str) -> Table:
+        return tables.from_data_stream(requests.get_side_output(side_output(name))).alias("value")
+
+    rejected = side("rejected-events").union_all(_present(lists, "rejected")).union_all(_present(vectors, "rejected"))
+    return Outputs(
+        recommendations=lists.select(lists.user_id, lists.recommendation),
+        item_vectors=vectors.filter(vectors.item_vector.is_not_null).select(vectors.item_id, vectors.item_vector),
+        training_examples=side("training-examples"),
+        fine_tune_requests=side("fine-tune-requests"),
+        rejected_events=rejected,
+    )
+
+
+def _present(table: Table, column: str) -> Table:
+    kept = getattr(table, column)
+    return table.filter(kept.is_not_null).select(kept.alias("value"))
+
+
+def vectorised(function, **columns: str):
+    """A pandas UDF whose calls are micro-batches: all columns of a table in, these columns out."""
+    kinds = {"STRING": DataTypes.STRING(), "BYTES": DataTypes.BYTES()}
+    row = DataTypes.ROW([DataTypes.FIELD(name, kinds[kind]) for name, kind in columns.items()])
+    return udf(function, result_type=row, func_type="pandas")
+
+
+def key_by_user(stream: DataStream) -> KeyedStream:
+    """Key (user_id, payload) rows by their first field inside the JVM.
+
+    `DataStream.key_by` would put a Python map before the keyed operator, in a task of its own that fights with it over
+    the interpreter; this is what it does after that map.
+    """
+    row = Types.ROW([Types.STRING(), BYTES])
+    stream._j_data_stream.getTransformation().setOutputType(row.get_java_type_info())
+    selector = get_gateway().jvm.org.apache.flink.streaming.api.functions.python.KeyByKeySelector()
+    key = Types.ROW([Types.STRING()]).get_java_type_info()
+    return KeyedStream(stream._j_data_stream.keyBy(selector, key), row, stream)
+
+
+def step(stream: DataStream, name: str, source: str | None = None) -> DataStream:
+    """Give a step its name and uid together; what the planner put before it is named after it, a source by its own name."""
+    transformation, number = stream._j_data_stream.getTransformation(), 0
+    while transformation.getUid() is None:
+        inputs = transformation.getInputs()
+        label = source if source and inputs.isEmpty() else name if number == 0 else f"{name}-{number}"
+        transformation.setName(label)
+        transformation.setUid(label)
+        if inputs.isEmpty():
+            break
+        transformation, number = inputs.get(0), number + 1
+    return stream
+
+
+def write(tables: StreamTableEnvironment, env: StreamExecutionEnvironment, outputs: Outputs, settings: Settings) -> None:
+    """Connect the outputs to their topics."""
+    keys = {"recommendations": "user_id", "item-vectors": "item_id"}
+    before = env._j_stream_execution_environment.getTransformations().size()
+    statements = tables.create_statement_set()
+    for field in outputs.__dataclass_fields__:
+        name = field.replace("_", "-")
+        tables.execute_sql(topics.sink(settings, name, keys.get(name)))
+        statements.add_insert(topics.table_of("write", name), getattr(outputs, field))
+    statements.attach_as_datastream()
+    sinks = list(env._j_stream_execution_environment.getTransformations())[before:]
+    for name, sink in zip([field.replace("_", "-") for field in outputs.__dataclass_fields__], sinks, strict=True):
+        step(DataStream(get_gateway().jvm.org.apache.flink.streaming.api.datastream.DataStream(env._j_stream_execution_environment, sink)), f"write-{name}")
+
+
+def environment(settings: Settings) -> tuple[StreamExecutionEnvironment, StreamTableEnvironment]:
+    """Flink with the settings that the job's speed and safety depend on."""
+    env = StreamExecutionEnvironment.get_execution_environment()
+    env.enable_checkpointing(settings.checkpoint_interval_ms, CheckpointingMode.EXACTLY_ONCE)
+    tables = StreamTableEnvironment.create(env)
+    tables.get_config().set("python.execution-mode", "thread")
+    tables.get_config().set("python.fn-execution.bundle.time", str(settings.bundle_time_ms))
+    tables.get_config().set("python.fn-execution.arrow.batch.size", str(settings.micro_batch))
+    return env, tables
+
+
+def main(argv: list[str]) -> None:
+    settings = load_or_exit(argv, os.environ)
+    env, tables = environment(settings)
+    tables.execute_sql(topics.source(settings, "events"))
+    tables.execute_sql(topics.source(settings, "items", startup="earliest-offset", key="item_id"))
+    versions = KafkaSource.builder().set_bootstrap_servers(settings.bootstrap_servers)
+    versions = versions.set_topics(settings.topic("model-versions")).set_starting_offsets(KafkaOffsetsInitializer.earliest())
+    versions = versions.set_value_only_deserializer(SimpleStringSchema()).build()
+    versions = step(env.from_source(versions, WatermarkStrategy.no_watermarks(), "read-model-versions"), "read-model-versions")
+    events, items = (tables.from_path(topics.table_of("read", name)) for name in ("events", "items"))
+    write(tables, env, recommend(tables, events, items, versions, settings), settings)
+    env.execute("headrace")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,134 @@
+"""Every setting: meaning, unit, default, check. One flat, frozen record.
+
+A setting is read from, in this order: the command line (`--k 10`), the environment (`HEADRACE_K=10`), the default
+below. A wrong value stops the program with exit code 2 before anything starts.
+
+    >>> load([], {"HEADRACE_K": "10"}).k
+    10
+    >>> load([], {"HEADRACE_K": "0"})
+    Traceback (most recent call last):
+    ...
+    jobs.settings.SettingsError: HEADRACE_K=0: Expected `int` >= 1 (k: items in a list; default 20)
+"""
+
+import sys
+from typing import Annotated, Literal, get_args, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from model.schema import HeadraceError
+
+PREFIX = "HEADRACE_"
+
+
+class SettingsError(HeadraceError):
+    """A setting is wrong or unknown: nothing has been started."""
+
+
+def _text(meaning: str):
+    return Annotated[str, Meta(description=meaning)]
+
+
+def _count(meaning: str, ge: int = 1, le: int | None = None):
+    return Annotated[int, Meta(description=meaning, ge=ge, le=le)]
+
+
+def _real(meaning: str, gt: float | None = None, ge: float | None = None, le: float | None = None):
+    return Annotated[float, Meta(description=meaning, gt=gt, ge=ge, le=le)]
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a team may change without touching code; the README's table is printed from here."""
+
+    # Kafka
+    bootstrap_servers: _text("Kafka brokers, host:port, comma separated") = "127.0.0.1:9092"
+    topic_prefix: _text("put before every topic's name") = ""
+    delivery: Annotated[
+        Literal["at-least-once", "exactly-once"],
+        Meta(description="at-least-once is fresh; exactly-once shows lists at the next checkpoint"),
+    ] = "at-least-once"
+    max_event_bytes: _count("a larger record on `events` or `items` is rejected, bytes") = 1_000_000
+    max_future_s: _real("an event further in the future is rejected, seconds", ge=0) = 300.0
+
+    # Flink
+    checkpoint_interval_ms: _count("time between checkpoints, ms", ge=100) = 10_000
+    bundle_time_ms: _count("longest wait for a micro-batch to fill, ms") = 20
+    micro_batch: _count("most rows in one call of a vectorised UDF") = 256
+
+    # The language model
+    encoder: _text("Hugging Face encoder: a folder or a name") = "sentence-transformers/all-MiniLM-L6-v2"
+    device: _text("where torch runs: auto, cpu, cuda, cuda:1") = "auto"
+    replica_dir: _text("local folder for the workers' catalogue replicas and kept embeddings") = "/tmp/headrace"
+
+    # A user's interests
+    max_interests: _count("interests kept for a user", le=255) = 6
+    last_n: _count("events kept for a user", le=255) = 20
+    half_life_s: _real("an interest's weight halves in this time, seconds", gt=0) = 7 * 86_400.0
+    merge_similarity: _real("an event this near (cosine) moves an interest; else it opens one", ge=-1, le=1) = 0.5
+    max_consumed: _count("consumed items remembered for a user, 2 bytes each", ge=0, le=65_536) = 4_096
+
+    # Scoring
+    k: _count("items in a list", le=1_000) = 20
+    exclude_consumed: Annotated[bool, Meta(description="leave out what the user already consumed")] = True
+    registry: _text("where model versions are kept: a folder or any fsspec address") = "/tmp/headrace/registry"
+
+    # Learning
+    fine_tune_every: _count("examples after which a fine-tuning is requested") = 2_000
+    fine_tune_max_age_s: _real("... or this long after the last request, seconds", gt=0) = 60.0
+    replay_capacity: _count("newest examples the learner keeps to replay") = 500_000
+    holdout: _count("newest examples on which a candidate is judged beside the serving version") = 1_000
+    gate_tolerance: _real("standard errors of NDCG@10 by which a candidate may trail", ge=0) = 1.0
+    learner_threads: _count("torch threads of the learner") = 1
+    seed: _count("seed of the learner's random numbers", ge=0) = 0
+
+    def topic(self, name: str) -> str:
+        """The full name of a topic."""
+        return self.topic_prefix + name
+
+
+def rows() -> list[tuple[str, str, str]]:
+    """(name, default, meaning) of every setting, for tables."""
+    hints = get_type_hints(Settings, include_extras=True)
+    defaults = Settings()
+    return [(name, str(getattr(defaults, name)), get_args(hints[name])[1].description) for name in Settings.__struct_fields__]
+
+
+def load(argv: list[str], environ: dict[str, str]) -> Settings:
+    """Read the settings.
+
+    Args:
+        argv: `--name value` or `--name=value` pairs; dashes in a name count as underscores.
+        environ: variables, of which those that start with `HEADRACE_` are read.
+
+    Raises:
+        SettingsError: a name is unknown or a value is wrong.
+    """
+    given = {key: (key.removeprefix(PREFIX).lower(), value) for key, value in environ.items() if key.startswith(PREFIX)}
+    words = iter(argv)
+    for word in words:
+        name, equals, value = word.partition("=")
+        value = value if equals else next(words, "")
+        given[name] = (name.removeprefix("--").replace("-", "_"), value)
+    known = {name: (default, meaning) for name, default, meaning in rows()}
+    values = {}
+    for source, (name, value) in given.items():
+        if name not in known:
+            raise SettingsError(f"{source}={value}: no such setting; there are {', '.join(known)}")
+        try:
+            msgspec.convert({name: value}, Settings, strict=False)
+        except msgspec.ValidationError as error:
+            default, meaning = known[name]
+            reason = str(error).split(" - at")[0]
+            raise SettingsError(f"{source}={value}: {reason} ({name}: {meaning}; default {default})") from None
+        values[name] = value
+    return msgspec.convert(values, Settings, strict=False)
+
+
+def load_or_exit(argv: list[str], environ: dict[str, str]) -> Settings:
+    """Read the settings, or print what is wrong and exit with code 2."""
+    try:
+        return load(argv, environ)
+    except SettingsError as error:
+        print(f"headrace: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

@@ -1,0 +1,33 @@
+"""What a user has consumed, as a compact set: the lowest 16 bits of each item key, 2 bytes an item.
+
+With n items consumed, an item that was not consumed counts as such with probability n / 65,536.
+"""
+
+import numpy as np
+
+
+def add(consumed: bytes | None, item_key: int, limit: int) -> bytes:
+    """Add an item; past `limit` items the ones added first are dropped.
+
+    >>> add(add(b"", 7, 2), 7, 2) == add(b"", 7, 2)
+    True
+    """
+    mark = (item_key & 0xFFFF).to_bytes(2, "little")
+    consumed = consumed or b""
+    if mark in _marks(consumed):
+        return consumed
+    return (consumed + mark)[-2 * limit :] if limit else b""
+
+
+def _marks(consumed: bytes) -> set[bytes]:
+    return {consumed[at : at + 2] for at in range(0, len(consumed), 2)}
+
+
+def contains(consumed: bytes, item_keys: np.ndarray) -> np.ndarray:
+    """Which of the items count as consumed.
+
+    Shape: (n,) uint64 -> (n,) bool.
+    """
+    marks = np.zeros(65_536, bool)
+    marks[np.frombuffer(consumed, "<u2")] = True
+    return marks[(item_keys & np.uint64(0xFFFF)).astype(np.int64)]

@@ -1,0 +1,242 @@
+"""Prequential evaluation: every event is predicted, then learnt from, by the same functions as in the job.
+
+The first part of the stream only warms up. After it, for each event that has a target, the list that the user would have
+had at that moment is scored with the version of that moment; the item that came is a hit if it is in the top 10.
+
+Source: Gama, Sebastião and Rodrigues, On evaluating stream learning algorithms, 2013, doi:10.1007/s10994-012-5320-9.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from model import consumed, interest
+from model.catalogue import Catalogue
+from model.finetune import Learner
+from model.interest import Rules
+from model.schema import CONSUMING, POSITIVE, Event, Example, Request, event_key, item_key
+from model.score import Scorer, excluded_items, score
+
+K = 10
+DECAYED = {"decayed-popularity": 20_000.0, "decayed-popularity-5k": 5_000.0, "decayed-popularity-2k": 2_000.0}
+"""Baselines: popularity whose counts halve in this many events."""
+
+
+def hit_rate_at_k(ranks: np.ndarray, k: int = K) -> float:
+    """The share of targets in the first k places.
+
+    >>> hit_rate_at_k(np.array([0, 9, 10, -1]))
+    0.5
+
+    Args:
+        ranks: place of each target in its list, 0 the first, -1 when it is not there.
+    """
+    return float(_found(ranks, k).mean()) if len(ranks) else 0.0
+
+
+def ndcg_at_k(ranks: np.ndarray, k: int = K) -> float:
+    """The mean of 1 / log2(place + 1), places from 1, 0 for a miss: there is one target.
+
+    >>> ndcg_at_k(np.array([0, -1]))
+    0.5
+    """
+    return float(np.where(_found(ranks, k), 1 / np.log2(np.maximum(ranks, 0) + 2), 0.0).mean()) if len(ranks) else 0.0
+
+
+def mrr_at_k(ranks: np.ndarray, k: int = K) -> float:
+    """The mean of 1 / place, places from 1, 0 for a miss.
+
+    >>> mrr_at_k(np.array([1, -1]))
+    0.25
+    """
+    return float(np.where(_found(ranks, k), 1 / (np.maximum(ranks, 0) + 1), 0.0).mean()) if len(ranks) else 0.0
+
+
+def coverage(lists: np.ndarray, items: int) -> float:
+    """The share of the catalogue that is in at least one list; lists hold rows of it, -1 for an empty place.
+
+    >>> coverage(np.array([[0, 1], [1, -1]]), 4)
+    0.5
+    """
+    return len(np.unique(lists[lists >= 0])) / items if items else 0.0
+
+
+def _found(ranks: np.ndarray, k: int) -> np.ndarray:
+    return (ranks >= 0) & (ranks < k)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a stream is evaluated."""
+
+    warm_up: float = 0.2  # this share of the events is learnt from and not counted
+    fine_tune_every: int = 500  # events
+    micro_batch: int = 256
+    max_consumed: int = 4_096
+    exclude_consumed: bool = True
+    seed: int = 0
+    rules: Rules = Rules()
+
+
+@dataclass
+class Result:
+    """What one method did: the place of each target, every list, and the time spent on the lists."""
+
+    ranks: list[int] = field(default_factory=list)
+    lists: list[np.ndarray] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def metrics(self, items: int) -> dict[str, float]:
+        ranks = np.array(self.ranks, np.int64)
+        return {
+            "hr_at_10": round(hit_rate_at_k(ranks), 4),
+            "ndcg_at_10": round(ndcg_at_k(ranks), 4),
+            "mrr_at_10": round(mrr_at_k(ranks), 4),
+            "coverage": round(coverage(np.array(self.lists, np.int64).reshape(-1, K), items), 4),
+            "ms_per_list": round(1_000 * self.seconds / max(1, len(ranks)), 4),
+        }
+
+    def add(self, target: int, rows: np.ndarray) -> None:
+        """Count a list: rows of the catalogue, best first, and the row that came (-1: not in the catalogue)."""
+        place = np.flatnonzero(rows == target)
+        self.ranks.append(int(place[0]) if len(place) and target >= 0 else -1)
+        self.lists.append(np.pad(rows, (0, K - len(rows)), constant_values=-1))
+
+
+class Users:
+    """What the keyed operator of the job holds: interests and consumed items of each user."""
+
+    def __init__(self, catalogue: Catalogue, protocol: Protocol) -> None:
+        self._catalogue, self._protocol = catalogue, protocol
+        self._interests: dict[str, bytes] = {}
+        self._consumed: dict[str, bytes] = {}
+
+    def request(self, event: Event) -> Request:
+        """What would be asked at the moment before this event."""
+        user = event.user_id
+        return Request(
+            user, event.event_id, event.event_time_ms, [], "", self._interests.get(user, b""), self._consumed.get(user, b"")
+        )
+
+    def fold(self, event: Event) -> None:
+        """Take the event into the user's interests and consumed items."""
+        catalogue, protocol = self._catalogue, self._protocol
+        key = item_key(event.item_id) if event.item_id else 0
+        opened = interest.decode(self._interests.get(event.user_id))
+        interest.use_encoder(opened, event_key(catalogue.encoder_version))
+        named, vector = event_key(event.event_id), catalogue.lookup(key)
+        if interest.fold(opened, event.action, key, named, event.event_time_ms, vector, protocol.rules):
+            self._interests[event.user_id] = interest.encode(opened)
+        if event.action in CONSUMING:
+            self._consumed[event.user_id] = consumed.add(self._consumed.get(event.user_id), key, protocol.max_consumed)
+
+
+class Popularity:
+    """The baseline: the items chosen most often, with counts that halve in `half_life` events."""
+
+    def __init__(self, items: int, half_life: float) -> None:
+        self._half_life, self._step = half_life, 0
+        self._counts = np.zeros(items)
+
+    def best(self, excluded: np.ndarray) -> np.ndarray:
+        """The rows of the K most popular items; excluded (n,) bool."""
+        counts = np.where(excluded, -1.0, self._counts)
+        best = np.argsort(-counts, kind="stable")[:K] if len(counts) < 4 * K else _largest(counts)
+        return best[counts[best] >= 0]
+
+    def add(self, row: int) -> None:
+        self._step += 1
+        self._counts[row] += 2.0 ** (self._step / self._half_life)
+        if self._step > 500 * self._half_life:
+            self._counts *= 2.0 ** (-self._step / self._half_life)
+            self._step = 0
+
+
+def _largest(counts: np.ndarray) -> np.ndarray:
+    best = np.argpartition(-counts, K)[:K]
+    return best[np.argsort(-counts[best], kind="stable")]
+
+
+@dataclass
+class Outcome:
+    """The results by method, and the scorer that was learnt last."""
+
+    results: dict[str, Result]
+    scorer: Scorer
+    predicted: int
+
+
+def evaluate(
+    events: Sequence[Event],
+    catalogue: Catalogue,
+    protocol: Protocol = Protocol(),
+    progress: Callable[[int, int], None] = lambda done, of: None,
+    learner: Learner | None = None,
+) -> Outcome:
+    """Predict every event after the warm-up, then learn from it.
+
+    Args:
+        events: in time order; only positive ones are predicted and learnt from, all of them are history.
+        catalogue: every item that can be recommended.
+        progress: called with (events done, of).
+    """
+    learner = learner or Learner(catalogue, None, protocol.seed, rules=protocol.rules, exclude_consumed=protocol.exclude_consumed)
+    users, scorer = Users(catalogue, protocol), Scorer.untrained(catalogue.vectors.shape[1] if len(catalogue) else 1)
+    popular = {name: Popularity(len(catalogue), half_life) for name, half_life in ({"popularity": float("inf")} | DECAYED).items()}
+    results = {name: Result() for name in ("headrace", *popular)}
+    warm = int(len(events) * protocol.warm_up)
+    bounds = [0, *range(warm, len(events), protocol.fine_tune_every), len(events)] if warm else [*range(0, len(events), protocol.fine_tune_every), len(events)]
+    for start, end in zip(bounds, bounds[1:]):
+        chunk, requests = events[start:end], []
+        for event in chunk:
+            requests.append(users.request(event))
+            users.fold(event)
+        wanted = [at for at, event in enumerate(chunk) if event.action in POSITIVE]
+        if start >= warm:
+            _predict(results["headrace"], scorer, catalogue, [chunk[at] for at in wanted], [requests[at] for at in wanted], protocol)
+        for at in wanted:
+            _predict_popular(results, popular, catalogue, chunk[at], requests[at], protocol, start >= warm)
+        learner.add([_example(chunk[at], requests[at]) for at in wanted])
+        if end < len(events):
+            scorer = learner.fine_tune(lambda done, of: progress(start + (end - start) * done // max(1, of), len(events)))
+        progress(end, len(events))
+    return Outcome(results, scorer, len(results["headrace"].ranks))
+
+
+def _example(event: Event, request: Request) -> Example:
+    return Example(event.user_id, event.event_id, event.event_time_ms, event.item_id or "", event.action, request.interests)
+
+
+def _predict(
+    result: Result, scorer: Scorer, catalogue: Catalogue, events: Sequence[Event], requests: Sequence[Request], protocol: Protocol
+) -> None:
+    for start in range(0, len(requests), protocol.micro_batch):
+        group = requests[start : start + protocol.micro_batch]
+        began = time.perf_counter()
+        lists = score(scorer, catalogue, group, K, protocol.exclude_consumed, protocol.rules)
+        result.seconds += time.perf_counter() - began
+        for event, list_ in zip(events[start : start + protocol.micro_batch], lists):
+            rows = catalogue.rows(item_key(item.item_id) for item in list_)
+            result.add(catalogue.row(item_key(event.item_id or "")), rows)
+
+
+def _predict_popular(
+    results: dict[str, Result], popular: dict[str, Popularity], catalogue: Catalogue, event: Event, request: Request,
+    protocol: Protocol, counts: bool,
+) -> None:
+    target = catalogue.row(item_key(event.item_id or ""))
+    if counts:
+        began = time.perf_counter()
+        excluded = excluded_items(catalogue, [request], protocol.exclude_consumed, torch.device("cpu"))[0].numpy()
+        shared = time.perf_counter() - began
+        for name, method in popular.items():
+            began = time.perf_counter()
+            rows = method.best(excluded)
+            results[name].seconds += shared + time.perf_counter() - began
+            results[name].add(target, rows)
+    for method in popular.values():
+        if target >= 0:
+            method.add(target)

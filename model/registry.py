@@ -1,0 +1,55 @@
+"""Model versions on disk: safetensors beside JSON, checksummed, put in place by one rename.
+
+A version is a folder `<registry>/<version>/` with `model.safetensors` and `model.json`; the JSON is written last and
+names the checksum of the tensors, so a version that is half there cannot be read.
+"""
+
+from hashlib import sha256
+from typing import Any
+
+import fsspec
+import msgspec
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from model.schema import VersionError
+
+
+def write(registry: str, version: str, tensors: dict[str, torch.Tensor], about: dict[str, Any]) -> str:
+    """Write a version and return its path.
+
+    Args:
+        about: JSON values that describe the version: configuration, encoder version, parent, metrics.
+    """
+    path = f"{registry.rstrip('/')}/{version}"
+    files, root = fsspec.core.url_to_fs(path)
+    data = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    files.makedirs(root, exist_ok=True)
+    about = about | {"version": version, "sha256": sha256(data).hexdigest()}
+    for name, content in (("model.safetensors", data), ("model.json", msgspec.json.format(msgspec.json.encode(about)))):
+        files.pipe_file(f"{root}/{name}.part", content)
+        files.mv(f"{root}/{name}.part", f"{root}/{name}")
+    return path
+
+
+def read(path: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Read a version: its tensors and what describes them.
+
+    Raises:
+        VersionError: it is missing, cut short or changed since it was written.
+    """
+    try:
+        files, root = fsspec.core.url_to_fs(path)
+        about = msgspec.json.decode(files.cat_file(f"{root}/model.json"))
+        data = files.cat_file(f"{root}/model.safetensors")
+    except FileNotFoundError as error:
+        raise VersionError(f"{path}: there is no such version ({error}); promote one that is there") from None
+    except (OSError, ValueError, msgspec.DecodeError) as error:
+        raise VersionError(f"{path}: cannot be read: {error}") from None
+    if not isinstance(about, dict) or sha256(data).hexdigest() != about.get("sha256"):
+        raise VersionError(f"{path}: model.safetensors is not the file that model.json was written for; write it again")
+    try:
+        return load(data), about
+    except SafetensorError as error:
+        raise VersionError(f"{path}: model.safetensors cannot be read: {error}") from None

@@ -1,0 +1,284 @@
+"""The records on the topics, and the ones between two steps of the job.
+
+What a topic carries is JSON, one object a record. Unknown fields are ignored, so producers may add their own. What
+passes between two steps is msgpack in one bytes value: packing a request into a single column is what makes the step
+from the keyed operator to the scoring UDF cheap.
+
+Errors:
+
+    HeadraceError
+    ├── InvalidRecord    a record on `events` or `items` is refused: it goes to `rejected-events` with the reason
+    ├── StateError       a user's bytes in Flink state cannot be read
+    ├── VersionError     a model version is missing, broken or of another encoder: the one before serves on
+    ├── DataError        a file given to `replay` or `evaluate` cannot be used      (scripts/data.py)
+    ├── SettingsError    a setting is wrong or unknown: nothing has been started    (jobs/settings.py)
+    └── StackError       the local stack cannot start                               (scripts/stack.py)
+"""
+
+from hashlib import blake2b
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+
+class HeadraceError(Exception):
+    """What, which value, what was wanted, what to do."""
+
+
+class InvalidRecord(HeadraceError):
+    """A record is refused; the message is the reason."""
+
+
+class StateError(HeadraceError):
+    """A user's bytes cannot be read."""
+
+
+class VersionError(HeadraceError):
+    """A model version cannot be used."""
+
+
+Action = Literal[
+    "view", "click", "cart", "purchase", "rating", "like", "dislike", "skip", "search", "impression", "forget"
+]
+POSITIVE = frozenset({"view", "click", "cart", "purchase", "rating", "like"})
+"""Actions that say what a user wants: what a model learns to predict."""
+NEGATIVE = frozenset({"dislike", "skip"})
+CONSUMING = POSITIVE | NEGATIVE
+"""Actions after which an item counts as consumed."""
+
+Id = Annotated[str, Meta(min_length=1, max_length=256)]
+TimeMs = Annotated[int, Meta(ge=0, le=2**48 - 1)]
+
+
+class Event(Struct, frozen=True, omit_defaults=True):
+    """One thing a user did."""
+
+    event_id: Id
+    user_id: Id
+    action: Action
+    event_time_ms: TimeMs
+    item_id: Id | None = None
+    value: float | None = None
+    query: Annotated[str, Meta(min_length=1, max_length=4_096)] | None = None
+    rec_id: str | None = None
+    context: dict[str, Any] | None = None
+
+
+class Item(Struct, frozen=True, omit_defaults=True):
+    """One entry of the catalogue."""
+
+    item_id: Id
+    title: str = ""
+    text: str = ""
+    categories: list[str] = []
+    attributes: dict[str, Any] = {}
+    image: str | None = None
+    audio: str | None = None
+    deleted: bool = False
+
+    def as_text(self) -> str:
+        """What the language model reads."""
+        return ". ".join(part for part in (self.title, ", ".join(self.categories), self.text) if part)
+
+
+class ItemVector(Struct, frozen=True, omit_defaults=True):
+    """An item as the language model sees it; `vector` is base64 of little-endian float16 (empty when deleted)."""
+
+    item_id: str
+    encoder_version: str = ""
+    vector: bytes = b""
+    content_hash: str = ""
+    deleted: bool = False
+
+
+class Reason(Struct, frozen=True, omit_defaults=True):
+    """Why an item is on a list: the signal, its share of the score, and what the user did that carried it.
+
+    `interest` is the number of one of the user's interests, `items` are items of the user's past events.
+    """
+
+    signal: str
+    share: float
+    interest: int | None = None
+    items: list[str] = []
+
+
+class RecommendedItem(Struct, frozen=True):
+    """An item, P(i | u, t), and why."""
+
+    item_id: str
+    probability: float
+    reasons: list[Reason] = []
+
+
+class Recommendation(Struct, frozen=True):
+    """A top-k list, best first. `rec_id` follows from the event alone, so a list that comes twice can be told."""
+
+    rec_id: str
+    user_id: str
+    event_id: str
+    event_time_ms: int
+    emitted_at_ms: int
+    model_version: str
+    variant: str
+    items: list[RecommendedItem]
+
+
+class Example(Struct, frozen=True, omit_defaults=True):
+    """What the user had done (`interests`, the bytes of model.interest), what was shown, and what came next.
+
+    `shown` is the `rec_id` of the list that the user had before the event. With `forget` set, nothing came next: the
+    learner deletes what it holds of the user.
+    """
+
+    user_id: str
+    event_id: str
+    event_time_ms: int
+    item_id: str = ""
+    action: str = ""
+    interests: bytes = b""
+    shown: str = ""
+    forget: bool = False
+
+
+class FineTuneRequest(Struct, frozen=True):
+    """Why the model should learn now, and from which span of event times."""
+
+    why: Literal["count", "age", "drift"]
+    examples: int
+    from_event_time_ms: int
+    to_event_time_ms: int
+
+
+class ModelVersion(Struct, frozen=True, omit_defaults=True):
+    """A version's life, told on `model-versions`."""
+
+    version: str
+    path: str
+    parent: str = ""
+    metrics: dict[str, float] = {}
+    status: Literal["candidate", "serving", "retired", "rejected"] = "candidate"
+    reason: str = ""
+
+
+class Rejected(Struct, frozen=True, array_like=True, tag="rejected"):
+    """A record that was refused: `raw` (base64 in JSON), where it came from, the reason."""
+
+    source: str
+    partition: int
+    offset: int
+    reason: str
+    raw: bytes
+
+    def as_json(self) -> bytes:
+        return msgspec.json.encode(msgspec.structs.asdict(self))
+
+
+class Embedded(Struct, frozen=True, array_like=True, tag="embedded"):
+    """embed -> update-interest: an event with the vector of its item or query (empty: not known yet)."""
+
+    event: Event
+    item_key: int
+    encoder: int
+    vector: bytes
+
+
+class Request(Struct, frozen=True, array_like=True):
+    """update-interest -> score: all that a list depends on, besides the catalogue.
+
+    `versions` are the model versions to serve with, best first: the next one stands in where one cannot be loaded.
+    """
+
+    user_id: str
+    event_id: str
+    event_time_ms: int
+    versions: list[str]
+    variant: str
+    interests: bytes
+    consumed: bytes
+
+
+encode_json = msgspec.json.encode
+encode_packed = msgspec.msgpack.encode
+decode_packed_request = msgspec.msgpack.Decoder(Request).decode
+decode_embedded = msgspec.msgpack.Decoder(Embedded | Rejected).decode
+decode_example = msgspec.json.Decoder(Example).decode
+decode_item_vector = msgspec.json.Decoder(ItemVector).decode
+decode_model_version = msgspec.json.Decoder(ModelVersion).decode
+decode_fine_tune_request = msgspec.json.Decoder(FineTuneRequest).decode
+decode_recommendation = msgspec.json.Decoder(Recommendation).decode
+
+_decode_event = msgspec.json.Decoder(Event).decode
+_decode_item = msgspec.json.Decoder(Item).decode
+
+
+def _decode(raw: bytes | None, decode, max_bytes: int):
+    if raw is None:
+        raise InvalidRecord("the record has no value")
+    if len(raw) > max_bytes:
+        raise InvalidRecord(f"{len(raw)} bytes: at most {max_bytes} are taken")
+    try:
+        raw.decode()  # the JSON decoder skips text that it does not keep
+        return decode(raw)
+    except UnicodeDecodeError as error:
+        raise InvalidRecord(f"no UTF-8: {error.reason} at byte {error.start}") from None
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidRecord(str(error)) from None
+
+
+def decode_event(raw: bytes | None, now_ms: int, max_future_s: float = 300.0, max_bytes: int = 1_000_000) -> Event:
+    """Decode and check one record of `events`.
+
+    >>> decode_event(b'{"event_id":"e1","user_id":"u1","item_id":"m1","action":"click","event_time_ms":5}', 10).action
+    'click'
+    >>> decode_event(b'{"event_id":"e1","user_id":"u1","action":"jump","event_time_ms":5}', 10)
+    Traceback (most recent call last):
+    ...
+    model.schema.InvalidRecord: Invalid enum value 'jump' - at `$.action`
+
+    Raises:
+        InvalidRecord: with the reason.
+    """
+    event = _decode(raw, _decode_event, max_bytes)
+    if event.event_time_ms > now_ms + max_future_s * 1_000:
+        ahead = (event.event_time_ms - now_ms) / 1_000
+        raise InvalidRecord(f"event_time_ms is {ahead:.0f} s in the future: at most {max_future_s:g} s are taken")
+    if event.action == "search":
+        if event.query is None:
+            raise InvalidRecord("a search needs a query")
+    elif event.item_id is None and event.action not in ("forget", "impression"):
+        raise InvalidRecord(f"a {event.action} needs an item_id")
+    return event
+
+
+def decode_item(raw: bytes | None, max_bytes: int = 1_000_000) -> Item:
+    """Decode and check one record of `items`.
+
+    Raises:
+        InvalidRecord: with the reason.
+    """
+    return _decode(raw, _decode_item, max_bytes)
+
+
+def item_key(item_id: str) -> int:
+    """The 64-bit number that stands for an item in state and in models; never 0."""
+    return _number(item_id, 8) or 1
+
+
+def event_key(event_id: str) -> int:
+    """The 32-bit number that, with the event's time, stands for an event in state."""
+    return _number(event_id, 4)
+
+
+def rec_id(user_id: str, key: int, event_time_ms: int) -> str:
+    """The name of the list that answers an event: the same whenever the event is processed.
+
+    Args:
+        key: `event_key` of the event.
+    """
+    return f"{_number(f'{user_id} {key} {event_time_ms}', 12):024x}"
+
+
+def _number(text: str, octets: int) -> int:
+    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=octets).digest(), "little")

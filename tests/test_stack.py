@@ -1,0 +1,313 @@
+"""The local stack, as far as it can be tried without Java: lists, configuration, messages, processes."""
+
+import os
+import re
+import shutil
+import socket
+import tomllib
+from collections import namedtuple
+
+import pytest
+from ruamel.yaml import YAML
+
+from scripts import stack
+from scripts.stack import ROOT, Place, Process, Stack, StackError
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+COMPOSE = YAML(typ="safe").load(ROOT / "docker-compose.yml")
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+
+
+@pytest.fixture
+def place(tmp_path):
+    return Place(run_dir=str(tmp_path / "run"))
+
+
+@pytest.fixture
+def fake(place, monkeypatch):
+    """A stack whose processes only sleep; `broken` ends at once."""
+    commands = {"broken": ["sh", "-c", "echo out of luck; exit 1"]}
+    monkeypatch.setattr(Stack, "command", lambda self, name: commands.get(name, ["sleep", "60"]))
+    with Stack(place) as fake:
+        fake.logs.mkdir(parents=True)
+        yield fake
+
+
+@pytest.fixture
+def no_java_needed(monkeypatch):
+    monkeypatch.setattr(stack, "java_command", lambda: "java")
+    monkeypatch.setattr(stack, "_fetched", lambda: True)
+
+
+# Lists and configuration
+
+
+def test_every_topic_of_the_flow_is_on_the_list():
+    expected = {
+        "events", "items", "item-vectors", "recommendations",
+        "training-examples", "fine-tune-requests", "model-versions", "rejected-events",
+    }  # fmt: skip
+
+    assert expected == set(stack.topics())
+
+
+def test_tables_are_compacted():
+    compacted = {name for name, (_, config) in stack.topics().items() if config.get("cleanup.policy") == "compact"}
+
+    assert {"items", "item-vectors", "model-versions"} == compacted
+
+
+def test_a_record_of_ten_megabytes_gets_in_and_its_base64_gets_out():
+    topics = stack.topics()
+
+    assert int(topics["events"][1]["max.message.bytes"]) > 10 * 2**20
+    assert int(topics["items"][1]["max.message.bytes"]) > 10 * 2**20
+    assert int(topics["rejected-events"][1]["max.message.bytes"]) > 16 * 2**20 * 4 / 3
+
+
+def test_flink_listens_on_loopback_only(place):
+    config = Stack(place).flink_config()
+    addresses = {key: value for key, value in config.items() if re.search(r"address$|host$", key)}
+
+    assert {"127.0.0.1"} == set(addresses.values())
+    assert {"jobmanager.bind-host", "taskmanager.bind-host", "rest.bind-address"} <= addresses.keys()
+
+
+def test_the_broker_listens_on_loopback_only(place):
+    hosts = re.findall(r"//([^:]*):", Stack(place).broker_config())
+
+    assert {"127.0.0.1"} == set(hosts)
+
+
+def test_the_keyed_job_gets_thread_mode_rocksdb_and_one_slot(place):
+    config = Stack(place).flink_config()
+
+    assert "thread" == config["python.execution-mode"]
+    assert "rocksdb" == config["state.backend.type"]
+    assert 1 == config["taskmanager.numberOfTaskSlots"]
+
+
+def test_a_gpu_is_asked_for_only_when_wanted(place):
+    assert "external-resources" not in Stack(place).flink_config()
+    assert "gpu" == Stack(Place(run_dir=place.run_dir, gpus=1)).flink_config()["external-resources"]
+
+
+def test_settings_reach_every_process_and_more_can_be_given(place, monkeypatch):
+    monkeypatch.setenv("HEADRACE_ENCODER", "my-encoder")
+    there = Stack(place, ["--k", "10"])
+
+    for name in ("job", "learner", "page"):
+        line = " ".join(there.command(name))
+        assert "--bootstrap_servers 127.0.0.1:9092" in line
+        assert line.endswith("--encoder my-encoder --k 10")
+
+
+# The containers run what the local stack runs
+
+
+def test_the_image_has_the_python_and_the_java_of_the_project():
+    python = re.search(r"FROM python:([\d.]+)-", DOCKERFILE)[1]
+
+    assert PROJECT["requires-python"].startswith(f">={python},")
+    assert f"openjdk-{stack.JAVA}-" in DOCKERFILE
+
+
+def test_no_version_is_written_a_second_time():
+    pinned = [coordinate.rsplit(":", 1)[1] for _, coordinate in stack.jars()]
+    pinned += [requirement.split("==")[1] for requirement in PROJECT["dependencies"] if "==" in requirement]
+    containers = DOCKERFILE + (ROOT / "docker-compose.yml").read_text()
+
+    assert [] == [version for version in pinned if version in containers]
+    assert {"headrace"} == {service["image"] for service in COMPOSE["services"].values()}
+
+
+def test_every_container_runs_a_process_of_the_stack(place, monkeypatch):
+    monkeypatch.setattr(stack, "java_command", lambda: "java")
+    monkeypatch.setenv("HEADRACE_ENCODER", "my-encoder")
+    names = {service["command"][0] for service in COMPOSE["services"].values()}
+
+    assert {"broker", "topics", "jobmanager", "taskmanager-1", "job", "learner", "page"} == names
+    for name in names - {"topics"}:
+        assert Stack(place).command(name)
+
+
+def test_containers_publish_their_ports_on_loopback_only():
+    ports = [port for service in COMPOSE["services"].values() for port in service.get("ports", ())]
+
+    assert ports
+    assert [] == [port for port in ports if not port.startswith("127.0.0.1:")]
+
+
+# Messages
+
+
+@pytest.mark.parametrize(
+    ("part", "field"),
+    [("broker", "kafka_port"), ("broker", "controller_port"), ("cluster", "flink_port"), ("page", "page_port")],
+)
+def test_a_taken_port_is_named_with_its_variable(place, no_java_needed, part, field):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        there = Stack(Place(run_dir=place.run_dir, **{field: port}))
+
+        with pytest.raises(StackError, match=rf"STACK_{field.upper()}={port}: Address already in use; a free port is wanted"):
+            there._check_port(field)
+
+
+def test_without_java_the_command_ends_with_2(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("STACK_RUN_DIR", str(tmp_path))
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    with pytest.raises(SystemExit, match="2"):
+        stack.main(["up"])
+
+    assert "headrace: no Java here: Java 17 or newer is wanted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("version", ["1.8.0_392", "11.0.21"])
+def test_an_old_java_is_refused(tmp_path, monkeypatch, version):
+    java = tmp_path / "bin" / "java"
+    java.parent.mkdir()
+    java.write_text(f"#!/bin/sh\necho 'openjdk version \"{version}\"' >&2\n")
+    java.chmod(0o755)
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+
+    with pytest.raises(StackError, match=r"java is version (8|11): Java 17 or newer is wanted"):
+        stack.java_command()
+
+
+def test_without_maven_the_message_says_what_it_is_for(place, no_java_needed, monkeypatch):
+    monkeypatch.setattr(stack, "_fetched", lambda: False)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+
+    with pytest.raises(StackError, match="no Maven here: mvn fetches Kafka's jars"):
+        Stack(place).check(())
+
+
+def test_maven_is_not_needed_when_the_jars_are_there(place, no_java_needed, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+
+    Stack(place).check(())
+
+
+def test_a_short_disk_is_told_in_gigabytes(place, no_java_needed, monkeypatch):
+    usage = namedtuple("usage", "total used free")(10 * 2**30, 9 * 2**30, 2**30)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+
+    with pytest.raises(StackError, match=r"1\.0 GB free in .*: 2 GB are wanted"):
+        Stack(place).check(())
+
+
+@pytest.mark.parametrize("value", ["nine", "0", "70000"])
+def test_a_port_that_is_none_is_refused(value):
+    with pytest.raises(StackError, match=rf"STACK_KAFKA_PORT={value}: Expected `int`.* \(default 9092\)"):
+        Place.from_environ({"STACK_KAFKA_PORT": value})
+
+
+def test_an_unknown_part_is_refused(place):
+    with pytest.raises(StackError, match="engine: no such part; there are broker, cluster, job, learner, page"):
+        Stack(place).up(["engine"])
+
+
+def test_a_folder_with_other_things_in_it_is_never_emptied(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+
+    with pytest.raises(StackError, match=r"STACK_RUN_DIR=.*: a folder with other things in it"):
+        Stack(Place(run_dir=str(tmp_path)))._empty()
+
+    assert (tmp_path / "thesis.txt").exists()
+
+
+# Processes
+
+
+def test_a_process_that_ends_while_starting_shows_the_end_of_its_log(fake):
+    fake.start("broken")
+
+    with pytest.raises(StackError, match=r"(?s)broken has ended, an answer was wanted; the end of .*broken\.log:\n    out of luck"):
+        fake._wait("an answer", lambda: False, ["broken"])
+
+
+def test_a_process_that_says_nothing_is_given_up(fake):
+    fake.start("jobmanager")
+
+    with pytest.raises(StackError, match=r"an answer: no answer in 0\.2 s"):
+        fake._wait("an answer", lambda: False, ["jobmanager"], patience_s=0.2)
+
+
+def test_a_killed_process_can_be_started_again(fake):
+    fake.start("taskmanager-1")
+    first = fake.running()["taskmanager-1"]
+
+    fake.kill("taskmanager-1")
+
+    assert {} == fake.running()
+    fake.start("taskmanager-1")
+    assert first != fake.running()["taskmanager-1"]
+
+
+def test_a_process_of_another_program_is_dead_when_kill_returns(fake):
+    fake.start("taskmanager-1")
+    other = Stack(fake.place)
+
+    other.kill("taskmanager-1")
+
+    assert {} == other.running()
+
+
+def test_a_process_is_not_started_twice(fake):
+    fake.start("broker")
+
+    with pytest.raises(StackError, match="broker runs already in .*: kill it first"):
+        fake.start("broker")
+
+
+def test_down_ends_everything_and_leaves_the_logs(fake):
+    fake.start("broker")
+    fake.start("page")
+    other = Stack(fake.place)  # `down` is another program than `up`
+    assert {"broker", "page"} == other.running().keys()
+
+    fake.down()
+
+    assert {} == fake.running()
+    assert ["logs"] == os.listdir(fake.run_dir)
+
+
+def test_down_spares_a_program_that_got_the_pid_of_an_ended_process(fake):
+    fake._write({"broker": Process(os.getpid(), started=1)})
+
+    fake.down()  # would end this test run
+
+
+def test_up_leaves_a_stack_that_is_up_alone(fake, capsys):
+    fake.start("broker")
+    before = fake.running()
+
+    fake.up()
+
+    assert before == fake.running()
+    assert "up already" in capsys.readouterr().out
+
+
+def test_up_beside_an_ended_process_says_which(fake):
+    fake.start("broker")
+    fake.start("learner")
+    fake.kill("learner")
+
+    with pytest.raises(StackError, match="learner has ended, the rest still runs"):
+        fake.up()
+
+
+def test_status_names_process_memory_and_log(fake):
+    fake.start("broker")
+    fake.start("page")
+    fake.kill("page")
+
+    broker, page = fake.status().splitlines()
+
+    assert re.match(r"broker +\d+ +\d+ MB +/.*broker\.log", broker)
+    assert re.match(r"page +ended +/.*page\.log", page)

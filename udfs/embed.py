@@ -1,0 +1,115 @@
+"""embed: raw records in; events with the vector of their item or query out.  embed-items: items in, vectors out.
+
+Both are vectorised: one call is a micro-batch. torch lives here, in a worker process of its own, never in the JVM.
+"""
+
+import time
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from pyflink.table.udf import ScalarFunction
+
+from model.schema import (
+    Embedded, Event, InvalidRecord, Item, ItemVector, Rejected,
+    decode_event, decode_item, encode_json, encode_packed, item_key,
+)  # fmt: skip
+
+
+class Embed(ScalarFunction):
+    """(value, topic, partition, offset) -> (user_id, payload): an `Embedded` event, or a `Rejected` record."""
+
+    def __init__(self, encoder: str, device: str, bootstrap_servers: str, item_vectors: str, replica_dir: str, max_future_s: float, max_bytes: int) -> None:
+        self._encoder_name, self._device = encoder, device
+        self._kafka = (bootstrap_servers, item_vectors)
+        self._replica_dir = Path(replica_dir)
+        self._max_future_s, self._max_bytes = max_future_s, max_bytes
+
+    def open(self, function_context) -> None:
+        from model.catalogue import encoder_number
+        from model.encoder import Encoder
+        from model.interest import interest_space
+        from udfs.replica import CatalogueFollower
+
+        self._encoder = Encoder(self._encoder_name, self._device)
+        self._number = encoder_number(self._encoder.version)
+        self._interest_space = interest_space
+        self._follower = CatalogueFollower(*self._kafka, self._replica_dir / "embed")
+
+    def close(self) -> None:
+        self._follower.close()
+
+    def eval(self, records: pd.DataFrame) -> pd.DataFrame:
+        self._follower.refresh()
+        events = [self._decode(*record) for record in records.itertuples(index=False, name=None)]
+        queries = self._embed_queries([event.query for event in events if isinstance(event, Event) and event.query])
+        rows = [self._row(event, queries) for event in events]
+        return pd.DataFrame(rows, columns=["user_id", "payload"])
+
+    def _decode(self, value: bytes | None, topic: str, partition: int, offset: int) -> Event | Rejected:
+        try:
+            return decode_event(value, time.time_ns() // 1_000_000, self._max_future_s, self._max_bytes)
+        except InvalidRecord as error:
+            return Rejected(topic, int(partition), int(offset), str(error), value or b"")
+
+    def _embed_queries(self, queries: list[str]) -> dict[str, np.ndarray]:
+        distinct = sorted(set(queries))
+        return dict(zip(distinct, self._interest_space(self._encoder.embed(distinct)))) if distinct else {}
+
+    def _row(self, event: Event | Rejected, queries: dict[str, np.ndarray]) -> tuple[str, bytes]:
+        if isinstance(event, Rejected):
+            return f"\0rejected-{event.offset % 64}", encode_packed(event)
+        if event.action == "search":
+            key, vector = 0, queries[event.query]
+        else:
+            key = item_key(event.item_id) if event.item_id else 0
+            vector = self._item_vector(key)
+        packed = b"" if vector is None else vector.astype("<f2").tobytes()
+        return event.user_id, encode_packed(Embedded(event, key, self._number, packed))
+
+    def _item_vector(self, key: int) -> np.ndarray | None:
+        catalogue = self._follower.catalogue
+        return catalogue.lookup(key) if catalogue.encoder_version == self._encoder.version else None
+
+
+class EmbedItems(ScalarFunction):
+    """(item_id, value, topic, partition, offset) -> (item_id, item_vector, rejected): one of the last two is null."""
+
+    def __init__(self, encoder: str, device: str, replica_dir: str, max_bytes: int) -> None:
+        self._encoder_name, self._device = encoder, device
+        self._replica_dir = Path(replica_dir)
+        self._max_bytes = max_bytes
+
+    def open(self, function_context) -> None:
+        from model.catalogue import first_free
+        from model.encoder import Encoder
+
+        self._encoder = first_free(
+            self._replica_dir / "embeddings", lambda folder: Encoder(self._encoder_name, self._device, keep=folder)
+        )
+
+    def eval(self, records: pd.DataFrame) -> pd.DataFrame:
+        items = [self._decode(*record) for record in records.itertuples(index=False, name=None)]
+        texts = {item.item_id: item.as_text() for item in items if isinstance(item, Item) and not item.deleted}
+        vectors = dict(zip(texts, self._encoder.embed(list(texts.values()))))
+        rows = [self._row(item, texts, vectors) for item in items]
+        return pd.DataFrame(rows, columns=["item_id", "item_vector", "rejected"])
+
+    def _decode(self, key: bytes | None, value: bytes | None, topic: str, partition: int, offset: int) -> Item | Rejected:
+        try:
+            if value is None and key:
+                return Item(key.decode(errors="replace"), deleted=True)
+            return decode_item(value, self._max_bytes)
+        except InvalidRecord as error:
+            return Rejected(topic, int(partition), int(offset), str(error), value or b"")
+
+    def _row(self, item: Item | Rejected, texts: dict[str, str], vectors: dict[str, np.ndarray]) -> tuple:
+        if isinstance(item, Rejected):
+            return None, None, item.as_json()
+        if item.deleted:
+            return item.item_id, encode_json(ItemVector(item.item_id, self._encoder.version, deleted=True)), None
+        text, vector = texts[item.item_id], vectors[item.item_id]
+        content_hash = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+        record = ItemVector(item.item_id, self._encoder.version, vector.astype("<f2").tobytes(), content_hash)
+        return item.item_id, encode_json(record), None

@@ -1,0 +1,147 @@
+"""update-interest: keyed by user, in thread mode; all state of the job is here.
+
+What it decides travels on the request: the user's interests, what is left out, and which model version serves.
+"""
+
+import logging
+import os
+import time
+
+import numpy as np
+from pyflink.common import Types
+from pyflink.datastream import OutputTag
+from pyflink.datastream.functions import KeyedBroadcastProcessFunction
+from pyflink.datastream.state import MapStateDescriptor, ValueStateDescriptor
+
+from model import consumed, interest
+from model.schema import (
+    CONSUMING, POSITIVE, Embedded, Event, Example, FineTuneRequest, ModelVersion, Rejected, Request,
+    decode_embedded, decode_model_version, encode_json, encode_packed, event_key, rec_id,
+)  # fmt: skip
+import msgspec
+
+KEPT_VERSIONS = 3
+SERVING = "serving"
+
+logger = logging.getLogger(__name__)
+
+
+def side_output(name: str) -> OutputTag:
+    """The side output that is written to the topic `name`; its records are JSON bytes."""
+    return OutputTag(name, Types.PRIMITIVE_ARRAY(Types.BYTE()))
+
+
+def serving_versions() -> MapStateDescriptor:
+    """Broadcast state: under "serving", the paths of the versions that serve, best first."""
+    return MapStateDescriptor("serving-versions", Types.STRING(), Types.PICKLED_BYTE_ARRAY())
+
+
+def follow(paths: list[str], version: ModelVersion) -> list[str]:
+    """Which versions serve after this record: the newest one first, those before it stand in.
+
+    >>> follow(["r/v1"], ModelVersion("v2", "r/v2", status="serving"))
+    ['r/v2', 'r/v1']
+    >>> follow(["r/v2", "r/v1"], ModelVersion("v2", "r/v2", status="retired"))
+    ['r/v1']
+    """
+    others = [path for path in paths if path != version.path]
+    if version.status == "serving":
+        return [version.path, *others][:KEPT_VERSIONS]
+    return paths if version.status == "candidate" else others
+
+
+class UpdateInterest(KeyedBroadcastProcessFunction):
+    """payload, keyed by user -> packed `Request`; side outputs for what is rejected, to be learnt, and when to learn."""
+
+    def __init__(self, rules: interest.Rules, max_consumed: int, fine_tune_every: int, fine_tune_max_age_s: float) -> None:
+        self._rules, self._max_consumed = rules, max_consumed
+        self._pace = (fine_tune_every, fine_tune_max_age_s)
+
+    def open(self, runtime_context) -> None:
+        self._interests = runtime_context.get_state(ValueStateDescriptor("interests", Types.PICKLED_BYTE_ARRAY()))
+        self._consumed = runtime_context.get_state(ValueStateDescriptor("consumed", Types.PICKLED_BYTE_ARRAY()))
+        self._versions = serving_versions()
+        self._rejected = side_output("rejected-events")
+        self._examples = side_output("training-examples")
+        self._requests = side_output("fine-tune-requests")
+        self._learning = LearningPace(*self._pace)
+        logger.warning("update-interest runs in %s", os.readlink("/proc/self/exe"))
+
+    def process_element(self, value, ctx):
+        record = decode_embedded(value)
+        if isinstance(record, Rejected):
+            yield self._rejected, record.as_json()
+        elif record.event.action == "forget":
+            yield self._examples, self._forget(record.event)
+        elif record.event.action != "impression":
+            yield from self._update(record, ctx)
+
+    def process_broadcast_element(self, value, ctx):
+        try:
+            version = decode_model_version(value)
+        except msgspec.DecodeError as error:
+            yield self._rejected, Rejected("model-versions", 0, -1, str(error), value.encode()).as_json()
+            return
+        state = ctx.get_broadcast_state(self._versions)
+        state.put(SERVING, follow(state.get(SERVING) or [], version))
+        logger.warning("model-versions: %s is %s; serving: %s", version.version, version.status, state.get(SERVING))
+
+    def _update(self, record: Embedded, ctx):
+        event, before = record.event, self._interests.value()
+        interests = interest.decode(before)
+        shown = self._last_list(event.user_id, interests)
+        if not self._fold(interests, record):
+            return
+        after = interest.encode(interests)
+        self._interests.update(after)
+        seen = self._consumed.value() or b""
+        if event.action in CONSUMING:
+            seen = consumed.add(seen, record.item_key, self._max_consumed)
+            self._consumed.update(seen)
+        versions = ctx.get_broadcast_state(self._versions).get(SERVING) or []
+        yield encode_packed(Request(event.user_id, event.event_id, event.event_time_ms, versions, "serving", after, seen))
+        if event.action in POSITIVE:
+            yield self._examples, encode_json(self._example(event, before or b"", shown))
+            for request in self._learning.count(event.event_time_ms, time.monotonic()):
+                yield self._requests, encode_json(request)
+
+    def _fold(self, interests: interest.Interests, record: Embedded) -> bool:
+        event = record.event
+        vector = np.frombuffer(record.vector, "<f2").astype(np.float32) if record.vector else None
+        interest.use_encoder(interests, record.encoder)
+        key = event_key(event.event_id)
+        return interest.fold(interests, event.action, record.item_key, key, event.event_time_ms, vector, self._rules)
+
+    def _forget(self, event: Event) -> bytes:
+        self._interests.clear()
+        self._consumed.clear()
+        return encode_json(Example(event.user_id, event.event_id, event.event_time_ms, forget=True))
+
+    @staticmethod
+    def _last_list(user_id: str, interests: interest.Interests) -> str:
+        if not len(interests.log):
+            return ""
+        return rec_id(user_id, int(interests.log["event_key"][-1]), int(interests.times_ms[-1]))
+
+    @staticmethod
+    def _example(event: Event, before: bytes, shown: str) -> Example:
+        return Example(event.user_id, event.event_id, event.event_time_ms, event.item_id, event.action, before, shown)
+
+
+class LearningPace:
+    """When to ask for fine-tuning: after so many examples, or so long after the last request."""
+
+    def __init__(self, every: int, max_age_s: float) -> None:
+        self._every, self._max_age_s = every, max_age_s
+        self._times_ms: list[int] = []
+        self._since_s: float | None = None
+
+    def count(self, event_time_ms: int, now_s: float):
+        """Count one example; yield a `FineTuneRequest` if it is time."""
+        self._since_s = now_s if self._since_s is None else self._since_s
+        self._times_ms.append(event_time_ms)
+        full, old = len(self._times_ms) >= self._every, now_s - self._since_s >= self._max_age_s
+        if full or old:
+            why = "count" if full else "age"
+            yield FineTuneRequest(why, len(self._times_ms), min(self._times_ms), max(self._times_ms))
+            self._times_ms, self._since_s = [], now_s

@@ -1,0 +1,112 @@
+"""score: packed requests in, top-k lists out; one call is a micro-batch on the GPU, or the CPU where there is none."""
+
+import logging
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import pandas as pd
+from pyflink.table.udf import ScalarFunction
+
+from model import interest
+from model.schema import (
+    Recommendation, RecommendedItem, Rejected, Request, VersionError,
+    decode_packed_request, encode_json, event_key, rec_id,
+)  # fmt: skip
+
+KEPT_VERSIONS = 4
+RETRY_S = 30.0
+
+logger = logging.getLogger(__name__)
+
+
+class Score(ScalarFunction):
+    """(request) -> (user_id, recommendation, rejected); `rejected` names a model version that could not be loaded."""
+
+    def __init__(self, rules: interest.Rules, k: int, exclude_consumed: bool, device: str, bootstrap_servers: str, item_vectors: str, replica_dir: str) -> None:
+        self._rules, self._k, self._exclude_consumed, self._device = rules, k, exclude_consumed, device
+        self._kafka = (bootstrap_servers, item_vectors)
+        self._replica_dir = Path(replica_dir)
+
+    def open(self, function_context) -> None:
+        from model import device, score
+        from udfs.replica import CatalogueFollower
+
+        self._score = score.score
+        self._follower = CatalogueFollower(*self._kafka, self._replica_dir / "score")
+        self._scorers = Scorers(score.load, score.Scorer.untrained, device.choose(self._device))
+
+    def close(self) -> None:
+        self._follower.close()
+
+    def eval(self, frame: pd.DataFrame) -> pd.DataFrame:
+        self._follower.refresh()
+        requests = [decode_packed_request(packed) for packed in frame.iloc[:, 0]]
+        lists, rejected = self._lists(requests)
+        rows = [(request.user_id, encode_json(lists[at]), rejected.pop() if rejected else None) for at, request in enumerate(requests)]
+        return pd.DataFrame(rows, columns=["user_id", "recommendation", "rejected"])
+
+    def _lists(self, requests: list[Request]) -> tuple[dict[int, Recommendation], list[bytes]]:
+        """Score the requests of each version together."""
+        groups = defaultdict(list)
+        for at, request in enumerate(requests):
+            groups[tuple(request.versions)].append(at)
+        lists, rejected = {}, []
+        for versions, places in groups.items():
+            version, scorer, refused = self._scorers.first(versions, self._follower.catalogue)
+            rejected += refused
+            answers = self._rank(scorer, [requests[at] for at in places])
+            now_ms = time.time_ns() // 1_000_000
+            for at, items in zip(places, answers):
+                lists[at] = _recommendation(requests[at], version, items, now_ms)
+        return lists, rejected
+
+    def _rank(self, scorer, requests: list[Request]) -> list[list[RecommendedItem]]:
+        return self._score(scorer, self._follower.catalogue, requests, self._k, self._exclude_consumed, self._rules)
+
+
+def _recommendation(request: Request, version: str, items: list[RecommendedItem], now_ms: int) -> Recommendation:
+    name = rec_id(request.user_id, event_key(request.event_id), request.event_time_ms)
+    return Recommendation(
+        name, request.user_id, request.event_id, request.event_time_ms, now_ms, version, request.variant, items
+    )
+
+
+class Scorers:
+    """The last few model versions, loaded; one that cannot be used is tried again after a while."""
+
+    def __init__(self, load, untrained, device) -> None:
+        self._load, self._untrained, self._device = load, untrained, device
+        self._loaded: dict[str, object] = {}
+        self._failed: dict[str, float] = {}
+
+    def first(self, paths: tuple[str, ...], catalogue) -> tuple[str, object, list[bytes]]:
+        """The first of the versions that can be used with this catalogue, or the untrained one.
+
+        Returns:
+            Its name, its scorer, and a `rejected-events` record for each version that was refused just now.
+        """
+        refused = []
+        for path in paths:
+            if self._failed.get(path, 0.0) < time.monotonic():
+                try:
+                    return path.rsplit("/", 1)[-1], self._ready(path, catalogue), refused
+                except VersionError as error:
+                    self._failed[path] = time.monotonic() + RETRY_S
+                    self._loaded.pop(path, None)
+                    logger.error("model version refused, the one before serves on: %s", error)
+                    refused.append(Rejected("model-versions", 0, -1, str(error), path.encode()).as_json())
+        dim = catalogue.vectors.shape[1]
+        return "untrained", self._kept(f"untrained {dim}", lambda: self._untrained(dim).to(self._device)), refused
+
+    def _ready(self, path: str, catalogue):
+        scorer = self._kept(path, lambda: self._load(path, self._device))
+        scorer.table(catalogue)  # refuses a catalogue of another encoder; kept for the lists that follow
+        return scorer
+
+    def _kept(self, name: str, make):
+        if name not in self._loaded:
+            self._loaded[name] = make()
+            while len(self._loaded) > KEPT_VERSIONS:
+                del self._loaded[next(iter(self._loaded))]
+        return self._loaded[name]
