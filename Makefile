@@ -46,7 +46,7 @@ clean:  ## stop the stack and delete what these commands made (.venv, .headrace,
 setup: .venv/.ready  ## the virtual environment with everything in it (about 8 GB, a minute or two)
 
 java:
-	@{ [ -x "$$JAVA_HOME/bin/java" ] || command -v java >/dev/null; } \
+	@{ [ -x "$${JAVA_HOME:-/none}/bin/java" ] || command -v java >/dev/null; } \
 	  || { echo "headrace: no Java here: 17 or newer is wanted (Debian: apt-get install openjdk-17-jdk-headless)" >&2; exit 2; }
 	@command -v mvn >/dev/null \
 	  || { echo "headrace: no Maven here: mvn fetches Kafka's jars (Debian: apt-get install maven)" >&2; exit 2; }

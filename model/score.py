@@ -483,11 +483,13 @@ def _score(
     scored = blend(scorer, table, batch, excluded_items(catalogue, requests, exclude_consumed, device))
     best = scored.scores.topk(min(k, len(catalogue)))
     chances = torch.exp(best.values - scored.scores.logsumexp(1, keepdim=True)).nan_to_num(0.0)
-    reasons = explain(table, batch, scored, best.indices, catalogue.item_ids)
-    lists = []
-    for rows, probabilities, why in zip(best.indices.cpu().numpy().tolist(), chances.cpu().numpy().tolist(), reasons):
-        listed = zip(rows, probabilities, why)
-        lists.append([RecommendedItem(catalogue.item_ids[row], chance, list_) for row, chance, list_ in listed if chance > 0])
+    lists, reasons = [], iter(explain(table, batch, scored, best.indices, catalogue.item_ids))
+    for rows, probabilities in zip(best.indices.cpu().numpy().tolist(), chances.cpu().numpy().tolist()):
+        listed = (
+            RecommendedItem(catalogue.item_ids[row], chance, [reason for reason in why if reason])
+            for row, chance, why in zip(rows, probabilities, zip(reasons, reasons))
+        )
+        lists.append([item for item in listed if item.probability > 0])
     return lists
 
 
@@ -496,36 +498,29 @@ _PARTS = 2  # reasons given for an item, and past events given for a reason
 
 
 @torch.no_grad()
-def explain(table: Table, batch: MicroBatch, scored: Scores, rows: torch.Tensor, item_ids: list[str]) -> list[list[list[Reason]]]:
+def explain(table: Table, batch: MicroBatch, scored: Scores, rows: torch.Tensor, item_ids: list[str]) -> list[Reason | None]:
     """Why these items: the signals that lift them most above the average item, and the past events that carried those.
 
     For the network these are the events nearest to the item among its own item vectors, for the interests those nearest
     by text, for a counted table those that it led from.
 
-    Shape: rows (B, k) -> B lists of k lists.
+    Shape: rows (B, k) -> B * k * parts reasons, None for one that would say little.
     """
     average = torch.stack([signal.mean(1).expand(len(rows)) for signal in scored.signals], 1)  # (B, signals)
     lift = ((scored.at(rows) - average[:, None]) * scored.weights[:, None]).clamp_(min=0)  # (B, k, signals)
     share, signal = (lift / lift.sum(2, keepdim=True).clamp(min=1e-12)).topk(_PARTS)  # (B, k, parts)
     events = _carriers(table, batch, rows, signal)
     number = _interest_numbers(table, batch, rows, signal)
-    columns = (_lists(part) for part in ((share * 1_000).round() / 1_000, signal, number, events, batch.history))
-    names, ids = list(SIGNALS), [*item_ids, ""]
-    return [
-        [
-            [
-                Reason(names[name], part, None if which < 0 else which, [ids[past[event]] for event in by if event >= 0])
-                for part, name, which, by in zip(*reasons)
-                if part >= 0.05
-            ]
-            for reasons in zip(*columns_of_user)
-        ]
-        for *columns_of_user, past in zip(*columns)
+    ids = np.array([*item_ids, ""], object)
+    by = ids[torch.where(events >= 0, batch.history[:, None, None].expand(*events.shape[:3], -1).gather(3, events.clamp(min=0)), len(item_ids)).cpu().numpy()]
+    first, second = by[..., 0].ravel().tolist(), by[..., 1].ravel().tolist()
+    names = np.array(list(SIGNALS), object)[signal.cpu().numpy()].ravel().tolist()
+    shares = ((share * 1_000).round() / 1_000).cpu().numpy().ravel().astype(float).tolist()
+    reasons = [
+        Reason(name, part, which if which >= 0 else None, [a, b] if a != b and b else [a] if a else []) if part >= 0.05 else None
+        for name, part, which, a, b in zip(names, shares, number.cpu().numpy().ravel().tolist(), first, second)
     ]
-
-
-def _lists(tensor: torch.Tensor) -> list:
-    return tensor.cpu().numpy().astype(np.float64 if tensor.is_floating_point() else np.int64).tolist()
+    return reasons
 
 
 def _interest_numbers(table: Table, batch: MicroBatch, rows: torch.Tensor, signal: torch.Tensor) -> torch.Tensor:
@@ -546,7 +541,7 @@ def _carriers(table: Table, batch: MicroBatch, rows: torch.Tensor, signal: torch
     stacked = torch.stack(list(amounts.values()), 2)  # (B, k, kinds, T)
     chosen = stacked.gather(2, place[signal][..., None].expand(-1, -1, -1, stacked.shape[3]))  # (B, k, parts, T)
     chosen = chosen.masked_fill_((batch.kind != 1)[:, None, None], 0.0)
-    best = chosen.topk(min(_PARTS, chosen.shape[3]))
+    best = F.pad(chosen, (0, 1)).topk(_PARTS)
     return torch.where(best.values > 0, best.indices, -1)
 
 

@@ -496,6 +496,11 @@ class Stack:
         return "\n".join(rows) or f"stack: nothing runs in {self.run_dir}"
 
 
+    def resident_mb(self) -> int:
+        """Resident memory of the whole stack, MB; pages that two processes share count twice."""
+        return sum(_resident_mb(process) for process in self.running().values())
+
+
 # Lists in flink-conf/
 
 
@@ -526,7 +531,7 @@ def java_command() -> str:
     Raises:
         StackError: there is none, or it is too old.
     """
-    java = shutil.which("java", path=os.path.join(os.environ.get("JAVA_HOME", ""), "bin")) or shutil.which("java")
+    java = shutil.which("java", path=os.path.join(os.environ.get("JAVA_HOME") or "/none", "bin")) or shutil.which("java")
     hint = f"Java {JAVA} or newer is wanted (Debian: apt-get install openjdk-17-jdk-headless), on the PATH or as JAVA_HOME"
     if java is None:
         raise StackError(f"no Java here: {hint}")

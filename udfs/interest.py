@@ -7,6 +7,7 @@ import logging
 import os
 import time
 
+import msgspec
 import numpy as np
 from pyflink.common import Types
 from pyflink.datastream import OutputTag
@@ -15,12 +16,11 @@ from pyflink.datastream.state import MapStateDescriptor, ValueStateDescriptor
 
 from model import consumed, interest
 from model.schema import (
-    CONSUMING, POSITIVE, Embedded, Event, Example, FineTuneRequest, ModelVersion, Rejected, Request,
+    CONSUMING, POSITIVE, Embedded, Event, Example, FineTuneRequest, Rejected, Request,
     decode_embedded, decode_model_version, encode_json, encode_packed, event_key, rec_id,
 )  # fmt: skip
-import msgspec
+from model.versions import follow
 
-KEPT_VERSIONS = 3
 SERVING = "serving"
 
 logger = logging.getLogger(__name__)
@@ -34,20 +34,6 @@ def side_output(name: str) -> OutputTag:
 def serving_versions() -> MapStateDescriptor:
     """Broadcast state: under "serving", the paths of the versions that serve, best first."""
     return MapStateDescriptor("serving-versions", Types.STRING(), Types.PICKLED_BYTE_ARRAY())
-
-
-def follow(paths: list[str], version: ModelVersion) -> list[str]:
-    """Which versions serve after this record: the newest one first, those before it stand in.
-
-    >>> follow(["r/v1"], ModelVersion("v2", "r/v2", status="serving"))
-    ['r/v2', 'r/v1']
-    >>> follow(["r/v2", "r/v1"], ModelVersion("v2", "r/v2", status="retired"))
-    ['r/v1']
-    """
-    others = [path for path in paths if path != version.path]
-    if version.status == "serving":
-        return [version.path, *others][:KEPT_VERSIONS]
-    return paths if version.status == "candidate" else others
 
 
 class UpdateInterest(KeyedBroadcastProcessFunction):

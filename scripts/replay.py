@@ -1,0 +1,305 @@
+"""Send a stream of past events through the whole system, and measure what comes back.
+
+    python scripts/replay.py --data ml-100k
+    python scripts/replay.py --events FILE --items FILE [--speed 200] [--json FILE] [--SETTING VALUE ...]
+
+The first events go in as fast as they can (the backlog: users get their interests, the learner its examples); the last
+ones follow at a steady rate, and their lists are timed and scored. A few broken records are among them. The stack that
+`make up` started is used where it runs; else one is started for the replay and stopped after it.
+"""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import pandas as pd
+from kafka import KafkaProducer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from jobs.settings import Settings, load_or_exit
+from model.schema import HeadraceError
+from scripts import data, stack
+from scripts.watch import Quality, Watch
+
+SHARE = 0.2  # of the events that follow at a steady rate, at most ...
+STEADY_S = 60.0  # ... as many as fit into this time
+PATIENCE_S = 45.0
+MODEL_WAIT_S = 150.0
+BROKEN = [
+    b"no JSON",
+    b'{"event_id": "b2", "user_id": "u"}',
+    b'{"event_id": "b3", "user_id": "u", "item_id": "i", "action": "teleport", "event_time_ms": 1}',
+    b'{"event_id": "b4", "user_id": 7, "item_id": "i", "action": "view", "event_time_ms": 1}',
+    b'{"event_id": "b5", "user_id": "u", "item_id": "i", "action": "view", "event_time_ms": 99999999999999}',
+    b'{"event_id": "b6", "user_id": "\xff", "item_id": "i", "action": "view", "event_time_ms": 1}',
+]
+"""Records that are refused; they are part of every replay."""
+
+console = Console(stderr=True)
+
+
+class Feed:
+    """Sends records, and knows what it has sent: {event_id: produce time, s}."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings, self._run = settings, f"{time.time_ns() // 1_000_000:x}"
+        servers = settings.bootstrap_servers.split(",")
+        self._producer = KafkaProducer(bootstrap_servers=servers, linger_ms=2, buffer_memory=2**27)
+        self.sent: dict[str, float] = {}
+        self.read = self.unanswered = 0
+
+    def items(self, items: pd.DataFrame) -> None:
+        topic = self._settings.topic("items")
+        for item in items.itertuples():
+            record = {"item_id": item.item_id, "title": item.title, "text": item.text, "categories": item.categories}
+            self._producer.send(topic, key=item.item_id.encode(), value=msgspec.json.encode(record))
+        self._producer.flush()
+
+    def event(self, number: int, event) -> str:
+        """Send row `number` of the events and return its event_id."""
+        event_id = f"{self._run}-{number}"
+        record = {name: getattr(event, name) for name in ("user_id", "item_id", "action", "event_time_ms")}
+        value = {} if event.value != event.value else {"value": event.value}
+        self._send(event.user_id.encode(), msgspec.json.encode({"event_id": event_id} | record | value))
+        self.unanswered += event.action in ("impression", "forget")
+        self.sent[event_id] = time.time()
+        return event_id
+
+    def repeat(self, number: int, event) -> None:
+        """Send an event again: it calls for no second list."""
+        event_id = f"{self._run}-{number}"
+        before = self.sent[event_id]
+        self.event(number, event)
+        self.sent[event_id] = before
+        self.unanswered += 1
+
+    def broken(self) -> None:
+        """Send the records that are to be refused."""
+        for raw in BROKEN:
+            self._send(None, raw)
+
+    def flush(self) -> None:
+        self._producer.flush()
+
+    def _send(self, key: bytes | None, value: bytes) -> None:
+        self._producer.send(self._settings.topic("events"), key=key, value=value)
+        self.read += 1
+
+
+class Replay:
+    """One replay: its phases are the methods, in order."""
+
+    def __init__(self, settings: Settings, events: pd.DataFrame, items: pd.DataFrame, speed: float) -> None:
+        self._events, self._items, self._speed = events, items, speed
+        self.feed, self.watch = Feed(settings), Watch(settings)
+        self.quality = Quality(items.item_id)
+        self.steady = max(1, min(int(len(events) * SHARE), int(speed * STEADY_S)))
+        self.backlog_per_s = 0.0
+        self._titles = dict(zip(items.item_id, items.title))
+
+    def run(self) -> None:
+        first = len(self._events) - self.steady
+        rows = self._events.itertuples()
+        self.catalogue()
+        self.backlog([next(rows) for _ in range(first)])
+        self.learn(first)
+        self.at_speed(first, list(rows))
+
+    def catalogue(self) -> None:
+        """Send the items, and wait until each has its vector."""
+        with bar("items embedded", len(self._items)) as show:
+            self.feed.items(self._items)
+            wanted = set(self._items.item_id)
+            wait(lambda: len(wanted & self.watch.embedded), len(wanted), show)
+
+    def backlog(self, events: list) -> None:
+        """Send events as fast as they can be sent, and wait until each has its list."""
+        with bar("backlog", len(events)) as show:
+            began = time.monotonic()
+            for number, event in enumerate(events):
+                self.quality.add(event, self.feed.event(number, event))
+                if number % 1_000 == 0:
+                    show(len(self.watch.lists))
+            self.feed.broken()
+            if events:
+                self.feed.repeat(len(events) - 1, events[-1])
+            self.feed.flush()
+            wait(self.accounted, self.feed.read, show)
+            self.backlog_per_s = len(events) / max(1e-9, self.watch.busy_s(began))
+
+    def accounted(self) -> int:
+        """Records of which it is known what became of them."""
+        return len(self.watch.lists.keys() & self.feed.sent.keys()) + self.watch.rejected + self.feed.unanswered
+
+    def learn(self, examples: int) -> None:
+        """Wait until a version that has learnt most of the backlog serves, or the learner has nothing more to learn."""
+        with bar("examples learnt", examples) as show:
+            deadline = time.monotonic() + MODEL_WAIT_S
+            while self.watch.learnt < 0.5 * examples and time.monotonic() < deadline:
+                show(self.watch.learnt)
+                time.sleep(0.2)
+
+    def at_speed(self, first: int, events: list) -> None:
+        """Send events at a steady rate, time their lists, and print one list a second."""
+        with bar(f"{self._speed:g} events/s", len(events)) as show:
+            began = shown = time.monotonic()
+            for at, event in enumerate(events):
+                time.sleep(max(0.0, began + at / self._speed - time.monotonic()))
+                self.quality.predict(event, self.watch.tops)
+                event_id = self.feed.event(first + at, event)
+                self.quality.add(event, event_id, timed=True)
+                if time.monotonic() - shown > 1:
+                    shown = time.monotonic()
+                    show(at)
+                    self.print_newest()
+            self.feed.flush()
+            wait(lambda: self.accounted() - self.feed.read + len(events), len(events), show)
+
+    def print_newest(self) -> None:
+        """Print the list that came last, on one line."""
+        newest = self.watch.newest
+        if newest is not None and newest.items:
+            best = " · ".join(f"{self._titles.get(item.item_id, item.item_id)} {item.probability:.1%}" for item in newest.items[:3])
+            console.print(f"  [dim]{newest.model_version}[/]  user {newest.user_id:>6}  {best}", highlight=False, no_wrap=True)
+
+    def figures(self, seconds: float) -> dict:
+        """The replay in numbers."""
+        times = [self.watch.lists[one] - self.feed.sent[one] for one in self.quality.timed if one in self.watch.lists]
+        fresh = pd.Series(times, dtype=float).mul(1_000).quantile([0.5, 0.99]).round(1).fillna(0.0).tolist()
+        return {
+            "read": self.feed.read,
+            "emitted": len(self.watch.lists.keys() & self.feed.sent.keys()),
+            "rejected": self.watch.rejected,
+            "unanswered": self.feed.unanswered,
+            **self.quality.metrics(),
+            "freshness_ms_p50": fresh[0],
+            "freshness_ms_p99": fresh[1],
+            "model_versions_live": len(self.watch.versions),
+            "seconds": round(seconds, 1),
+        }
+
+
+def bar(what: str, total: int):
+    """A progress bar as a context: what it gives is called with how much is done."""
+
+    class Shown(Progress):
+        def __enter__(self):
+            super().__enter__()
+            task = self.add_task(what, total=total)
+            return lambda done: self.update(task, completed=done)
+
+    columns = (TextColumn("{task.description:<16}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Shown(*columns, console=console)
+
+
+def wait(count, wanted: int, show) -> None:
+    """Wait until `count()` has reached `wanted`, or has stood still for too long."""
+    seen, since = -1, time.monotonic()
+    while seen < wanted and time.monotonic() - since < PATIENCE_S:
+        now = count()
+        seen, since = (now, time.monotonic()) if now > seen else (seen, since)
+        show(min(seen, wanted))
+        time.sleep(0.05)
+
+
+def report(figures: dict, replay: Replay, first_list_s: float | None, memory_mb: int, speed: float) -> None:
+    """Print what came of it as a table, and last the figures as one line of JSON."""
+    table = Table(title="What the replay did", show_header=False)
+    why = "repeated events, impressions, forgets: they call for no list"
+    rows = {
+        "read": f"{figures['read']:,} records from `events`",
+        "emitted": f"{figures['emitted']:,} lists",
+        "rejected": f"{figures['rejected']:,} records to `rejected-events`, with the reason",
+        "unanswered": f"{figures['unanswered']:,} ({why})",
+        "backlog": f"{replay.backlog_per_s:,.0f} events/s while it drained",
+        "HR@10": f"{figures['hr_at_10']:.4f}; of the most popular items {figures['hr_at_10_popularity']:.4f} ({replay.quality.predicted:,} events)",
+        "freshness": f"p50 {figures['freshness_ms_p50']:.0f} ms, p99 {figures['freshness_ms_p99']:.0f} ms from produce to arrival at {speed:g} events/s",
+        "model versions": f"{figures['model_versions_live']} went live: {', '.join(sorted(replay.watch.versions)) or 'none'}",
+    }
+    if first_list_s is not None:
+        rows["first list"] = f"{first_list_s:.0f} s after `flink run`"
+    if memory_mb:
+        rows["memory"] = f"{memory_mb / 1024:.1f} GiB resident in the whole stack"
+    for name, value in rows.items():
+        table.add_row(name, value)
+    Console(width=110).print(table)
+    print(msgspec.json.encode(figures).decode(), flush=True)
+
+
+def main(argv: list[str]) -> int:
+    began = time.monotonic()
+    options, given = arguments().parse_known_args(argv)
+    settings = load_or_exit(given, os.environ)
+    try:
+        events, items = data.public(options.data) if options.data else data.read(options.events, options.items)
+        with running(stack.Stack(arguments=given)) as (place, submitted):
+            settings = load_or_exit([*given, "--bootstrap_servers", place.bootstrap_servers], os.environ)
+            console.print(f"page: {place.page}   Flink: {place.rest}   logs: {place.logs}")
+            replay = Replay(settings, events, items, options.speed)
+            replay.run()
+            first_list_s = replay.watch.first_s - submitted if submitted and replay.watch.first_s else None
+            memory_mb = place.resident_mb()
+            replay.watch.close()
+    except HeadraceError as error:
+        print(f"replay: {error}", file=sys.stderr)
+        return 2
+    figures = replay.figures(time.monotonic() - began)
+    report(figures, replay, first_list_s, memory_mb, options.speed)
+    if options.json:
+        options.json.write_bytes(msgspec.json.encode(figures))
+    lost = figures["read"] - figures["emitted"] - figures["rejected"] - figures["unanswered"]
+    if lost:
+        print(f"replay: {lost} records are not accounted for; see the logs", file=sys.stderr)
+    return 1 if lost else 0
+
+
+class running:
+    """The stack that runs, or one that is started for this replay and stopped after it; and when its job was submitted."""
+
+    def __init__(self, place: stack.Stack) -> None:
+        self._place, self._ours = place, not place.running()
+
+    def __enter__(self) -> tuple[stack.Stack, float | None]:
+        if not self._ours:
+            console.print(f"the stack that runs in {self._place.run_dir} is used")
+            return self._place, None
+        self._place.up(parts=[part for part in stack.PARTS if part != "job"])
+        submitted = time.monotonic()
+        try:
+            self._place.submit()
+        except BaseException:
+            self._place.down()
+            raise
+        return self._place, submitted
+
+    def __exit__(self, *_) -> None:
+        if self._ours:
+            console.print("stopping the stack")
+            self._place.down()
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--data", help=f"a public data set: {', '.join(data.PUBLIC)}")
+    source.add_argument("--events", help="CSV or Parquet: user_id, item_id, event_time_ms, and perhaps action, value")
+    parser.add_argument("--items", help="CSV or Parquet: item_id, title, and perhaps text, categories (`A|B`)")
+    parser.add_argument("--speed", type=_positive, default=200.0, help="events a second of the steady part (default 200)")
+    parser.add_argument("--json", type=Path, help="write the figures to this file too")
+    return parser
+
+
+def _positive(text: str) -> float:
+    number = float(text)
+    if not 0 < number <= 100_000:
+        raise argparse.ArgumentTypeError(f"{text}: events a second, more than 0 and at most 100,000")
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

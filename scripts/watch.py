@@ -1,0 +1,130 @@
+"""What comes back from the system, and how good it is: the measuring side of a replay."""
+
+import threading
+import time
+from collections.abc import Iterable
+
+import msgspec
+import numpy as np
+from kafka import KafkaConsumer, TopicPartition
+
+from jobs.settings import Settings
+from model.evaluate import Popularity
+from model.schema import POSITIVE, ModelVersion, Recommendation, decode_item_vector, decode_model_version, decode_recommendation
+
+TOP = 10
+
+
+class Watch:
+    """Reads what the job writes, from now on, in a thread of its own.
+
+    `lists` is {event_id: arrival time, s}; a list that comes twice counts once. `tops` keeps the first ten of each.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        servers = settings.bootstrap_servers.split(",")
+        self._topics = {settings.topic(name): name for name in ("recommendations", "rejected-events", "model-versions", "item-vectors")}
+        self._consumer = KafkaConsumer(bootstrap_servers=servers, enable_auto_commit=False, fetch_max_wait_ms=20)
+        partitions = [TopicPartition(topic, n) for topic in self._topics for n in self._consumer.partitions_for_topic(topic) or {0}]
+        self._consumer.assign(partitions)
+        self._consumer.seek_to_end()
+        self._consumer.seek_to_beginning(*[at for at in partitions if self._topics[at.topic] == "item-vectors"])
+        for at in partitions:
+            self._consumer.position(at)  # fixes where reading begins before anything is sent
+        self.lists: dict[str, float] = {}
+        self.tops: dict[str, list[str]] = {}
+        self.embedded: set[str] = set()
+        self.versions: set[str] = set()
+        self.rejected = self.learnt = 0
+        self.newest: Recommendation | None = None
+        self.first_s: float | None = None
+        self._last_s = 0.0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._read, name="watch", daemon=True)
+        self._thread.start()
+
+    def busy_s(self, began: float) -> float:
+        """Seconds from `began`, or from the first list if that was later, to the newest one; monotonic clock."""
+        return self._last_s - max(began, self.first_s or began)
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._consumer.close()
+
+    def _read(self) -> None:
+        takers = {
+            "recommendations": self._take_list,
+            "rejected-events": self._take_rejected,
+            "model-versions": self._take_version,
+            "item-vectors": self._take_vector,
+        }
+        while not self._stop.is_set():
+            for at, records in self._consumer.poll(timeout_ms=100).items():
+                take, now = takers[self._topics[at.topic]], time.time()
+                for record in records:
+                    take(record.value, now)
+
+    def _take_list(self, value: bytes, now: float) -> None:
+        made = decode_recommendation(value)
+        if made.event_id in self.lists:
+            return
+        self.lists[made.event_id] = now
+        self.tops[made.event_id] = [item.item_id for item in made.items[:TOP]]
+        self.newest, self._last_s = made, time.monotonic()
+        self.first_s = self.first_s or self._last_s
+        if made.model_version != "untrained":
+            self.versions.add(made.model_version)
+
+    def _take_rejected(self, value: bytes, now: float) -> None:
+        self.rejected += msgspec.json.decode(value)["source"].endswith("events")
+
+    def _take_version(self, value: bytes, now: float) -> None:
+        version: ModelVersion = decode_model_version(value)
+        if version.status != "retired":
+            self.learnt += int(version.metrics.get("examples", 0))
+
+    def _take_vector(self, value: bytes, now: float) -> None:
+        self.embedded.add(decode_item_vector(value).item_id)
+
+
+class Quality:
+    """Was what a user did next on the list that the user had?
+
+    A hit is counted where the user had a list. The most popular items are asked the same, without the items that the
+    user had before, from the same events.
+    """
+
+    def __init__(self, item_ids: Iterable[str]) -> None:
+        self._rows = {item_id: row for row, item_id in enumerate(item_ids)}
+        self._popular = Popularity(len(self._rows), float("inf"))
+        self._had: dict[str, list[int]] = {}
+        self._list_of: dict[str, str] = {}
+        self.timed: list[str] = []
+        self.predicted = self._hits = self._popular_hits = 0
+
+    def add(self, event, event_id: str, timed: bool = False) -> None:
+        """Count an event that was sent."""
+        row = self._rows.get(event.item_id, -1)
+        if row >= 0:
+            self._had.setdefault(event.user_id, []).append(row)
+            if event.action in POSITIVE:
+                self._popular.add(row)
+        self._list_of[event.user_id] = event_id
+        if timed:
+            self.timed.append(event_id)
+
+    def predict(self, event, tops: dict[str, list[str]]) -> None:
+        """Count whether the event about to be sent is on the user's newest list."""
+        shown = tops.get(self._list_of.get(event.user_id, ""))
+        if shown is None or event.action not in POSITIVE:
+            return
+        excluded = np.zeros(len(self._rows), bool)
+        excluded[self._had.get(event.user_id, [])] = True
+        self.predicted += 1
+        self._hits += event.item_id in shown
+        self._popular_hits += self._rows.get(event.item_id, -1) in self._popular.best(excluded)
+
+    def metrics(self) -> dict[str, float]:
+        of = max(1, self.predicted)
+        return {"hr_at_10": round(self._hits / of, 4), "hr_at_10_popularity": round(self._popular_hits / of, 4)}
