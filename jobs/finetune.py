@@ -39,7 +39,9 @@ class Inbox:
     def __init__(self, settings: Settings) -> None:
         self._requests = settings.topic("fine-tune-requests")
         servers = settings.bootstrap_servers.split(",")
-        self._consumer = KafkaConsumer(bootstrap_servers=servers, enable_auto_commit=False, max_poll_records=5_000)
+        self._consumer = KafkaConsumer(
+            bootstrap_servers=servers, enable_auto_commit=False, isolation_level="read_committed", max_poll_records=5_000
+        )
         self._partitions = [
             TopicPartition(topic, number)
             for topic in (settings.topic("training-examples"), self._requests)
@@ -138,7 +140,7 @@ def begin(settings: Settings, versions: Versions, follower: CatalogueFollower) -
 def main(argv: list[str]) -> None:
     settings = load_or_exit(argv, os.environ)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    logging.getLogger("kafka").setLevel(logging.WARNING)
+    logging.getLogger("kafka").setLevel(logging.ERROR)
     torch.set_num_threads(settings.learner_threads)
     follower = CatalogueFollower(settings.bootstrap_servers, settings.topic("item-vectors"), Path(settings.replica_dir) / "learner")
     versions, inbox = Versions(settings), Inbox(settings)

@@ -16,7 +16,7 @@ class Versions:
         servers = settings.bootstrap_servers.split(",")
         self._topic = settings.topic("model-versions")
         self._producer = KafkaProducer(bootstrap_servers=servers, acks="all")
-        self._consumer = KafkaConsumer(bootstrap_servers=servers, enable_auto_commit=False)
+        self._consumer = KafkaConsumer(bootstrap_servers=servers, enable_auto_commit=False, isolation_level="read_committed")
         self._partitions = [TopicPartition(self._topic, number) for number in self._consumer.partitions_for_topic(self._topic) or {0}]
         self._consumer.assign(self._partitions)
         self._consumer.seek_to_beginning()

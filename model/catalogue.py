@@ -11,7 +11,7 @@ import numpy as np
 from rocksdict import Options, Rdict
 
 from model.interest import interest_space
-from model.schema import ItemVector, decode_item_vector, item_key
+from model.schema import ItemVector, decode_item_vector, encode_json, item_key
 
 
 T = TypeVar("T")
@@ -75,7 +75,7 @@ class Catalogue:
 
     def apply(self, items: Iterable[ItemVector]) -> None:
         """Take over new, changed and deleted items, in their order."""
-        newest = {item.item_id: item for item in items}
+        newest = {item.item_id: item for item in items if item.deleted or _readable(item)}
         changed = [item for item in newest.values() if not item.deleted]
         for item in newest.values():
             if item.deleted:
@@ -84,9 +84,19 @@ class Catalogue:
             self._put([item for item in changed if item.encoder_version == changed[-1].encoder_version])
         self.revision += bool(newest)
 
+    def takes(self, item: ItemVector) -> bool:
+        """Whether the item's vector fits beside the ones that are here."""
+        fits = item.encoder_version == self.encoder_version and len(item.vector) == 2 * self._vectors.shape[1]
+        return fits and _readable(item)
+
     def _put(self, items: list[ItemVector]) -> None:
+        same = items[0].encoder_version == self.encoder_version
+        octets = 2 * self._vectors.shape[1] if same else len(items[-1].vector)
+        items = [item for item in items if len(item.vector) == octets]
+        if not items:
+            return
         vectors = np.stack([np.frombuffer(item.vector, "<f2") for item in items]).astype(np.float32)
-        if items[0].encoder_version != self.encoder_version:
+        if not same:
             self.__dict__.update(Catalogue().__dict__, revision=self.revision)
             self.encoder_version = items[0].encoder_version
         rows = np.array([self._row_for(item.item_id) for item in items])
@@ -123,6 +133,11 @@ class Catalogue:
                 array[row] = array[last]
 
 
+def _readable(item: ItemVector) -> bool:
+    """Whether an item's vector is one: some numbers, all finite."""
+    return bool(item.vector) and len(item.vector) % 2 == 0 and bool(np.isfinite(np.frombuffer(item.vector, "<f2")).all())
+
+
 class Replica:
     """The `item-vectors` topic on local disk, with the offsets it has reached, and the catalogue made from it.
 
@@ -144,13 +159,25 @@ class Replica:
         for partition, offset, value in records:
             self.offsets[partition] = offset + 1
             try:
-                items.append(decode_item_vector(value))
+                items.append(decode_item_vector(value or b""))
             except msgspec.DecodeError:
                 continue
-            self._disk[b"i" + items[-1].item_id.encode("utf-8", "surrogatepass")] = value
+        before = self.catalogue.encoder_version
+        self.catalogue.apply(items)
+        if self.catalogue.encoder_version != before:
+            self._drop_items()
+        for item in items:
+            key = b"i" + item.item_id.encode("utf-8", "surrogatepass")
+            if item.deleted:
+                self._disk.delete(key)
+            elif self.catalogue.takes(item):
+                self._disk[key] = encode_json(item)
         for partition, offset in self.offsets.items():
             self._disk[b"o%d" % partition] = b"%d" % offset
-        self.catalogue.apply(items)
+
+    def _drop_items(self) -> None:
+        for key in [key for key in self._disk.keys() if key[:1] == b"i"]:
+            del self._disk[key]
 
     def clear(self) -> None:
         """Forget everything: the topic was made anew."""

@@ -51,6 +51,11 @@ class Encoder:
         vectors = [np.frombuffer(self._kept[key], np.float16) for key in keys]
         return _unit(np.stack(vectors).astype(np.float32)) if texts else np.zeros((0, self.dim), np.float32)
 
+    def close(self) -> None:
+        """Let go of the folder where embeddings are kept."""
+        if isinstance(self._kept, Rdict):
+            self._kept.close()
+
     def _compute(self, texts: list[str]) -> np.ndarray:
         """Forward in batches of texts of similar length, so that little is padded."""
         by_length = sorted(range(len(texts)), key=lambda at: len(texts[at]))

@@ -21,8 +21,9 @@ from model.schema import CONSUMING, POSITIVE, Event, Example, Request, event_key
 from model.score import Scorer, excluded_items, score
 
 K = 10
-DECAYED = {"decayed-popularity": 20_000.0, "decayed-popularity-5k": 5_000.0, "decayed-popularity-2k": 2_000.0}
-"""Baselines: popularity whose counts halve in this many events."""
+POPULARITIES = {"popularity": float("inf"), "decayed-popularity": 20_000.0}
+POPULARITIES |= {"decayed-popularity-5k": 5_000.0, "decayed-popularity-2k": 2_000.0}
+"""Baselines: popularity, and popularity whose counts halve in this many events."""
 
 
 def hit_rate_at_k(ranks: np.ndarray, k: int = K) -> float:
@@ -86,7 +87,7 @@ class Result:
     """What one method did: the place of each target, every list, and the time spent on the lists."""
 
     ranks: list[int] = field(default_factory=list)
-    lists: list[np.ndarray] = field(default_factory=list)
+    lists: list[list[int]] = field(default_factory=list)
     seconds: float = 0.0
 
     def metrics(self, items: int) -> dict[str, float]:
@@ -101,9 +102,9 @@ class Result:
 
     def add(self, target: int, rows: np.ndarray) -> None:
         """Count a list: rows of the catalogue, best first, and the row that came (-1: not in the catalogue)."""
-        place = np.flatnonzero(rows == target)
-        self.ranks.append(int(place[0]) if len(place) and target >= 0 else -1)
-        self.lists.append(np.pad(rows, (0, K - len(rows)), constant_values=-1))
+        rows = rows.tolist()
+        self.ranks.append(rows.index(target) if target >= 0 and target in rows else -1)
+        self.lists.append(rows + [-1] * (K - len(rows)))
 
 
 class Users:
@@ -126,7 +127,7 @@ class Users:
         catalogue, protocol = self._catalogue, self._protocol
         key = item_key(event.item_id) if event.item_id else 0
         opened = interest.decode(self._interests.get(event.user_id))
-        interest.use_encoder(opened, event_key(catalogue.encoder_version))
+        interest.use_encoder(opened, catalogue.encoder)
         named, vector = event_key(event.event_id), catalogue.lookup(key)
         if interest.fold(opened, event.action, key, named, event.event_time_ms, vector, protocol.rules):
             self._interests[event.user_id] = interest.encode(opened)
@@ -135,29 +136,27 @@ class Users:
 
 
 class Popularity:
-    """The baseline: the items chosen most often, with counts that halve in `half_life` events."""
+    """Baselines: the items chosen most often, with counts that halve in `half_lives` events."""
 
-    def __init__(self, items: int, half_life: float) -> None:
-        self._half_life, self._step = half_life, 0
-        self._counts = np.zeros(items)
+    def __init__(self, items: int, half_lives: Sequence[float]) -> None:
+        self._half_lives, self._step = np.array(half_lives), 0
+        self._counts = np.zeros((len(half_lives), items))
 
-    def best(self, excluded: np.ndarray) -> np.ndarray:
-        """The rows of the K most popular items; excluded (n,) bool."""
+    def best(self, excluded: np.ndarray) -> list[np.ndarray]:
+        """The rows of the K most popular items, for each half-life; excluded (n,) bool."""
         counts = np.where(excluded, -1.0, self._counts)
-        best = np.argsort(-counts, kind="stable")[:K] if len(counts) < 4 * K else _largest(counts)
-        return best[counts[best] >= 0]
+        k = min(K, counts.shape[1])
+        best = np.argpartition(-counts, k - 1)[:, :k] if k else np.zeros((len(counts), 0), np.int64)
+        values = np.take_along_axis(counts, best, 1)
+        order = np.argsort(-values, kind="stable")
+        return [rows[by][kept[by] >= 0] for rows, by, kept in zip(best, order, values)]
 
     def add(self, row: int) -> None:
         self._step += 1
-        self._counts[row] += 2.0 ** (self._step / self._half_life)
-        if self._step > 500 * self._half_life:
-            self._counts *= 2.0 ** (-self._step / self._half_life)
+        self._counts[:, row] += 2.0 ** (self._step / self._half_lives)
+        if self._step > 500 * self._half_lives.min():
+            self._counts *= 2.0 ** (-self._step / self._half_lives)[:, None]
             self._step = 0
-
-
-def _largest(counts: np.ndarray) -> np.ndarray:
-    best = np.argpartition(-counts, K)[:K]
-    return best[np.argsort(-counts[best], kind="stable")]
 
 
 @dataclass
@@ -185,10 +184,10 @@ def evaluate(
     """
     learner = learner or Learner(catalogue, None, protocol.seed, rules=protocol.rules, exclude_consumed=protocol.exclude_consumed)
     users, scorer = Users(catalogue, protocol), Scorer.untrained(catalogue.vectors.shape[1] if len(catalogue) else 1)
-    popular = {name: Popularity(len(catalogue), half_life) for name, half_life in ({"popularity": float("inf")} | DECAYED).items()}
-    results = {name: Result() for name in ("headrace", *popular)}
+    popular = Popularity(len(catalogue), list(POPULARITIES.values()))
+    results = {name: Result() for name in ("headrace", *POPULARITIES)}
     warm = int(len(events) * protocol.warm_up)
-    bounds = [0, *range(warm, len(events), protocol.fine_tune_every), len(events)] if warm else [*range(0, len(events), protocol.fine_tune_every), len(events)]
+    bounds = sorted({0, *range(warm, len(events), protocol.fine_tune_every), len(events)})
     for start, end in zip(bounds, bounds[1:]):
         chunk, requests = events[start:end], []
         for event in chunk:
@@ -224,19 +223,16 @@ def _predict(
 
 
 def _predict_popular(
-    results: dict[str, Result], popular: dict[str, Popularity], catalogue: Catalogue, event: Event, request: Request,
-    protocol: Protocol, counts: bool,
+    results: dict[str, Result], popular: Popularity, catalogue: Catalogue, event: Event, request: Request, protocol: Protocol, counts: bool
 ) -> None:
     target = catalogue.row(item_key(event.item_id or ""))
     if counts:
         began = time.perf_counter()
         excluded = excluded_items(catalogue, [request], protocol.exclude_consumed, torch.device("cpu"))[0].numpy()
-        shared = time.perf_counter() - began
-        for name, method in popular.items():
-            began = time.perf_counter()
-            rows = method.best(excluded)
-            results[name].seconds += shared + time.perf_counter() - began
+        lists = popular.best(excluded)
+        seconds = (time.perf_counter() - began) / len(lists)
+        for name, rows in zip(POPULARITIES, lists):
+            results[name].seconds += seconds
             results[name].add(target, rows)
-    for method in popular.values():
-        if target >= 0:
-            method.add(target)
+    if target >= 0:
+        popular.add(target)

@@ -80,6 +80,43 @@ def better_or_level(candidate: Judgement, serving: Judgement, tolerance: float) 
     return bool(difference.mean() >= -tolerance * error)
 
 
+class AdamW:
+    """Adam with decoupled weight decay; a table may get more rows on the way. (torch.optim takes 5 s to import.)"""
+
+    def __init__(self, module: nn.Module, lr: float, weight_decay: float = 0.0) -> None:
+        self.module, self.lr, self.weight_decay = module, lr, weight_decay
+        self._moments: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._steps = 0
+
+    @torch.no_grad()
+    def step(self, loss: torch.Tensor, most: float = 1.0) -> None:
+        """Take one step down the loss, its gradient clipped to norm `most`."""
+        self.module.zero_grad(set_to_none=True)
+        with torch.enable_grad():
+            loss.backward()
+        nn.utils.clip_grad_norm_(self.module.parameters(), most)
+        self._steps += 1
+        rate = self.lr * (1 - 0.999**self._steps) ** 0.5 / (1 - 0.9**self._steps)
+        for name, parameter in self.module.named_parameters():
+            if parameter.grad is None:
+                continue
+            mean, square = self._moments_of(name, parameter)
+            mean.lerp_(parameter.grad, 0.1)
+            square.mul_(0.999).addcmul_(parameter.grad, parameter.grad, value=0.001)
+            parameter.mul_(1 - self.lr * self.weight_decay)
+            parameter.addcdiv_(mean, square.sqrt().add_(1e-8), value=-rate)
+
+    def _moments_of(self, name: str, parameter: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        old = self._moments.get(name, (parameter.new_zeros(0, *parameter.shape[1:]),) * 2 if parameter.dim() else None)
+        if old is None:
+            old = torch.zeros_like(parameter), torch.zeros_like(parameter)
+        elif parameter.dim() and len(old[0]) < len(parameter):
+            more = parameter.new_zeros(len(parameter) - len(old[0]), *parameter.shape[1:])
+            old = torch.cat((old[0], more)), torch.cat((old[1], more))
+        self._moments[name] = old
+        return old
+
+
 @dataclass
 class _User:
     """A user's events as the learner knows them, oldest first; `step` is when an event was counted, -1 if not yet."""
@@ -156,7 +193,7 @@ class Learner:
 
     Args:
         catalogue: the learner's own replica; it may change between calls.
-        scorer: where to go on from; None begins anew.
+        scorer: whose weights to go on from; what it counted is counted again, from the examples. None begins anew.
         replay_capacity: events kept, the newest ones.
     """
 
@@ -174,6 +211,8 @@ class Learner:
         self.replay_capacity = replay_capacity
         self.learnt = 0
         self._scorer = copy.deepcopy(scorer) if scorer is not None else None
+        if self._scorer is not None:
+            self._scorer.counts.zero_()
         self._seed, self._random = seed, np.random.default_rng(seed)
         self._users: dict[str, _User] = {}
         self._order: deque[str] = deque()
@@ -181,9 +220,9 @@ class Learner:
         self._pairs = Pairs()
         self._since_ease, self._blended = 0, 0
         self._rows: dict[int, int] = {}
-        self._text_for = (0, 0)
+        self._vectors = torch.zeros(0, 1)
         self._ranked: deque[dict] = deque()
-        self._optimizers: tuple[torch.optim.Optimizer, torch.optim.Optimizer] | None = None
+        self._optimizers: tuple[AdamW, AdamW] | None = None
 
     def add(self, examples: Sequence[Example]) -> None:
         """Take over examples in their order; one that came before is passed over, one that forgets is obeyed."""
@@ -241,8 +280,15 @@ class Learner:
         Args:
             progress: called with (done, of) as the work goes on.
         """
-        self._prepare()
-        new, self._new = [one for one in self._new if self._holds(*one)], []
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._seed * 1_000_003 + self.learnt)
+            self._prepare()
+            self._learn([one for one in self._new if self._holds(*one)], progress)
+        self._new = []
+        self._scorer.eval()._kept = None
+        return copy.deepcopy(self._scorer)
+
+    def _learn(self, new: list[tuple[Example, int]], progress: Callable[[int, int], None]) -> None:
         flat, places = self._flatten()
         spots = np.array([places[one.user_id][at - self._users[one.user_id].dropped] for one, at in new], np.int64)
         reach = np.append(flat.starts[1:], len(flat.rows))  # where the events of each user end that are learnt already
@@ -260,8 +306,6 @@ class Learner:
             np.maximum.at(reach, flat.owner[known], known + 1)
             self._learn_network(flat, known, reach, before, self._steps(end - done, len(new)))
             done = end
-        self._scorer.eval()._kept = None
-        return copy.deepcopy(self._scorer)
 
     def _part(self, new: int) -> int:
         """Examples to learn from before the blend sees the network again: all, or growing parts of a large heap."""
@@ -282,14 +326,13 @@ class Learner:
         """Begin a scorer if there is none; give every item of the catalogue a row and its text neighbours."""
         if self._scorer is None:
             dim = self.catalogue.vectors.shape[1] if len(self.catalogue) else 1
-            torch.manual_seed(self._seed)
             self._scorer = Scorer.untrained(dim)
             with torch.no_grad():
                 self._scorer.blend.weights.copy_(torch.tensor([0.8, 0.0, 0.0, 0.1, 0.0, 0.1, 0.1, 0.1, 0.05, 0.05, 0.05]))
         scorer = self._scorer
         if len(self.catalogue) and scorer.sizes.dim != self.catalogue.vectors.shape[1]:
             self._scorer, self.learnt = None, 0
-            self._pairs, self._optimizers, self._ranked = Pairs(), None, deque()
+            self._pairs, self._optimizers, self._ranked, self._vectors = Pairs(), None, deque(), torch.zeros(0, 0)
             return self._prepare()
         scorer.encoder_version = self.catalogue.encoder_version
         keys = self.catalogue.keys.view(np.int64)
@@ -297,16 +340,14 @@ class Learner:
         if len(missing):
             self._grow(missing)
         if self._optimizers is None:
-            network = torch.optim.AdamW(scorer.network.parameters(), lr=3e-3)
-            self._optimizers = network, torch.optim.Adam(scorer.blend.parameters(), lr=6e-3)
+            self._optimizers = AdamW(scorer.network, 3e-3, 0.01), AdamW(scorer.blend, 6e-3)
         self._rows = dict(zip(scorer.keys.numpy().view(np.uint64).tolist(), range(len(scorer.keys))))
         where = self.catalogue.rows(scorer.keys.numpy().view(np.uint64).tolist())  # (m,) rows of the catalogue
         self._there = torch.from_numpy(np.flatnonzero(where >= 0))
-        self._vectors = torch.zeros(len(where), scorer.sizes.dim)
-        self._vectors[self._there] = torch.from_numpy(self.catalogue.vectors[where[where >= 0]])
-        if self._text_for != (id(self.catalogue), self.catalogue.revision):
-            self._text_for = id(self.catalogue), self.catalogue.revision
-            self._text_neighbours()
+        old, self._vectors = self._vectors, torch.zeros(len(where), scorer.sizes.dim)
+        if len(self._there):
+            self._vectors[self._there] = torch.from_numpy(self.catalogue.vectors[where[where >= 0]])
+        self._text_neighbours(old)
 
     def _grow(self, keys: np.ndarray) -> None:
         scorer, more = self._scorer, len(keys)
@@ -314,10 +355,7 @@ class Learner:
         for owner, name, dim in ((network, "ids", 0), (network, "bias", 0), (scorer, "counts", 1)):
             old = getattr(owner, name)
             new = torch.cat((old.data, old.data.new_zeros([more if at == dim else size for at, size in enumerate(old.shape)])), dim)
-            if isinstance(old, nn.Parameter):
-                new = nn.Parameter(new)
-                self._replace(old, new, more)
-            setattr(owner, name, new)
+            setattr(owner, name, nn.Parameter(new) if isinstance(old, nn.Parameter) else new)
         scorer.keys = torch.cat((scorer.keys, torch.from_numpy(keys.copy())))
         for name, width in zip(("transitions", "recent-transitions", "ease", "text"), (self.pace.neighbours,) * 3 + (self.pace.text_neighbours,)):
             items, weights = getattr(scorer, f"{name}_items"), getattr(scorer, f"{name}_weights")
@@ -325,29 +363,22 @@ class Learner:
             setattr(scorer, f"{name}_items", F.pad(items, (0, wider, 0, more_rows), value=-1))
             setattr(scorer, f"{name}_weights", F.pad(weights, (0, wider, 0, more_rows)))
 
-    def _replace(self, old: nn.Parameter, new: nn.Parameter, more: int) -> None:
-        """Let the optimizer go on with a table that has more rows."""
-        if self._optimizers is None:
-            return
-        optimizer = self._optimizers[0]
-        group = optimizer.param_groups[0]
-        group["params"] = [new if parameter is old else parameter for parameter in group["params"]]
-        state = optimizer.state.pop(old, None)
-        if state:
-            widen = lambda value: torch.cat((value, value.new_zeros(more, *value.shape[1:]))) if value.dim() else value
-            optimizer.state[new] = {name: widen(value) for name, value in state.items()}
-
-    def _text_neighbours(self) -> None:
-        """For every item of the catalogue the items with the nearest texts, and the cosines."""
-        scorer, there = self._scorer, self._there
-        vectors = self._vectors[there]
-        width = min(self.pace.text_neighbours, len(there))
-        scorer.text_items.fill_(-1)
-        for start in range(0, len(there), 1_024):
-            rows = there[start : start + 1_024]
-            near = (vectors[start : start + 1_024] @ vectors.T).topk(width)
-            scorer.text_items[rows, :width] = there[near.indices].int()
-            scorer.text_weights[rows, :width] = near.values.clamp(min=0)
+    def _text_neighbours(self, old: torch.Tensor) -> None:
+        """For every item the ones with the nearest texts, and the cosines; old (m', dim) the vectors of the last call."""
+        scorer, there, vectors = self._scorer, self._there, self._vectors
+        changed = (vectors != F.pad(old, (0, vectors.shape[1] - old.shape[1], 0, len(vectors) - len(old)))).any(1)  # (m,)
+        scorer.text_items[changed] = -1
+        scorer.text_items.masked_fill_(changed[scorer.text_items.long()], -1)
+        scorer.text_weights.masked_fill_(scorer.text_items < 0, 0.0)
+        new, same = there[changed[there]], there[~changed[there]]
+        for rows, others in ((new, there), (same, new)):
+            for start in range(0, len(rows) if len(others) else 0, 1_024):
+                block = rows[start : start + 1_024]
+                near = (vectors[block] @ vectors[others].T).topk(min(scorer.text_items.shape[1], len(others)))
+                weights = torch.cat((scorer.text_weights[block], near.values.clamp(min=0)), 1)
+                items = torch.cat((scorer.text_items[block], others[near.indices].int()), 1)
+                best = weights.topk(scorer.text_items.shape[1])
+                scorer.text_weights[block], scorer.text_items[block] = best.values, items.gather(1, best.indices)
 
     def _flatten(self) -> tuple[_Flat, dict[str, np.ndarray]]:
         """Lay all users' events side by side, without those on items that have no vector."""
@@ -387,7 +418,7 @@ class Learner:
         self._refresh(np.unique(np.concatenate((first, second))))
         self._since_ease += n
         scorer._kept = None
-        if self._since_ease >= self.pace.ease_every or (self.learnt >= 500 and self._since_ease == self.learnt):
+        if self._since_ease >= max(self.pace.ease_every, self.learnt // 10) or (self.learnt >= 500 and self._since_ease == self.learnt):
             self._since_ease = 0
             self._fit_ease()
 
@@ -450,11 +481,10 @@ class Learner:
         """
         if not len(new) or len(self._there) < 2:
             return
-        network, optimizer, size = self._scorer.network, self._optimizers[0], self.pace.windows
+        network, optimizer, size = self._scorer.network, self._optimizers[0], min(self.pace.windows, 4 + len(new) // 4)
         past = np.cumsum(reach - flat.starts)
         popularity = torch.log(before + 0.05)
-        for group in optimizer.param_groups:
-            group["lr"] = 3e-3 if self.learnt <= 10_000 else 2e-3
+        optimizer.lr = 3e-3 if self.learnt <= 10_000 else 2e-3
         network.train()
         for _ in range(steps):
             fresh = self._random.choice(new, size)
@@ -462,11 +492,7 @@ class Learner:
             draws = self._random.integers(0, past[-1], size)
             user = np.searchsorted(past, draws, side="right")
             ends = np.concatenate((fresh, reach[user] - past[user] + draws))
-            loss = self._loss(*self._windows(flat, ends), popularity)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimizer.step()
+            optimizer.step(self._loss(*self._windows(flat, ends), popularity))
         network.eval()
 
     def _windows(self, flat: _Flat, ends: np.ndarray) -> list[torch.Tensor]:
@@ -528,16 +554,13 @@ class Learner:
             return
         batch = self.pace.ranked_batch
         optimizer, count = self._optimizers[1], len(fresh["users"])
-        for group in optimizer.param_groups:
-            group["lr"] = 6e-3 if self._blended < 5_000 else 2e-3
+        optimizer.lr = 6e-3 if self._blended < 5_000 else 2e-3
         for _ in range(3 * int(np.ceil(count / batch))):
             groups = [fresh] + [self._ranked[at] for at in self._random.integers(0, len(self._ranked), 3 if self._ranked else 0)]
             rows = [torch.from_numpy(self._random.integers(0, len(group["users"]), batch // len(groups))) for group in groups]
             signals, context, offset, label = (torch.cat([group[name][row] for group, row in zip(groups, rows)]) for name in
                                                ("signals", "context", "offset", "label"))
-            optimizer.zero_grad(set_to_none=True)
-            self._blend_loss(signals.float(), context, offset, label).backward()
-            optimizer.step()
+            optimizer.step(self._blend_loss(signals.float(), context, offset, label), 10.0)
         self._blended += count
         self._ranked.append(fresh)
         while sum(len(group["users"]) for group in self._ranked) > self.pace.kept_ranked:
@@ -595,7 +618,11 @@ class Learner:
         return Request(example.user_id, example.event_id, example.event_time_ms, [], "", example.interests, consumed)
 
     def judge(self, scorer: Scorer, examples: Sequence[Example]) -> Judgement:
-        """Score examples as the job would have, without what the user had consumed before, as far as is known here."""
+        """Score examples as the job would have, without what the user had consumed before, as far as is known here.
+
+        Raises:
+            VersionError: the scorer was made for another encoder than the catalogue's.
+        """
         examples = [example for example in examples if not example.forget]
         requests = [self._request(example, self._place(example)) for example in examples]
         lists = score(scorer, self.catalogue, requests, 10, self.exclude_consumed, self.rules)

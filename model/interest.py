@@ -24,6 +24,8 @@ import numpy as np
 from model.schema import Action, NEGATIVE, StateError
 
 INTEREST_DIM = 64
+LEAST = 1e-6
+"""A late event that has faded below this weight moves nothing."""
 LAYOUT = 1
 ACTIONS = get_args(Action)
 WEIGHTS = {"view": 1.0, "click": 1.0, "rating": 1.0, "search": 1.5, "cart": 2.0, "like": 2.0, "purchase": 3.0}
@@ -109,8 +111,9 @@ def encode(interests: Interests) -> bytes:
     )
     table = np.empty(count, _INTEREST)
     table["weight"], table["touched_ms"] = interests.weights, interests.touched_ms
-    table["scale"] = np.abs(interests.vectors).max(1, initial=1e-6) / 127
-    table["vector"] = np.rint(interests.vectors / table["scale"].astype(np.float32)[:, None]).clip(-127, 127)
+    peaks = np.abs(interests.vectors).max(1, initial=1e-6)[:, None]
+    table["vector"] = np.rint(interests.vectors * (127 / peaks))
+    table["scale"] = 1 / np.linalg.norm(table["vector"].astype(np.float32), axis=1)
     return b"".join((header, table.tobytes(), interests.edges.astype("<f2").tobytes(), interests.log.tobytes()))
 
 
@@ -166,7 +169,7 @@ def use_encoder(interests: Interests, encoder: int) -> None:
     """Make the interests belong to this encoder version; those of another are dropped, their events are pending."""
     if interests.encoder != encoder:
         empty = Interests()
-        interests.encoder, interests.last, interests.vectors = encoder, -1, empty.vectors
+        interests.encoder, interests.newest_ms, interests.last, interests.vectors = encoder, 0, -1, empty.vectors
         interests.weights, interests.touched_ms, interests.edges = empty.weights, empty.touched_ms, empty.edges
         interests.log = interests.log.copy()
         interests.log["stamp"] |= (interests.item_keys != 0).astype(np.uint64)
@@ -194,6 +197,8 @@ def _move(interests: Interests, amount: float, time_ms: int, vector: np.ndarray,
     fade = 0.5 ** (abs(time_ms - interests.newest_ms) / (rules.half_life_s * 1_000))
     if late:
         amount *= fade
+        if abs(amount) < LEAST:
+            return
     else:
         interests.weights *= np.float32(fade)
         interests.edges *= np.float32(fade)

@@ -45,7 +45,7 @@ def read(path: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         data = files.cat_file(f"{root}/model.safetensors")
     except FileNotFoundError as error:
         raise VersionError(f"{path}: there is no such version ({error}); promote one that is there") from None
-    except (OSError, ValueError, msgspec.DecodeError) as error:
+    except (OSError, ValueError, ImportError, msgspec.DecodeError) as error:
         raise VersionError(f"{path}: cannot be read: {error}") from None
     if not isinstance(about, dict) or sha256(data).hexdigest() != about.get("sha256"):
         raise VersionError(f"{path}: model.safetensors is not the file that model.json was written for; write it again")

@@ -241,6 +241,11 @@ def decode_event(raw: bytes | None, now_ms: int, max_future_s: float = 300.0, ma
         InvalidRecord: with the reason.
     """
     event = _decode(raw, _decode_event, max_bytes)
+    if event.context:
+        try:
+            encode_packed(event)
+        except (OverflowError, RecursionError) as error:
+            raise InvalidRecord(f"context cannot be passed on: {error}") from None
     if event.event_time_ms > now_ms + max_future_s * 1_000:
         ahead = (event.event_time_ms - now_ms) / 1_000
         raise InvalidRecord(f"event_time_ms is {ahead:.0f} s in the future: at most {max_future_s:g} s are taken")

@@ -161,7 +161,7 @@ class Scorer(nn.Module):
     @classmethod
     def untrained(cls, dim: int) -> "Scorer":
         """What serves before there is a version: interests and nothing learnt."""
-        return cls(Sizes(dim))
+        return cls(Sizes(max(1, dim)))
 
     def table(self, catalogue: Catalogue) -> "Table":
         """What this scorer knows of every item of the catalogue, computed once per revision."""
@@ -212,16 +212,12 @@ class Table:
     @torch.no_grad()
     def __init__(self, scorer: Scorer, catalogue: Catalogue) -> None:
         device = scorer.keys.device
-        if len(catalogue) and catalogue.vectors.shape[1] != scorer.sizes.dim:
-            raise VersionError(
-                f"the version was made for vectors of {scorer.sizes.dim} dimensions, the catalogue has "
-                f"{catalogue.vectors.shape[1]} ({catalogue.encoder_version}): fine-tune a version with this encoder"
-            )
+        _check(scorer, catalogue)
         n, m = len(catalogue), len(scorer.keys)
         self.rows = torch.from_numpy(find(scorer.keys.cpu().numpy(), catalogue.keys.view(np.int64))).to(device)
         counts = _padded(scorer.counts.mT)[self.rows].mT  # (HALF_LIVES, n)
         network = scorer.network
-        vectors = torch.from_numpy(catalogue.vectors).to(device)
+        vectors = torch.from_numpy(catalogue.vectors.reshape(n, scorer.sizes.dim)).to(device)
         self.items = _padded(network.items(vectors, _padded(network.ids)[self.rows], counts[0]))
         self.log_counts = torch.log(counts + 0.05) - torch.log(counts.sum(1, keepdim=True) + 0.05 * n)
         self.bias = _padded(network.bias)[self.rows] + network.popularity * self.log_counts[2]
@@ -239,6 +235,15 @@ class Table:
         items = F.pad(items, (0, 0, 0, 1), value=m)[F.pad(self.rows, (0, 1), value=m)]
         weights = F.pad(weights, (0, 0, 0, 1))[F.pad(self.rows, (0, 1), value=m)]
         return back[items], weights
+
+
+def _check(scorer: Scorer, catalogue: Catalogue) -> None:
+    have, dim = catalogue.encoder_version, catalogue.vectors.shape[1]
+    if len(catalogue) and (scorer.sizes.dim != dim or scorer.encoder_version not in ("", have)):
+        raise VersionError(
+            f"the version was made for vectors of {scorer.encoder_version or 'any encoder'} ({scorer.sizes.dim} dimensions), "
+            f"the catalogue has those of {have} ({dim}): fine-tune a version with this encoder"
+        )
 
 
 def find(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -316,7 +321,7 @@ def open_requests(catalogue: Catalogue, requests: Sequence[Request], rules: Rule
 
 def _open(catalogue: Catalogue, data: bytes, rules: Rules) -> Interests:
     opened = interest.decode(data)
-    interest.use_encoder(opened, event_key(catalogue.encoder_version))
+    interest.use_encoder(opened, catalogue.encoder)
     if len(opened.log) and (opened.log["stamp"] & np.uint64(1)).any():
         interest.resolve(opened, catalogue.lookup, rules)
     return opened
@@ -463,7 +468,7 @@ def score(
     it is normalised (`exclude_consumed`): their probability is 0 and the others' sum to 1. The time t is the request's.
 
     Raises:
-        VersionError: the scorer was made for an encoder of other dimensions than the catalogue's.
+        VersionError: the scorer was made for another encoder than the catalogue's.
     """
     if not len(catalogue):
         return [[] for _ in requests]
@@ -515,7 +520,7 @@ def explain(table: Table, batch: MicroBatch, scored: Scores, rows: torch.Tensor,
     by = ids[torch.where(events >= 0, batch.history[:, None, None].expand(*events.shape[:3], -1).gather(3, events.clamp(min=0)), len(item_ids)).cpu().numpy()]
     first, second = by[..., 0].ravel().tolist(), by[..., 1].ravel().tolist()
     names = np.array(list(SIGNALS), object)[signal.cpu().numpy()].ravel().tolist()
-    shares = ((share * 1_000).round() / 1_000).cpu().numpy().ravel().astype(float).tolist()
+    shares = share.cpu().numpy().ravel().astype(float).round(3).tolist()
     reasons = [
         Reason(name, part, which if which >= 0 else None, [a, b] if a != b and b else [a] if a else []) if part >= 0.05 else None
         for name, part, which, a, b in zip(names, shares, number.cpu().numpy().ravel().tolist(), first, second)

@@ -8,12 +8,12 @@ jobs/settings.py can be given too (`--seed 1`); `--limit N` takes the first N ev
 """
 
 import argparse
-import itertools
 import json
 import os
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -27,13 +27,13 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from jobs.settings import Settings, load_or_exit
 from model.catalogue import Catalogue
-from model.encoder import Encoder
 from model.evaluate import Outcome, Protocol, evaluate
 from model.interest import Rules
 from model.schema import Event, Item, ItemVector
 from scripts import data
 
-FOUND = Console(stderr=True)
+if TYPE_CHECKING:
+    from model.encoder import Encoder
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -78,10 +78,17 @@ def _read(arguments: argparse.Namespace) -> tuple[str, pd.DataFrame, pd.DataFram
     return name, events.head(arguments.limit) if arguments.limit else events, items
 
 
-def _encoder(settings: Settings, rest: list[str]) -> Encoder:
+def _encoder(settings: Settings, rest: list[str]) -> "Encoder":
+    from model.encoder import Encoder  # takes seconds: not before the files have been read
+
     given = "HEADRACE_ENCODER" in os.environ or any(word.partition("=")[0] == "--encoder" for word in rest)
     name = settings.encoder if given else str(data.language_model())
-    return Encoder(name, settings.device, Path(settings.replica_dir) / "evaluate" / str(os.getuid()))
+    try:
+        return Encoder(name, settings.device, Path(settings.replica_dir) / "evaluate")
+    except Exception as error:  # rocksdict raises a plain Exception while another evaluation holds the embeddings
+        if "lock" not in str(error).lower():
+            raise
+        return Encoder(name, settings.device)
 
 
 def check_events(events: pd.DataFrame) -> tuple[list[Event], int]:
@@ -97,7 +104,7 @@ def check_events(events: pd.DataFrame) -> tuple[list[Event], int]:
     return valid, refused
 
 
-def embed(items: pd.DataFrame, encoder: Encoder, seed: int) -> Catalogue:
+def embed(items: pd.DataFrame, encoder: "Encoder", seed: int) -> Catalogue:
     """The catalogue of a table of items, its rows in an order drawn anew, so that ties do not follow the file's order."""
     items = items.drop_duplicates("item_id", keep="last")
     entries = [Item(row.item_id, row.title, row.text, row.categories) for row in items.itertuples(index=False)]
@@ -105,15 +112,12 @@ def embed(items: pd.DataFrame, encoder: Encoder, seed: int) -> Catalogue:
     catalogue = Catalogue()
     with _bar("embedding") as progress:
         task = progress.add_task("embedding", total=len(entries))
-        for group in itertools.batched(entries, 256) if hasattr(itertools, "batched") else _groups(entries, 256):
+        for start in range(0, len(entries), 256):
+            group = entries[start : start + 256]
             vectors = encoder.embed([item.as_text() for item in group]).astype("<f2")
             catalogue.apply(ItemVector(item.item_id, encoder.version, vector.tobytes()) for item, vector in zip(group, vectors))
             progress.advance(task, len(group))
     return catalogue
-
-
-def _groups(entries: list[Item], size: int):
-    return (entries[start : start + size] for start in range(0, len(entries), size))
 
 
 def _evaluate(events: list[Event], catalogue: Catalogue, settings: Settings) -> Outcome:
@@ -128,7 +132,7 @@ def _evaluate(events: list[Event], catalogue: Catalogue, settings: Settings) -> 
 
 def _bar(what: str) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=FOUND, disable=not FOUND.is_terminal and False)
+    return Progress(*columns, console=Console(stderr=True))
 
 
 def summarise(name: str, events: list[Event], refused: int, catalogue: Catalogue, outcome: Outcome, seconds: float) -> dict:

@@ -49,7 +49,7 @@ class Feed:
     def __init__(self, settings: Settings) -> None:
         self._settings, self._run = settings, f"{time.time_ns() // 1_000_000:x}"
         servers = settings.bootstrap_servers.split(",")
-        self._producer = KafkaProducer(bootstrap_servers=servers, linger_ms=2, buffer_memory=2**27)
+        self._producer = KafkaProducer(bootstrap_servers=servers, linger_ms=2)
         self.sent: dict[str, float] = {}
         self.read = self.unanswered = 0
 

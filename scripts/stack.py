@@ -433,6 +433,12 @@ class Stack:
         state = job.get("state", "")
         return "STARTING" if state == "RUNNING" and tasks != {"RUNNING"} else state
 
+    def cancel(self, job_id: str) -> None:
+        """Cancel a job, and wait until its slot is free."""
+        request = urllib.request.Request(f"{self.rest}/jobs/{job_id}?mode=cancel", method="PATCH")
+        urllib.request.urlopen(request, timeout=10).close()
+        self._wait("the job to end", lambda: self.ask(f"/jobs/{job_id}").get("state") == "CANCELED", ["jobmanager"])
+
     def ask(self, path: str) -> dict:
         """Ask the JobManager's REST interface; {} while it does not answer."""
         try:

@@ -24,7 +24,9 @@ class Watch:
     def __init__(self, settings: Settings) -> None:
         servers = settings.bootstrap_servers.split(",")
         self._topics = {settings.topic(name): name for name in ("recommendations", "rejected-events", "model-versions", "item-vectors")}
-        self._consumer = KafkaConsumer(bootstrap_servers=servers, enable_auto_commit=False, fetch_max_wait_ms=20)
+        self._consumer = KafkaConsumer(
+            bootstrap_servers=servers, enable_auto_commit=False, isolation_level="read_committed", fetch_max_wait_ms=20
+        )
         partitions = [TopicPartition(topic, n) for topic in self._topics for n in self._consumer.partitions_for_topic(topic) or {0}]
         self._consumer.assign(partitions)
         self._consumer.seek_to_end()

@@ -27,23 +27,26 @@ class Embed(ScalarFunction):
         self._max_future_s, self._max_bytes = max_future_s, max_bytes
 
     def open(self, function_context) -> None:
-        from model.catalogue import encoder_number
+        from model.catalogue import encoder_number, first_free
         from model.encoder import Encoder
         from model.interest import interest_space
         from udfs.replica import CatalogueFollower
 
-        self._encoder = Encoder(self._encoder_name, self._device)
+        self._encoder = first_free(
+            self._replica_dir / "queries", lambda folder: Encoder(self._encoder_name, self._device, keep=folder)
+        )
         self._number = encoder_number(self._encoder.version)
         self._interest_space = interest_space
         self._follower = CatalogueFollower(*self._kafka, self._replica_dir / "embed")
 
     def close(self) -> None:
         self._follower.close()
+        self._encoder.close()
 
     def eval(self, records: pd.DataFrame) -> pd.DataFrame:
         self._follower.refresh()
         events = [self._decode(*record) for record in records.itertuples(index=False, name=None)]
-        queries = self._embed_queries([event.query for event in events if isinstance(event, Event) and event.query])
+        queries = self._embed_queries([event.query for event in events if isinstance(event, Event) and event.action == "search"])
         rows = [self._row(event, queries) for event in events]
         return pd.DataFrame(rows, columns=["user_id", "payload"])
 
@@ -88,6 +91,9 @@ class EmbedItems(ScalarFunction):
         self._encoder = first_free(
             self._replica_dir / "embeddings", lambda folder: Encoder(self._encoder_name, self._device, keep=folder)
         )
+
+    def close(self) -> None:
+        self._encoder.close()
 
     def eval(self, records: pd.DataFrame) -> pd.DataFrame:
         items = [self._decode(*record) for record in records.itertuples(index=False, name=None)]

@@ -19,7 +19,9 @@ class CatalogueFollower:
 
     def __init__(self, bootstrap_servers: str, topic: str, folder: Path) -> None:
         self._replica = first_free(folder, Replica)
-        self._consumer = KafkaConsumer(bootstrap_servers=bootstrap_servers.split(","), enable_auto_commit=False)
+        self._consumer = KafkaConsumer(
+            bootstrap_servers=bootstrap_servers.split(","), enable_auto_commit=False, isolation_level="read_committed"
+        )
         self._arrived: deque = deque()
         self._stop = threading.Event()
         self._read_to_end(topic)

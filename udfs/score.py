@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from pathlib import Path
 
 import pandas as pd
@@ -27,6 +27,7 @@ class Score(ScalarFunction):
         self._rules, self._k, self._exclude_consumed, self._device = rules, k, exclude_consumed, device
         self._kafka = (bootstrap_servers, item_vectors)
         self._replica_dir = Path(replica_dir)
+        self._refused: deque[bytes] = deque()
 
     def open(self, function_context) -> None:
         from model import device, score
@@ -42,24 +43,25 @@ class Score(ScalarFunction):
     def eval(self, frame: pd.DataFrame) -> pd.DataFrame:
         self._follower.refresh()
         requests = [decode_packed_request(packed) for packed in frame.iloc[:, 0]]
-        lists, rejected = self._lists(requests)
-        rows = [(request.user_id, encode_json(lists[at]), rejected.pop() if rejected else None) for at, request in enumerate(requests)]
+        lists = self._lists(requests)
+        refused = [self._refused.popleft() if self._refused else None for _ in requests]
+        rows = [(request.user_id, encode_json(lists[at]), refused[at]) for at, request in enumerate(requests)]
         return pd.DataFrame(rows, columns=["user_id", "recommendation", "rejected"])
 
-    def _lists(self, requests: list[Request]) -> tuple[dict[int, Recommendation], list[bytes]]:
+    def _lists(self, requests: list[Request]) -> dict[int, Recommendation]:
         """Score the requests of each version together."""
         groups = defaultdict(list)
         for at, request in enumerate(requests):
             groups[tuple(request.versions)].append(at)
-        lists, rejected = {}, []
+        lists = {}
         for versions, places in groups.items():
             version, scorer, refused = self._scorers.first(versions, self._follower.catalogue)
-            rejected += refused
+            self._refused += refused
             answers = self._rank(scorer, [requests[at] for at in places])
             now_ms = time.time_ns() // 1_000_000
             for at, items in zip(places, answers):
                 lists[at] = _recommendation(requests[at], version, items, now_ms)
-        return lists, rejected
+        return lists
 
     def _rank(self, scorer, requests: list[Request]) -> list[list[RecommendedItem]]:
         return self._score(scorer, self._follower.catalogue, requests, self._k, self._exclude_consumed, self._rules)
@@ -105,8 +107,8 @@ class Scorers:
         return scorer
 
     def _kept(self, name: str, make):
-        if name not in self._loaded:
-            self._loaded[name] = make()
-            while len(self._loaded) > KEPT_VERSIONS:
-                del self._loaded[next(iter(self._loaded))]
-        return self._loaded[name]
+        scorer = self._loaded.pop(name, None) or make()
+        self._loaded[name] = scorer
+        while len(self._loaded) > KEPT_VERSIONS:
+            del self._loaded[next(iter(self._loaded))]
+        return scorer

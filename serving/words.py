@@ -1,0 +1,35 @@
+"""Reasons in words: what a signal and the past events that carried it say to a reader."""
+
+from collections.abc import Callable
+
+from model.schema import Reason
+
+PHRASES = {
+    "network": ("because of {}", "fits the latest events"),
+    "interest": ("close to an interest in {}", "close to an interest"),
+    "next-interest": ("where an interest in {} leads", "where the interests lead"),
+    "transitions": ("often follows {}", "often comes next"),
+    "recent-transitions": ("lately follows {}", "lately comes next"),
+    "ease": ("goes together with {}", "goes together with past events"),
+    "text": ("reads like {}", "reads like past events"),
+    "popular": ("popular with those of {}", "popular"),
+    "lately-popular": ("lately popular with those of {}", "lately popular"),
+    "trending": ("trending with those of {}", "trending"),
+    "trending-now": ("trending now with those of {}", "trending now"),
+}
+"""Signal -> (what is said with past events, what is said without)."""
+
+
+def say(reason: Reason, title: Callable[[str], str]) -> str:
+    """One reason in words; a signal that is not known here still names what carried it.
+
+    >>> say(Reason("network", 0.4, items=["m1"]), {"m1": "Toy Story"}.get)
+    'because of Toy Story'
+    >>> say(Reason("trending-now", 0.4), str)
+    'trending now'
+    >>> say(Reason("night-time", 0.4), str)
+    'night time'
+    """
+    carried, alone = PHRASES.get(reason.signal, ("because of {}", reason.signal.replace("-", " ")))
+    titles = " and ".join(title(item_id) for item_id in reason.items)
+    return carried.format(titles) if titles else alone

@@ -1,0 +1,163 @@
+"""The language model: a tiny one with random weights, whose vectors mean nothing but must behave."""
+
+import numpy as np
+import pytest
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz", "two", "men", "meet", "in", "a", "city"]
+TEXTS = ["two men", "a city", "two men meet in a city", "", "b", "zzz ñ 日本"]
+DIM = 16
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Two plain Hugging Face folders that differ in their weights only."""
+    import torch
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    made = []
+    for seed in (0, 1):
+        folder = tmp_path_factory.mktemp(f"seed-{seed}") / "tiny-bert"
+        folder.mkdir()
+        torch.manual_seed(seed)
+        sizes = {"hidden_size": DIM, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+        BertModel(BertConfig(vocab_size=len(WORDS), max_position_embeddings=24, **sizes)).save_pretrained(folder)
+        (folder / "vocab.txt").write_text("\n".join(dict.fromkeys(WORDS)))
+        BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+        made.append(folder)
+    return made
+
+
+@pytest.fixture
+def make(folders):
+    """Makes an encoder on the CPU from the first folder, or another."""
+    from model.encoder import Encoder
+
+    def make(folder=folders[0], keep=None) -> Encoder:
+        encoder = Encoder(folder, "cpu", keep)
+        encoder.forwarded = []
+        forward = encoder._forward
+
+        def counted(texts):
+            encoder.forwarded += texts
+            return forward(texts)
+
+        encoder._forward = counted
+        return encoder
+
+    return make
+
+
+def test_texts_become_unit_vectors(make):
+    """One row a text, float32, whatever the text: also an empty one and words that nobody taught the model."""
+    vectors = make().embed(TEXTS)
+
+    assert ((len(TEXTS), DIM), np.float32) == (vectors.shape, vectors.dtype)
+    assert np.allclose(1, np.linalg.norm(vectors, axis=1), atol=1e-6)
+
+
+def test_no_texts_give_no_vectors(make):
+    """An empty micro-batch has a shape too."""
+    assert (0, DIM) == make().embed([]).shape
+
+
+def test_a_batch_gives_the_same_as_one_by_one(make):
+    """Neither the order nor the company of a text changes its vector."""
+    one_by_one = np.concatenate([make().embed([text]) for text in TEXTS])
+    backwards = make().embed(TEXTS[::-1])[::-1]
+
+    assert np.allclose(one_by_one, make().embed(TEXTS), atol=2e-3)
+    assert np.allclose(one_by_one, backwards, atol=2e-3)
+
+
+def test_more_texts_than_a_batch_holds_keep_their_order(make):
+    """They are forwarded by length and given back as they came."""
+    encoder = make()
+    texts = ["a" + " b" * (number % 7) + " c" * (number // 7) for number in range(70)]
+    vectors = encoder.embed(texts)
+
+    assert 70 == len(encoder.forwarded)
+    assert np.allclose(vectors[[3, 40, 69]], make().embed([texts[3], texts[40], texts[69]]), atol=2e-3)
+
+
+def test_a_text_is_embedded_once(make):
+    """However often it comes, in one call or in several."""
+    encoder = make()
+    first = encoder.embed(["two men", "a city", "two men"])
+    again = encoder.embed(["a city", "b"])
+
+    assert ["a city", "b", "two men"] == sorted(encoder.forwarded)
+    assert first[0].tolist() == first[2].tolist()
+    assert first[1].tolist() == again[0].tolist()
+
+
+def test_kept_embeddings_outlive_the_process(make, tmp_path):
+    """With `keep`, what was embedded before a restart is read from disk."""
+    first = make(keep=tmp_path)
+    vectors = first.embed(TEXTS)
+    first._kept.close()
+    again = make(keep=tmp_path)
+
+    assert vectors.tolist() == again.embed(TEXTS).tolist()
+    assert [] == again.forwarded
+    again._kept.close()
+
+
+def test_kept_embeddings_of_other_weights_are_not_mistaken_for_ones_own(make, folders, tmp_path):
+    """A text is kept together with the encoder's version."""
+    first = make(keep=tmp_path)
+    first.embed(["a city"])
+    first._kept.close()
+    other = make(folders[1], keep=tmp_path)
+    other.embed(["a city"])
+
+    assert ["a city"] == other.forwarded
+    other._kept.close()
+
+
+def test_the_version_names_the_weights(make, folders):
+    """The same folder gives the same version; other weights under the same name give another."""
+    versions = [make(folder).version for folder in (folders[0], folders[0], folders[1])]
+
+    assert versions[0] == versions[1] != versions[2]
+    assert all(version.startswith("tiny-bert-") for version in versions)
+
+
+def test_a_very_long_text_is_cut_to_what_the_model_reads(make):
+    """The rest of it is left out."""
+    encoder = make()
+    long, longer = encoder.embed(["two men " * 50, "two men " * 5_000])
+
+    assert np.allclose(long, longer, atol=2e-3)
+
+
+def test_any_text_can_be_embedded(make):
+    """Control characters, blanks and letters that the vocabulary does not know."""
+    vectors = make().embed(["\0", "\n\t ", "\u200b", "😀"])
+
+    assert np.allclose(1, np.linalg.norm(vectors, axis=1), atol=1e-6)
+
+
+def test_device_dtype_and_batch_size_follow_what_is_there(monkeypatch):
+    """Where there is a GPU, `auto` takes it, in half precision and larger batches."""
+    import torch
+
+    from model import device
+
+    chosen = []
+    for there in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+        where = device.choose("auto")
+        chosen.append((where.type, device.dtype(where), device.batch_size(where)))
+
+    assert [("cpu", torch.float32, 32), ("cuda", torch.float16, 512)] == chosen
+
+
+def test_a_device_that_is_named_is_taken(monkeypatch):
+    """Whatever is there."""
+    import torch
+
+    from model import device
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+
+    assert ["cpu", "cuda:1"] == [str(device.choose(name)) for name in ("cpu", "cuda:1")]

@@ -1,0 +1,256 @@
+"""Through real Kafka and Flink: the job is submitted with `flink run`, records go in, and what comes out is read."""
+
+import base64
+import json
+import socket
+import time
+
+import pytest
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+
+from model.schema import ModelVersion, encode_json
+from scripts.stack import ROOT, Place, Stack
+
+pytestmark = pytest.mark.java
+
+PATIENCE_S = 120
+NOW_MS = int(time.time() * 1000)
+FILMS = {f"space{n}": ("Space battle", "science fiction, space ships") for n in range(10)}
+FILMS |= {f"love{n}": ("Wedding summer", "romance, love story") for n in range(10)}
+
+
+class World:
+    """A stack, a producer, and everything that was written to the topics since the start."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+        self.producer = KafkaProducer(bootstrap_servers=stack.bootstrap_servers, max_request_size=2**25)
+        self.consumer = KafkaConsumer(
+            bootstrap_servers=stack.bootstrap_servers, isolation_level="read_committed", max_partition_fetch_bytes=2**25
+        )
+        self.partitions: list[TopicPartition] = []
+        self.seen: dict[str, list[dict]] = {}
+        self.number = 0
+        self.prefix = ""
+
+    def watch(self, *topics: str) -> None:
+        """Read these topics from now on."""
+        for topic in topics:
+            self.partitions += [TopicPartition(topic, n) for n in self.consumer.partitions_for_topic(topic) or {0}]
+            self.seen[topic] = []
+        self.consumer.assign(self.partitions)
+        self.consumer.seek_to_beginning()
+
+    def item(self, item_id: str, title: str = "", text: str = "", **more) -> None:
+        record = {"item_id": item_id, "title": title, "text": text} | more
+        self.producer.send(self.prefix + "items", key=item_id.encode(), value=json.dumps(record).encode())
+        self.producer.flush()
+
+    def send(self, raw: bytes) -> None:
+        self.producer.send(self.prefix + "events", value=raw)
+        self.producer.flush()
+
+    def event(self, user_id: str, action: str = "view", item_id: str | None = None, event_id: str | None = None, **more) -> str:
+        """Send an event and return its event_id."""
+        self.number += 1
+        event_id = event_id or f"e{self.number}"
+        record = {"event_id": event_id, "user_id": user_id, "action": action, "event_time_ms": NOW_MS + self.number} | more
+        self.send(json.dumps(record | ({"item_id": item_id} if item_id else {})).encode())
+        return event_id
+
+    def poll(self) -> None:
+        for at, records in self.consumer.poll(timeout_ms=100).items():
+            self.seen[at.topic] += [json.loads(record.value) for record in records if record.value is not None]
+
+    def wait(self, topic: str, wanted, what: str) -> dict:
+        """The first record of a topic for which `wanted` holds."""
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            for record in self.seen[topic]:
+                if wanted(record):
+                    return record
+            self.poll()
+        raise AssertionError(f"{what}: not on {topic} within {PATIENCE_S} s; {len(self.seen[topic])} records came, logs in {self.stack.logs}")
+
+    def list_for(self, event_id: str) -> dict:
+        topic = self.prefix + "recommendations"
+        return self.wait(topic, lambda record: record["event_id"] == event_id, f"the list that answers {event_id}")
+
+    def items_for(self, event_id: str) -> list[str]:
+        return [item["item_id"] for item in self.list_for(event_id)["items"]]
+
+    def rejected(self, reason: str) -> dict:
+        return self.wait("rejected-events", lambda record: reason in record["reason"], f"a record rejected for {reason!r}")
+
+
+def free_ports(count: int) -> list[int]:
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+@pytest.fixture(scope="module")
+def world():
+    names = ("kafka_port", "controller_port", "flink_port", "rpc_port", "page_port")
+    place = Place(run_dir=str(ROOT / ".headrace" / "test-run"), **dict(zip(names, free_ports(5))))
+    pace = ["--fine_tune_every", "60", "--holdout", "20", "--gate_tolerance", "1000", "--k", "5", "--checkpoint_interval_ms", "1000"]
+    stack = Stack(place, pace)
+    with stack.up(parts=("broker", "cluster", "learner")):
+        world = World(stack)
+        world.job = stack.submit()
+        world.watch("recommendations", "rejected-events", "training-examples", "model-versions", "item-vectors")
+        for item_id, (title, text) in FILMS.items():
+            world.item(item_id, f"{title} {item_id[-1]}", text)
+        world.wait("item-vectors", lambda record: record["item_id"] == "love9", "the last item's vector")
+        yield world
+        world.consumer.close()
+        world.producer.close()
+
+
+def test_an_event_is_answered_by_a_list(world):
+    """A view is answered by k items, best first, none of them consumed, nearest in meaning to what was seen."""
+    answer = world.list_for(world.event("ann", "view", "space0"))
+    probabilities = [item["probability"] for item in answer["items"]]
+
+    assert "ann" == answer["user_id"]
+    assert "untrained" == answer["model_version"]
+    assert 5 == len(answer["items"])
+    assert sorted(probabilities, reverse=True) == probabilities
+    assert {"space"} == {item["item_id"][:5] for item in answer["items"]}
+    assert "space0" not in [item["item_id"] for item in answer["items"]]
+
+
+def test_a_search_is_understood_in_the_stream(world):
+    """A search carries text and no item, and the next list is near to it."""
+    found = world.items_for(world.event("bob", "search", query="a romantic love story"))
+
+    assert {"love"} == {item_id[:4] for item_id in found}
+
+
+def test_bad_records_are_rejected_with_their_bytes_and_the_job_goes_on(world):
+    """Each bad record becomes one rejected record with the reason, the bytes and where it came from."""
+    bad = {
+        "JSON is malformed": b"{nonsense",
+        "missing required field `user_id`": b'{"event_id": "x"}',
+        "Expected `str`, got `int`": b'{"event_id":"x","user_id":1,"item_id":"i","action":"view","event_time_ms":1}',
+        "Invalid enum value 'jump'": b'{"event_id":"x","user_id":"u","item_id":"i","action":"jump","event_time_ms":1}',
+        "in the future": b'{"event_id":"x","user_id":"u","item_id":"i","action":"view","event_time_ms":99999999999999}',
+        "no UTF-8": b'{"event_id":"x","user_id":"\xff","item_id":"i","action":"view","event_time_ms":1}',
+        "10000000 bytes": b" " * 10_000_000,
+    }
+    for raw in bad.values():
+        world.send(raw)
+    answer = world.list_for(world.event("ann", "view", "space1"))
+
+    assert 5 == len(answer["items"])
+    for reason, raw in bad.items():
+        record = world.rejected(reason)
+        assert raw == base64.b64decode(record["raw"])
+        assert ("events", int) == (record["source"], type(record["offset"]))
+    assert len(bad) == len([record for record in world.seen["rejected-events"] if record["source"] == "events"])
+
+
+def test_a_repeated_event_has_one_list(world):
+    """An event_id that was seen before changes nothing and calls for no second list."""
+    first = world.event("rob", "view", "space2", event_time_ms=NOW_MS)
+    before = world.items_for(first)
+    world.event("rob", "view", "space2", event_id=first, event_time_ms=NOW_MS)
+    after = world.items_for(world.event("rob", "search", query="space"))
+
+    assert 1 == len([record for record in world.seen["recommendations"] if record["event_id"] == first])
+    assert set(before) & set(after)
+
+
+def test_an_item_that_arrives_late_starts_to_matter(world):
+    """An event on an unknown item is no error; once the item is there, it is a reason for what is recommended."""
+    world.list_for(world.event("eve", "view", "late0"))
+    world.item("late0", "Haunted house", "horror, ghosts")
+    world.item("late1", "Haunted castle", "horror, ghosts")
+    world.wait("item-vectors", lambda record: record["item_id"] == "late1", "the new item's vector")
+    time.sleep(1)
+    answer = world.list_for(world.event("eve", "view", "unheard-of"))
+
+    assert "late1" == answer["items"][0]["item_id"]
+    assert "late0" in [item_id for reason in answer["items"][0]["reasons"] for item_id in reason.get("items", [])]
+
+
+def test_a_deleted_item_is_on_no_later_list(world):
+    """Deleting an item takes effect in the next lists, without a restart."""
+    world.item("late1", deleted=True)
+    world.wait("item-vectors", lambda record: record["item_id"] == "late1" and record.get("deleted"), "the deletion")
+    time.sleep(1)
+
+    assert "late1" not in world.items_for(world.event("eve", "search", query="haunted castle, horror"))
+
+
+def test_a_forgotten_user_is_new_again(world):
+    """After `forget` what the user had consumed is no longer known, and the learner is told."""
+    world.list_for(world.event("joe", "view", "love3"))
+    assert "love3" not in world.items_for(world.event("joe", "search", query="Wedding summer 3"))
+
+    world.event("joe", "forget")
+
+    assert "love3" in world.items_for(world.event("joe", "search", query="Wedding summer 3"))
+    assert world.wait("training-examples", lambda record: record.get("forget"), "the forget example")["user_id"] == "joe"
+
+
+def test_a_version_is_learnt_and_goes_live_without_a_restart(world):
+    """After enough examples the learner announces a version, and the lists that follow carry it."""
+    for number in range(80):
+        world.event(f"u{number % 8}", "view", f"{'space' if number % 2 else 'love'}{number // 8}")
+    version = world.wait("model-versions", lambda record: record["status"] == "serving", "a version that serves")
+    deadline = time.monotonic() + 30
+    while world.list_for(world.event("ann", "search", query="space"))["model_version"] == "untrained":
+        assert time.monotonic() < deadline, "no list carries the version"
+
+    assert version["version"] == world.list_for(world.event("ann", "search", query="space"))["model_version"]
+    assert "RUNNING" == world.stack.job_state(world.job)
+
+
+def test_a_broken_version_is_refused_and_the_old_one_serves_on(world):
+    """A version whose files are missing is refused with a message, and lists keep coming from the one before."""
+    bad = ModelVersion("v99999", str(world.stack.registry / "v99999"), status="serving")
+    world.producer.send("model-versions", key=b"v99999", value=encode_json(bad))
+    world.producer.flush()
+    refused = None
+    while refused is None:
+        answer = world.list_for(world.event("ann", "search", query="space"))
+        world.poll()
+        refused = next((record for record in world.seen["rejected-events"] if "v99999" in record["reason"]), None)
+
+    assert "model-versions" == refused["source"]
+    assert "there is no such version" in refused["reason"]
+    assert answer["model_version"].startswith("v0")
+    assert 5 == len(answer["items"])
+
+
+def test_exactly_once_shows_lists_once_they_are_committed(world):
+    """With exactly-once delivery a second job in the same cluster answers each event once, at a checkpoint."""
+    from kafka import KafkaAdminClient
+    from kafka.admin import NewTopic
+
+    from scripts.stack import topics
+
+    world.stack.cancel(world.job)
+    world.prefix = "once-"
+    admin = KafkaAdminClient(bootstrap_servers=world.stack.bootstrap_servers)
+    admin.create_topics([NewTopic("once-" + name, 1, 1, topic_configs=config) for name, (_, config) in topics().items()])
+    admin.close()
+    command = world.stack.command("job") + ["--topic_prefix", "once-", "--delivery", "exactly-once"]
+    world.job = world.stack.submit(command)
+    world.watch("once-recommendations", "once-item-vectors")
+    for item_id in ("space0", "space1", "love0"):
+        world.item(item_id, *FILMS[item_id])
+    world.wait("once-item-vectors", lambda record: record["item_id"] == "love0", "the last item's vector")
+    events = [world.event("kim", "view", "space0")] + [world.event(f"k{n}", "view", "love0") for n in range(20)]
+    for event_id in events:
+        world.list_for(event_id)
+    time.sleep(2)
+    world.poll()
+
+    assert sorted(events) == sorted(record["event_id"] for record in world.seen["once-recommendations"])
+    assert "space1" == world.items_for(events[0])[0]

@@ -1,0 +1,227 @@
+"""Learning in small worlds with a known answer, and what the learner keeps."""
+
+import numpy as np
+import pytest
+import torch
+
+from model.finetune import Judgement, Learner, Pace, Pairs, better_or_level
+from model.schema import Example, ItemVector
+from model.score import Scorer, score
+from tests.test_score import DIM, ITEMS, ids, make_catalogue, make_request
+
+HALF = ITEMS // 2
+torch.set_num_threads(1)  # the tensors are tiny
+
+
+def make_examples(catalogue, users: range, taste=lambda user: user % 2, length: int = 8, seed: int = 0) -> list[Example]:
+    """Users who stay with the even or with the odd items, each in an order of their own."""
+    random, examples = np.random.default_rng(seed), []
+    for user in users:
+        items = [f"i{2 * number + taste(user)}" for number in random.permutation(HALF)[:length]]
+        for at in range(len(items)):
+            request = make_request(catalogue, items[:at])
+            examples.append(Example(f"u{user}", f"u{user}-{at + 1}", 1_000 * at, items[at], "click", request.interests))
+    return examples
+
+
+@pytest.fixture(scope="module")
+def blind():
+    """A catalogue whose texts say nothing of the tastes: what is learnt comes from the examples."""
+    catalogue = make_catalogue()
+    order = np.random.default_rng(5).permutation(ITEMS)
+    for array in (catalogue.vectors, catalogue.interest_vectors):
+        array[:] = array[order]
+    return catalogue
+
+
+def purity(catalogue, scorer: Scorer, taste: int) -> float:
+    """The share of even or odd items in the first 5 places for a user of that taste."""
+    (list_,) = score(scorer, catalogue, [make_request(catalogue, [f"i{taste}", f"i{taste + 2}", f"i{taste + 6}"])], 5)
+    return float(np.mean([int(item_id[1:]) % 2 == taste for item_id in ids(list_)]))
+
+
+def learn(catalogue, *heaps: list[Example], **options) -> tuple[Learner, Scorer]:
+    learner = Learner(catalogue, **options)
+    for heap in heaps:
+        learner.add(heap)
+        scorer = learner.fine_tune()
+    return learner, scorer
+
+
+@pytest.fixture(scope="module")
+def checkerboard(blind) -> Scorer:
+    return learn(blind, make_examples(blind, range(60)), make_examples(blind, range(60, 90)))[1]
+
+
+def test_two_tastes_are_told_apart(blind, checkerboard):
+    """The checkerboard: who took even items is given even items, though no text says so."""
+    assert purity(blind, checkerboard, 0) == 1
+    assert purity(blind, checkerboard, 1) == 1
+
+
+def test_the_seed_decides(blind):
+    """The same examples and seed give the same weights, another seed gives others."""
+    first, again, other = (learn(blind, make_examples(blind, range(20)), seed=seed)[1].state_dict() for seed in (1, 1, 2))
+
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_a_scorer_that_was_returned_does_not_change(blind):
+    """A version that serves is not touched by the learning that goes on."""
+    learner, scorer = learn(blind, make_examples(blind, range(20)))
+    before = {name: tensor.clone() for name, tensor in scorer.state_dict().items()}
+    learner.add(make_examples(blind, range(20, 40)))
+    newer = learner.fine_tune()
+
+    assert all(torch.equal(before[name], tensor) for name, tensor in scorer.state_dict().items())
+    assert not torch.equal(newer.network.ids, scorer.network.ids)
+
+
+def test_a_change_of_taste_is_followed(blind, checkerboard):
+    """The newest events count most: who went from even to odd items is given more odd ones than who went the other way."""
+    even, odd = ["i0", "i2", "i4"], ["i1", "i3", "i5"]
+    lists = score(checkerboard, blind, [make_request(blind, even + odd), make_request(blind, odd + even)], ITEMS)
+    to_odd, to_even = (sum(item.probability for item in list_ if int(item.item_id[1:]) % 2) for list_ in lists)
+
+    assert to_odd > 0.5 > to_even
+
+
+def test_without_examples_a_version_still_serves(blind):
+    _, scorer = learn(blind, [])
+    assert 5 == len(score(scorer, blind, [make_request(blind, ["i1"])], 5)[0])
+
+
+def test_an_empty_catalogue_can_be_learnt_on():
+    """Examples that come before their items do no harm, and count from the time when the items are there."""
+    empty = make_catalogue(0)
+    learner = Learner(empty)
+    learner.add(make_examples(make_catalogue(), range(3)))
+    assert [[]] == score(learner.fine_tune(), empty, [make_request(empty, [])], 5)
+
+    for item_id, vector in zip(make_catalogue().item_ids, make_catalogue().vectors):
+        empty.apply([_vector(item_id, vector)])
+    learner.add(make_examples(empty, range(10, 20)))
+    assert 5 == len(score(learner.fine_tune(), empty, [make_request(empty, ["i0"])], 5)[0])
+
+
+def _vector(item_id: str, vector: np.ndarray) -> ItemVector:
+    return ItemVector(item_id, "enc-1", vector.astype("<f2").tobytes())
+
+
+def test_new_items_are_taken_up_between_two_calls():
+    """The catalogue grows: the next version has a row for the new items and goes on from the weights of before."""
+    catalogue = make_catalogue(10)
+    learner, scorer = learn(catalogue, [])
+    large = make_catalogue(14)
+    for item_id, vector in list(zip(large.item_ids, large.vectors))[10:]:
+        catalogue.apply([_vector(item_id, vector)])
+    learner.add([Example("u", "u-1", 5, "i12", "click", b"")])
+    newer = learner.fine_tune()
+
+    assert (10, 14) == (len(scorer.keys), len(newer.keys))
+    assert newer.counts[0].sum() == 1
+
+
+def test_the_first_example_of_a_user_brings_the_history_before_it(blind):
+    """A learner that starts late learns the sequence from the interests that the example carries."""
+    learner = Learner(blind)
+    learner.add([Example("u", "late", 10_000, "i8", "click", make_request(blind, ["i0", "i2", "i4"]).interests)])
+    scorer = learner.fine_tune()
+
+    assert 4 == len(learner._users["u"].keys)
+    assert 1 == scorer.counts[0].sum(), "only the example is counted"
+
+
+def test_an_example_that_comes_twice_is_learnt_once(blind):
+    examples = make_examples(blind, range(3))
+    _, scorer = learn(blind, examples + examples)
+    assert len(examples) == scorer.counts[0].sum()
+
+
+def test_forgetting_a_user_leaves_nothing(blind):
+    """After `forget` the counts are those of a learner that never met the user, and no event of theirs is held."""
+    ours, theirs = make_examples(blind, range(6)), make_examples(blind, range(90, 92))
+    learner, _ = learn(blind, ours + theirs)
+    learner.add([Example(f"u{user}", "f", 99, forget=True) for user in (90, 91)])
+    after = learner.fine_tune()
+    _, never = learn(blind, ours)
+
+    assert not {"u90", "u91"} & {*learner._users, *learner._order, *(user for group in learner._ranked for user in group["users"])}
+    assert torch.allclose(after.counts[0], never.counts[0], atol=1e-3)
+    even = learner._pairs.row(0, 0)[1].sum() - Learner(blind)._pairs.row(0, 0)[1].sum()
+    assert even == pytest.approx(float(learn(blind, ours)[0]._pairs.row(0, 0)[1].sum()), abs=1e-2)
+
+
+def test_only_the_newest_events_are_kept(blind):
+    learner = Learner(blind, replay_capacity=10)
+    learner.add(make_examples(blind, range(4)))
+    learner.fine_tune()
+    assert 10 == sum(len(user.keys) for user in learner._users.values())
+
+
+def test_judging_leaves_out_what_the_user_had(blind):
+    """One number per example; an item that the user has already cannot be hit, the others are scored as in the job."""
+    learner, scorer = learn(blind, make_examples(blind, range(40)))
+    held_out = make_examples(blind, range(50, 60))
+    learner.add(held_out)
+    judgement = learner.judge(scorer, held_out)
+
+    assert (len(held_out),) == judgement.ndcg.shape == judgement.hit.shape
+    assert 0 <= judgement.metrics()["ndcg_at_10"] <= judgement.metrics()["hr_at_10"] <= 1
+    assert judgement.metrics()["hr_at_10"] > 0.4
+    assert {"hr_at_10": 0.0, "ndcg_at_10": 0.0} == learner.judge(scorer, []).metrics()
+
+
+def test_the_gate_lets_through_what_is_better_or_level():
+    """A candidate may trail by so many standard errors of the pairwise difference, no more."""
+    good, bad = (Judgement(np.array(values), np.zeros(4)) for values in ([1.0, 0.5, 1.0, 0.5], [0.0, 0.5, 0.0, 0.1]))
+
+    assert better_or_level(good, bad, 0)
+    assert better_or_level(bad, bad, 0)
+    assert not better_or_level(bad, good, 1)
+    assert better_or_level(bad, good, 100)
+    assert better_or_level(Judgement(np.zeros(0), np.zeros(0)), Judgement(np.zeros(0), np.zeros(0)), 0)
+
+
+def test_progress_reaches_the_end(blind):
+    calls = []
+    learner = Learner(blind, pace=Pace(chunk=10))
+    learner.add(make_examples(blind, range(4)))
+    learner.fine_tune(lambda done, of: calls.append((done, of)))
+    assert (32, 32) == calls[-1]
+
+
+def test_pairs_are_symmetric_add_up_and_fade():
+    pairs = Pairs()
+    for _ in range(2):
+        pairs.add(np.array([1, 1, 3]), np.array([2, 2, 1]), np.ones((3, 3)))
+    partners, weights = pairs.row(1, 0)
+    assert ([2, 3], [4, 2]) == (partners.tolist(), weights.tolist())
+    assert [4] == pairs.row(2, 0)[1].tolist()
+    pairs.fade(5_000)
+    assert ([4], [2]) == (pairs.row(2, 0)[1].tolist(), pairs.row(2, 1)[1].tolist())
+
+
+def test_text_neighbours_are_the_same_whether_items_come_together_or_one_by_one():
+    """Only what changed is compared again: new items, changed items, deleted items."""
+    catalogue, whole = make_catalogue(6), make_catalogue(12)
+    learner, _ = learn(catalogue, [])
+    catalogue.apply([_vector("i2", whole.vectors[9]), ItemVector("i3", deleted=True)])
+    learner.fine_tune()
+    for item_id, vector in list(zip(whole.item_ids, whole.vectors)):
+        catalogue.apply([_vector(item_id, vector)])
+        stepwise = learner.fine_tune()
+    _, at_once = learn(whole, [])
+
+    expected, actual = (
+        {
+            key: {item: weight for item, weight in zip(keys[items].tolist(), weights.tolist()) if weight > 0}
+            for key, items, weights in zip(keys.tolist(), scorer.text_items.long(), scorer.text_weights)
+        }
+        for scorer in (at_once, stepwise)
+        for keys in [scorer.keys]
+    )
+    assert expected.keys() == actual.keys()
+    for key, neighbours in expected.items():
+        assert actual[key] == pytest.approx(neighbours, abs=1e-3)

@@ -1,0 +1,471 @@
+"""The interests of one user: what an event does to them, and what their bytes keep."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model.interest import (
+    ACTIONS, INTEREST_DIM, LAYOUT, Interests, Rules, decode, encode, fold, interest_space, resolve, use_encoder,
+)  # fmt: skip
+from model.schema import StateError
+
+GOLDEN = Path(__file__).parent / "data" / "interests-v1.bin"
+START_MS = 1_700_000_000_000
+HALF_LIFE_MS = 7 * 86_400_000
+RULES = Rules()
+AXES = np.eye(INTEREST_DIM, dtype=np.float32)
+"""Tastes that have nothing in common: the tiny world in which every answer is known."""
+
+
+def between(axis: int, other: int, similarity: float) -> np.ndarray:
+    """A unit vector at this cosine from one axis, leaning towards the other."""
+    return (similarity * AXES[axis] + np.sqrt(1 - similarity**2) * AXES[other]).astype(np.float32)
+
+
+def user(*events: tuple, rules: Rules = RULES) -> Interests:
+    """Interests after (action, vector or None, time in ms after the start); the n-th event is on item n, from 1."""
+    interests = Interests()
+    for number, (action, vector, after_ms) in enumerate(events, 1):
+        item_key = 0 if action == "search" else number
+        fold(interests, action, item_key, number, START_MS + after_ms, vector, rules)
+    return interests
+
+
+def weight_of(interests: Interests, axis: int) -> float:
+    """The weight of the interest that is nearest to an axis, 0 if none is near."""
+    near = interests.vectors @ AXES[axis] > 0.5 if len(interests.weights) else np.zeros(0, bool)
+    return float(interests.weights[near].sum())
+
+
+def random_events(rng: np.random.Generator, count: int, span_ms: int = 30 * 86_400_000) -> list[tuple]:
+    vectors = interest_space(rng.standard_normal((count, 48)))
+    actions = rng.choice([action for action in ACTIONS if action not in ("impression", "forget")], count)
+    known = rng.random(count) < 0.8
+    times = rng.integers(0, span_ms, count)
+    return [
+        (str(action), vector if there or action == "search" else None, int(time))
+        for action, vector, there, time in zip(actions, vectors, known, times)
+    ]
+
+
+# Bytes
+
+
+def golden() -> Interests:
+    """The user whose bytes are in tests/data/interests-v1.bin.
+
+    The file was made once, by
+
+        PYTHONPATH=. python -c "from tests.test_interest import *; GOLDEN.write_bytes(encode(golden()))"
+
+    and is never made again: a new layout gets a new file beside it.
+    """
+    interests = user(
+        ("click", AXES[0], 0),
+        ("purchase", AXES[1], 0),
+        ("like", AXES[0], HALF_LIFE_MS),
+        ("view", None, HALF_LIFE_MS + 1),
+        ("search", AXES[2], 2 * HALF_LIFE_MS),
+    )
+    interests.encoder = 0x1234ABCD
+    return interests
+
+
+def test_bytes_of_layout_1_can_be_read_for_ever():
+    """The golden file holds a user with three interests and five events, one of them pending and one a search."""
+    interests = decode(GOLDEN.read_bytes())
+
+    assert (0x1234ABCD, START_MS + 2 * HALF_LIFE_MS, 2) == (interests.encoder, interests.newest_ms, interests.last)
+    assert AXES[:3].tolist() == interests.vectors.tolist()
+    assert [1.25, 0.75, 1.5] == interests.weights.tolist()
+    assert [START_MS + HALF_LIFE_MS, START_MS, START_MS + 2 * HALF_LIFE_MS] == interests.touched_ms.tolist()
+    assert [[0, 0.75, 1.5], [1, 0, 0], [0, 0, 0]] == interests.edges.tolist()
+    assert [1, 2, 3, 4, 0] == interests.item_keys.tolist()
+    assert [1, 2, 3, 4, 5] == interests.log["event_key"].tolist()
+    assert ["click", "purchase", "like", "view", "search"] == [ACTIONS[action] for action in interests.actions]
+    assert [False, False, False, True, False] == interests.pending.tolist()
+    after_ms = [0, 0, HALF_LIFE_MS, HALF_LIFE_MS + 1, 2 * HALF_LIFE_MS]
+    assert [START_MS + ms for ms in after_ms] == interests.times_ms.tolist()
+
+
+def test_the_layout_that_is_written_is_the_one_of_the_golden_file():
+    """Whoever changes a byte of the layout raises its number and adds a golden file."""
+    assert 1 == LAYOUT
+    assert GOLDEN.read_bytes() == encode(golden())
+
+
+def test_actions_keep_their_numbers():
+    """State holds an action by its place, so new ones go to the end."""
+    first = ("view", "click", "cart", "purchase", "rating", "like", "dislike", "skip", "search", "impression", "forget")
+
+    assert first == ACTIONS[: len(first)]
+
+
+def test_a_user_takes_at_most_a_thousand_bytes():
+    """At the default settings, however many events came."""
+    interests = user(*random_events(np.random.default_rng(1), 100))
+
+    assert 6 == len(interests.weights)
+    assert 20 == len(interests.log)
+    assert 958 == len(encode(interests)) <= 1_000
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_read_is_written_back_the_same(seed):
+    """Opening and packing a user changes no byte, so a user who rests never drifts."""
+    data = encode(user(*random_events(np.random.default_rng(seed), 40)))
+
+    assert data == encode(decode(data))
+
+
+def test_packing_costs_little_of_a_vector():
+    """int8 keeps the direction to a thousandth."""
+    interests = user(*random_events(np.random.default_rng(2), 40))
+
+    cosines = np.einsum("id,id->i", interests.vectors, decode(encode(interests)).vectors)
+
+    assert cosines.min() > 0.999
+
+
+@pytest.mark.parametrize("data", [None, b""])
+def test_a_user_without_bytes_is_new(data):
+    """No interests, no events, nothing to fade."""
+    interests = decode(data)
+
+    assert (0, 0, -1) == (len(interests.weights), len(interests.log), interests.last)
+    assert 0 == len(decode(encode(interests)).log)
+
+
+def test_an_unknown_layout_is_refused():
+    """The message says which layout came, which can be read, and what to do."""
+    with pytest.raises(StateError) as error:
+        decode(b"\x02" + GOLDEN.read_bytes()[1:])
+
+    assert "interests of layout 2: layout 1 can be read; use the release that wrote them" == str(error.value)
+
+
+@pytest.mark.parametrize("length", [1, 17, 18, 100, 300, -1])
+def test_bytes_that_are_cut_short_are_refused(length):
+    """Wherever the cut is: in the header, the interests, the edges or the events."""
+    data = GOLDEN.read_bytes()[:length]
+    with pytest.raises(StateError) as error:
+        decode(data)
+
+    assert str(error.value).startswith(f"{len(data)} bytes of interests are cut short: ")
+
+
+def test_folding_leaves_the_bytes_and_the_vectors_it_was_given_alone():
+    """What Flink holds as state is never written to, nor is a row of the catalogue."""
+    data, vector = GOLDEN.read_bytes(), between(0, 1, 0.8)
+    kept, kept_vector = bytes(bytearray(data)), vector.copy()
+    interests = decode(data)
+
+    fold(interests, "click", 9, 9, interests.newest_ms + 1, vector, RULES)
+    fold(interests, "dislike", 8, 8, interests.newest_ms + 2, vector, RULES)
+    fold(interests, "click", 7, 7, interests.newest_ms + 3, AXES[9], Rules(max_interests=3))
+    resolve(interests, lambda key: vector, RULES)
+    use_encoder(interests, 1)
+    resolve(interests, lambda key: vector, RULES)
+    fold(interests, "dislike", 6, 6, interests.newest_ms + 1, vector, RULES)
+
+    assert kept == data
+    assert kept_vector.tolist() == vector.tolist()
+
+
+# What an event does
+
+
+def test_the_first_event_opens_an_interest():
+    """It points where the item is and weighs as much as the action says."""
+    interests = user(("purchase", AXES[3], 0))
+
+    assert [AXES[3].tolist()] == interests.vectors.tolist()
+    assert ([3.0], 0) == (interests.weights.tolist(), interests.last)
+
+
+def test_a_near_event_moves_the_nearest_interest():
+    """The interest turns towards the item by the event's share of the weight; the others stay where they are."""
+    interests = user(("click", AXES[0], 0), ("click", AXES[1], 0), ("click", between(0, 2, 0.8), 0))
+
+    expected = (AXES[0] + between(0, 2, 0.8)) / np.linalg.norm(AXES[0] + between(0, 2, 0.8))
+
+    assert np.allclose(expected, interests.vectors[0])
+    assert AXES[1].tolist() == interests.vectors[1].tolist()
+    assert [2.0, 1.0] == interests.weights.tolist()
+
+
+def test_a_far_event_opens_an_interest():
+    """Below `merge_similarity` the item belongs to no interest that is there."""
+    events = [("click", AXES[0], 0), ("click", between(0, 1, 0.49), 1)]
+
+    assert 2 == len(user(*events).weights)
+    assert 1 == len(user(*events, rules=Rules(merge_similarity=0.48)).weights)
+
+
+def test_the_weakest_interest_makes_room():
+    """Its edges go with it, and the place it had belongs to the new one."""
+    rules = Rules(max_interests=2)
+    interests = user(("purchase", AXES[0], 0), ("click", AXES[1], 0), ("like", AXES[2], 0), rules=rules)
+
+    assert AXES[[0, 2]].tolist() == interests.vectors.tolist()
+    assert [3.0, 2.0] == interests.weights.tolist()
+    assert 0 == interests.edges.sum()
+
+
+def test_a_late_event_does_not_drive_out_a_stronger_interest():
+    """What the user liked long ago finds no room among what the user likes now."""
+    rules = Rules(max_interests=1)
+    interests = user(("click", AXES[0], HALF_LIFE_MS), ("click", AXES[1], 0), rules=rules)
+
+    assert (1.0, 0.0) == (weight_of(interests, 0), weight_of(interests, 1))
+
+
+def test_weights_halve_in_the_half_life():
+    """An event that moves another interest shows how the first has faded; after another half-life it is a quarter."""
+    rules = Rules(half_life_s=60)
+    interests = user(("click", AXES[0], 0), ("click", AXES[1], 60_000), ("click", AXES[2], 120_000), rules=rules)
+
+    assert [0.25, 0.5, 1.0] == interests.weights.tolist()
+
+
+@pytest.mark.parametrize("action, left", [("skip", 1.5), ("dislike", 0.0)])
+def test_what_a_user_does_not_like_pushes_away_and_weakens(action, left):
+    """The interest turns away from the item and loses the action's weight, at most all of it."""
+    disliked = between(0, 1, 0.8)
+    before = user(("like", AXES[0], 0))
+    after = user(("like", AXES[0], 0), (action, disliked, 0))
+
+    assert after.vectors[0] @ disliked < before.vectors[0] @ disliked
+    assert [left] == after.weights.tolist()
+
+
+def test_not_liking_something_new_opens_no_interest():
+    """There is nothing to push away; the event is remembered all the same."""
+    interests = user(("dislike", AXES[0], 0))
+
+    assert (0, 1) == (len(interests.weights), len(interests.log))
+
+
+def test_edges_grow_with_every_move_and_fade():
+    """An edge a -> b says how strongly a led to b; staying in an interest is an edge to itself."""
+    rules = Rules(half_life_s=60)
+    moves = [("click", AXES[0], 0), ("click", AXES[1], 0), ("click", AXES[0], 0), ("purchase", AXES[1], 0)]
+
+    assert [[0, 4], [1, 0]] == user(*moves, rules=rules).edges.tolist()
+    assert [[0, 2], [0.5, 1]] == user(*moves, ("click", AXES[1], 60_000), rules=rules).edges.tolist()
+
+
+def test_a_search_moves_interests_and_carries_no_item():
+    """It counts 1.5 and is no pending event, whether it had words to embed or not."""
+    interests = user(("search", AXES[4], 0), ("search", None, 1))
+
+    assert np.isclose(1.5, weight_of(interests, 4))
+    assert ([0, 0], [False, False]) == (interests.item_keys.tolist(), interests.pending.tolist())
+
+
+def test_the_last_events_are_kept_in_the_order_of_their_times():
+    """However they came; past `last_n` the oldest goes."""
+    rules = Rules(last_n=3)
+    interests = user(*(("click", AXES[0], after_ms) for after_ms in (50, 20, 40, 10, 30)), rules=rules)
+
+    assert [START_MS + after_ms for after_ms in (30, 40, 50)] == interests.times_ms.tolist()
+
+
+# Events that come again, or late
+
+
+def test_an_event_that_comes_again_changes_nothing():
+    """A repeated event among the last N is told by its id and time: the bytes stay the same."""
+    events = random_events(np.random.default_rng(3), 40)
+    interests = user(*events)
+    before = encode(interests)
+
+    for number, (action, vector, after_ms) in enumerate(events, 1):
+        if number in interests.log["event_key"]:
+            assert not fold(interests, action, number, number, START_MS + after_ms, vector, RULES)
+
+    assert before == encode(interests)
+
+
+def test_two_events_at_one_moment_both_count():
+    """And so does an event whose id is that of another time."""
+    interests = user(("click", AXES[0], 0))
+
+    assert fold(interests, "click", 1, 2, START_MS, AXES[0], RULES)
+    assert fold(interests, "click", 1, 1, START_MS + 1, AXES[0], RULES)
+    assert 3 == len(interests.log)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_late_events_in_any_order_give_the_same_weights(seed):
+    """What a user likes follows from what the user did and when, not from when the job learnt of it."""
+    rng = np.random.default_rng(seed)
+    actions = rng.choice(["view", "click", "cart", "like", "purchase", "rating"], 12)
+    events = [
+        (str(action), AXES[axis], int(after_ms))
+        for action, axis, after_ms in zip(actions, rng.integers(0, 4, 12), rng.integers(0, 8 * HALF_LIFE_MS, 12))
+    ]
+    in_order = user(*sorted(events, key=lambda event: event[2]))
+    shuffled = user(*(events[at] for at in rng.permutation(12)))
+
+    expected = [weight_of(in_order, axis) for axis in range(4)]
+
+    assert np.allclose(expected, [weight_of(shuffled, axis) for axis in range(4)], rtol=1e-4, atol=1e-6)
+    assert in_order.newest_ms == shuffled.newest_ms
+    assert in_order.times_ms.tolist() == shuffled.times_ms.tolist()
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_an_older_event_never_outweighs_a_newer_equal_one(seed):
+    """Whichever of the two comes first."""
+    rng = np.random.default_rng(seed)
+    older, newer = sorted(rng.integers(0, 4 * HALF_LIFE_MS, 2).tolist())
+    events = [("click", AXES[0], older), ("click", AXES[1], newer)]
+
+    for interests in (user(*events), user(*events[::-1])):
+        assert weight_of(interests, 0) <= weight_of(interests, 1)
+
+
+@pytest.mark.parametrize("action", ["click", "dislike"])
+@pytest.mark.parametrize("vector", [AXES[0], AXES[1]], ids=["near", "far"])
+@pytest.mark.parametrize("half_lives", [100, 160, 2_000])
+def test_an_event_from_long_ago_leaves_the_interests_sound(action, vector, half_lives):
+    """A time in seconds instead of milliseconds is such an event (1970): its weight is nothing, and nothing breaks."""
+    interests = user(("click", AXES[0], 0), (action, vector, -half_lives * 60_000), rules=Rules(half_life_s=60))
+
+    assert np.isfinite(interests.vectors).all()
+    assert np.isclose(1.0, weight_of(interests, 0))
+    assert 2 == len(interests.log)
+
+
+def test_interests_that_faded_to_nothing_can_wake_up():
+    """A user comes back after years: the old interests weigh nothing, and nothing breaks."""
+    rules = Rules(half_life_s=1)
+    interests = user(("click", AXES[0], 0), ("click", AXES[1], HALF_LIFE_MS), ("dislike", AXES[0], HALF_LIFE_MS), rules=rules)
+
+    assert [0.0, 1.0] == interests.weights.tolist()
+    assert [0.0, 2.0] == user(
+        ("click", AXES[0], 0), ("click", AXES[1], HALF_LIFE_MS), ("click", AXES[1], HALF_LIFE_MS), rules=rules
+    ).weights.tolist()
+
+
+# Events that wait for their items, and a new encoder
+
+
+def test_an_event_on_an_unknown_item_counts_as_soon_as_the_item_is_known():
+    """Until then it is pending; when the item has come it counts once, with the weight of its time."""
+    interests = user(("click", None, 0), ("click", AXES[1], HALF_LIFE_MS))
+
+    assert ([True, False], 0.0) == (interests.pending.tolist(), weight_of(interests, 0))
+
+    for _ in range(2):
+        resolve(interests, {1: AXES[0]}.get, RULES)
+
+    assert ([False, False], 0.5) == (interests.pending.tolist(), weight_of(interests, 0))
+
+
+def test_an_item_that_stays_unknown_keeps_its_events_waiting():
+    """Nothing changes for them."""
+    interests = user(("click", None, 0), ("click", AXES[1], 1))
+    before = encode(interests)
+
+    resolve(interests, {}.get, RULES)
+
+    assert before == encode(interests)
+
+
+def test_waiting_does_not_change_the_weights():
+    """Events that were pending weigh as if their items had been known all along."""
+    known = [("like", AXES[0], 0), ("click", AXES[1], HALF_LIFE_MS), ("purchase", AXES[0], 2 * HALF_LIFE_MS)]
+    waited = user(*((action, None, after_ms) for action, _, after_ms in known))
+    resolve(waited, {1: AXES[0], 2: AXES[1], 3: AXES[0]}.get, RULES)
+
+    expected = [weight_of(user(*known), axis) for axis in (0, 1)]
+
+    assert np.allclose(expected, [weight_of(waited, axis) for axis in (0, 1)])
+    assert user(*known).edges.tolist() == waited.edges.tolist()
+
+
+def test_another_encoder_keeps_the_events_and_drops_the_vectors():
+    """Vectors of two encoders have nothing in common; the events wait for the items' new ones. A search has none."""
+    interests = golden()
+    use_encoder(interests, 7)
+
+    assert (7, 0, -1, (0, 0)) == (interests.encoder, len(interests.weights), interests.last, interests.edges.shape)
+    assert [1, 2, 3, 4, 0] == interests.item_keys.tolist()
+    assert [True, True, True, True, False] == interests.pending.tolist()
+
+
+def test_the_same_encoder_changes_nothing():
+    """Not a byte."""
+    interests = golden()
+    use_encoder(interests, golden().encoder)
+
+    assert encode(golden()) == encode(interests)
+
+
+def test_interests_are_rebuilt_from_the_last_events_when_the_encoder_changes():
+    """In the new space, weights and edges are those of a user who was in it from the start."""
+    events = [("click", AXES[0], 0), ("purchase", AXES[1], 5), ("click", AXES[0], HALF_LIFE_MS)]
+    interests = user(*events)
+    use_encoder(interests, 7)
+    resolve(interests, {1: AXES[5], 2: AXES[6], 3: AXES[5]}.get, RULES)
+
+    expected = user(*((action, AXES[5 + number % 2], after_ms) for number, (action, _, after_ms) in enumerate(events)))
+
+    assert expected.vectors.tolist() == interests.vectors.tolist()
+    assert np.allclose(expected.weights, interests.weights)
+    assert np.allclose(expected.edges, interests.edges)
+    assert expected.last == interests.last
+
+
+# Contracts
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_comes_interests_stay_sound(seed):
+    """Vectors have unit length, weights and edges are finite and not below 0, and no more is kept than the rules say."""
+    rng = np.random.default_rng(100 + seed)
+    rules = Rules(max_interests=int(rng.integers(1, 8)), last_n=int(rng.integers(1, 30)), half_life_s=float(rng.choice([3e5, 1e6])))
+    interests = Interests()
+    for number, (action, vector, after_ms) in enumerate(random_events(rng, 120), 1):
+        fold(interests, action, 0 if action == "search" else number, number, START_MS + after_ms, vector, rules)
+        if number % 7 == 0:
+            interests = decode(encode(interests))
+        if number % 11 == 0:
+            resolve(interests, lambda key: interest_space(rng.standard_normal((1, 48)))[0], rules)
+        if number % 50 == 0:
+            use_encoder(interests, number)
+
+        assert np.allclose(1, np.linalg.norm(interests.vectors, axis=1), atol=1e-3)
+        assert np.isfinite(interests.weights).all() and (interests.weights >= 0).all()
+        assert np.isfinite(interests.edges).all() and (interests.edges >= 0).all()
+        assert len(interests.weights) <= rules.max_interests and len(interests.log) <= rules.last_n
+        assert -1 <= interests.last < max(1, len(interests.weights))
+        assert (np.diff(interests.times_ms.astype(np.int64)) >= 0).all()
+
+
+def test_every_process_sees_the_same_interest_space():
+    """The projection is fixed by the encoder's dimensions alone: golden values of the first release."""
+    reduced = interest_space(np.ones((1, 384), np.float32))[0]
+
+    assert np.allclose(1, np.linalg.norm(reduced), atol=1e-5)
+    assert np.allclose([-0.0982, 0.1764, 0.1471, -0.0096], reduced[:4], atol=1e-4)
+
+
+@pytest.mark.parametrize("dim", [8, 64, 384])
+def test_near_items_stay_near_in_the_interest_space(dim):
+    """Up to 64 dimensions angles are kept as they are; above, they are kept roughly."""
+    rng = np.random.default_rng(dim)
+    vectors = rng.standard_normal((50, dim)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors[1::2] = vectors[::2] + 0.3 * vectors[1::2]
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    reduced = interest_space(vectors)
+
+    off = np.abs(vectors @ vectors.T - reduced @ reduced.T)
+
+    assert off.max() < (1e-5 if dim <= 64 else 0.5)
+    assert np.einsum("id,id->i", reduced[::2], reduced[1::2]).min() > 0.8
+

@@ -1,0 +1,192 @@
+"""Records: what bad input gets, and which numbers must never change."""
+
+import doctest
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from model.schema import (
+    Embedded, Event, InvalidRecord, Item, Rejected,
+    decode_embedded, decode_event, decode_item, encode_packed, event_key, item_key, rec_id,
+)  # fmt: skip
+
+NOW_MS = 1_700_000_000_000
+GOOD = b'{"event_id":"e1","user_id":"u1","item_id":"m1","action":"click","event_time_ms":5}'
+
+
+def changed(old: bytes, new: bytes) -> bytes:
+    """The good event with one part of it replaced."""
+    assert old in GOOD
+    return GOOD.replace(old, new)
+
+
+BAD_EVENTS = {
+    "no value": (None, "the record has no value"),
+    "no bytes": (b"", "Input data was truncated"),
+    "no JSON": (b"nope", "JSON is malformed: invalid character (byte 4)"),
+    "JSON cut short": (GOOD[:-1], "Input data was truncated"),
+    "something after the object": (GOOD + b" x", "JSON is malformed: trailing characters (byte 84)"),
+    "no object": (b"[]", "Expected `object`, got `array`"),
+    "a field is missing": (changed(b'"event_id":"e1",', b""), "Object missing required field `event_id`"),
+    "integer user id": (changed(b'"u1"', b"7"), "Expected `str`, got `int` - at `$.user_id`"),
+    "integer item id": (changed(b'"m1"', b"7"), "Expected `str | null`, got `int` - at `$.item_id`"),
+    "time as text": (changed(b":5", b':"5"'), "Expected `int`, got `str` - at `$.event_time_ms`"),
+    "time before 1970": (changed(b":5", b":-1"), "Expected `int` >= 0 - at `$.event_time_ms`"),
+    "time past 48 bits": (changed(b":5", b":281474976710656"), "Expected `int` <= 281474976710655 - at `$.event_time_ms`"),
+    "empty id": (changed(b'"u1"', b'""'), "Expected `str` of length >= 1 - at `$.user_id`"),
+    "long id": (changed(b"u1", b"u" * 257), "Expected `str` of length <= 256 - at `$.user_id`"),
+    "unknown action": (changed(b"click", b"jump"), "Invalid enum value 'jump' - at `$.action`"),
+    "far future": (changed(b":5", b":1700000301000"), "event_time_ms is 301 s in the future: at most 300 s are taken"),
+    "search without query": (changed(b"click", b"search"), "a search needs a query"),
+    "search with an empty query": (changed(b"click", b'search","query":"'), "Expected `str` of length >= 1 - at `$.query`"),
+    "view without item": (b'{"event_id":"e","user_id":"u","action":"view","event_time_ms":5}', "a view needs an item_id"),
+    "view with item null": (changed(b'"m1","action":"click"', b'null,"action":"view"'), "a view needs an item_id"),
+    "no UTF-8": (changed(b"u1", b"\xff"), "no UTF-8: invalid start byte at byte 28"),
+    "no UTF-8 in a field that is not ours": (
+        changed(b":5", b':5,"more":"\xff"'),
+        "no UTF-8: invalid start byte at byte 90",
+    ),
+    "half a surrogate pair": (
+        changed(b"e1", b"\\ud800"),
+        "JSON is malformed: unexpected end of escaped utf-16 surrogate pair (byte 19)",
+    ),
+    "not a number": (changed(b":5", b':5,"value":NaN'), "JSON is malformed: invalid character (byte 90)"),
+    "endless number": (changed(b":5", b':5,"value":1e400'), "Number out of range - at `$.value`"),
+    "deep nesting": (
+        changed(b":5", b':5,"context":' + b'{"a":' * 50_000 + b"1" + b"}" * 50_000),
+        "maximum recursion depth exceeded while deserializing an object",
+    ),
+    "deep nesting in a field that is not ours": (
+        changed(b":5", b':5,"more":' + b"[" * 50_000 + b"]" * 50_000),
+        "maximum recursion depth exceeded while deserializing an object",
+    ),
+}
+
+
+@pytest.mark.parametrize("raw, reason", BAD_EVENTS.values(), ids=BAD_EVENTS)
+def test_a_bad_event_is_refused_with_its_reason(raw, reason):
+    """Whatever the bytes, the answer is `InvalidRecord`, and its message says what is wrong and where."""
+    with pytest.raises(InvalidRecord) as refused:
+        decode_event(raw, NOW_MS)
+
+    assert reason == str(refused.value)
+
+
+def test_a_good_event_comes_through():
+    """A field that is not given is None."""
+    expected = Event("e1", "u1", "click", 5, "m1")
+
+    assert expected == decode_event(GOOD, NOW_MS)
+
+
+def test_an_event_that_is_too_large_is_refused_before_it_is_read():
+    """The message names both sizes; a record of exactly the limit is taken."""
+    with pytest.raises(InvalidRecord) as refused:
+        decode_event(GOOD, NOW_MS, max_bytes=81)
+
+    assert "82 bytes: at most 81 are taken" == str(refused.value)
+    assert "e1" == decode_event(GOOD, NOW_MS, max_bytes=82).event_id
+
+
+def test_a_clock_that_runs_a_little_ahead_is_forgiven():
+    """An event is taken up to `max_future_s` ahead of now, that moment included."""
+    event = decode_event(changed(b":5", b":1700000300000"), NOW_MS, max_future_s=300)
+
+    assert NOW_MS + 300_000 == event.event_time_ms
+
+
+def test_unknown_fields_are_ignored():
+    """Producers may add fields of their own, of any kind."""
+    raw = changed(b":5", b':5,"session":{"a":[1,null]},"user_agent":"x"')
+
+    assert decode_event(GOOD, NOW_MS) == decode_event(raw, NOW_MS)
+
+
+@pytest.mark.parametrize("action", ["forget", "impression"])
+def test_an_event_that_is_about_no_item_needs_none(action):
+    """`forget` and `impression` come without an item."""
+    raw = b'{"event_id":"e","user_id":"u","action":"%s","event_time_ms":5}' % action.encode()
+
+    assert None is decode_event(raw, NOW_MS).item_id
+
+
+def test_any_event_that_is_taken_can_be_passed_on():
+    """An integer of any length in `context` does not stop the job: the event is refused, or it reaches the next step."""
+    raw = changed(b":5", b':5,"context":{"n":123456789012345678901234567890}')
+    try:
+        event = decode_event(raw, NOW_MS)
+    except InvalidRecord:
+        return
+
+    assert "e1" == decode_embedded(encode_packed(Embedded(event, 1, 1, b""))).event.event_id
+
+
+BAD_ITEMS = {
+    "no value": (None, "the record has no value"),
+    "no JSON": (b"{", "Input data was truncated"),
+    "no item id": (b"{}", "Object missing required field `item_id`"),
+    "integer item id": (b'{"item_id":5}', "Expected `str`, got `int` - at `$.item_id`"),
+    "title null": (b'{"item_id":"m1","title":null}', "Expected `str`, got `null` - at `$.title`"),
+    "a category that is no text": (b'{"item_id":"m1","categories":["a",1]}', "Expected `str`, got `int` - at `$.categories[1]`"),
+    "too large": (b'{"item_id":"m1","text":"' + b"x" * 100 + b'"}', "126 bytes: at most 100 are taken"),
+}
+
+
+@pytest.mark.parametrize("raw, reason", BAD_ITEMS.values(), ids=BAD_ITEMS)
+def test_a_bad_item_is_refused_with_its_reason(raw, reason):
+    """Items are checked as events are."""
+    with pytest.raises(InvalidRecord) as refused:
+        decode_item(raw, max_bytes=100)
+
+    assert reason == str(refused.value)
+
+
+def test_the_language_model_reads_what_is_there_of_an_item():
+    """Title, categories and text, in this order; an empty part leaves no gap."""
+    assert "Heat. crime, drama. Two men." == Item("m1", "Heat", "Two men.", ["crime", "drama"]).as_text()
+    assert "Heat" == Item("m1", "Heat").as_text()
+    assert "" == Item("m1").as_text()
+
+
+def test_numbers_and_names_never_change():
+    """State, models and consumers hold them: the golden values are those of the first release."""
+    assert 6104225451280506833 == item_key("m1")
+    assert 2358690390 == event_key("e1")
+    assert "927dff193e5751a4e52c163e" == rec_id("u1", event_key("e1"), 1_000)
+
+
+def test_any_id_has_a_number():
+    """Text beyond ASCII, and even half a surrogate pair, gets a key other than 0."""
+    ids = ["", "é", "日本", "\ud800", "x" * 256]
+
+    assert len(ids) == len({item_key(item_id) for item_id in ids} - {0})
+
+
+def test_lists_of_different_events_have_different_names():
+    """User, event and time each count."""
+    names = {rec_id("u1", 1, 2), rec_id("u2", 1, 2), rec_id("u1", 2, 2), rec_id("u1", 1, 3)}
+
+    assert 4 == len(names)
+
+
+def test_a_rejected_record_keeps_its_bytes():
+    """`raw` is base64 in the JSON, so bytes of any kind survive; the position says where they came from."""
+    record = Rejected("events", 2, 7, "no UTF-8", b"\xff\x00")
+
+    assert b'{"source":"events","partition":2,"offset":7,"reason":"no UTF-8","raw":"/wA="}' == record.as_json()
+    assert record == decode_embedded(encode_packed(record))
+
+
+def modules_with_examples() -> list[str]:
+    root = Path(__file__).parent.parent
+    files = [file for layer in ("model", "udfs", "jobs", "serving", "scripts") for file in sorted((root / layer).glob("*.py"))]
+    return [f"{file.parent.name}.{file.stem}" for file in files if ">>> " in file.read_text()]
+
+
+@pytest.mark.parametrize("module", modules_with_examples())
+def test_examples_in_docstrings_run(module):
+    """A docstring's example gives what it says."""
+    failed, tried = doctest.testmod(import_module(module))
+
+    assert (0, True) == (failed, tried > 0)

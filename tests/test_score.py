@@ -1,0 +1,230 @@
+"""What a list is: a probability over the catalogue, an order, reasons, whatever the requests look like."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from model import consumed, interest, registry
+from model.catalogue import Catalogue
+from model.finetune import Learner
+from model.interest import Interests, Rules
+from model.schema import Example, ItemVector, Request, VersionError, event_key, item_key
+from model.score import NEIGHBOURS, SIGNALS, Scorer, find, gap_number, load, save, score
+
+DIM, ITEMS = 16, 30
+torch.set_num_threads(1)  # the tensors are tiny
+
+
+def make_catalogue(items: int = ITEMS, version: str = "enc-1", dim: int = DIM) -> Catalogue:
+    """Items i0, i1, ...: even ones are near to each other by text, and so are odd ones."""
+    random = np.random.default_rng(3)
+    tastes = np.linalg.qr(random.standard_normal((dim, 2)))[0].T
+    catalogue = Catalogue()
+    for number in range(items):
+        vector = tastes[number % 2] + 0.2 * random.standard_normal(dim) / np.sqrt(dim)
+        catalogue.apply([ItemVector(f"i{number}", version, (vector / np.linalg.norm(vector)).astype("<f2").tobytes())])
+    return catalogue
+
+
+def make_request(catalogue: Catalogue, items: list[str], at_ms: int = 1_000_000, user: str = "u") -> Request:
+    """A user who clicked these items, one a second; items without a vector stay pending."""
+    opened, eaten = Interests(), b""
+    interest.use_encoder(opened, event_key(catalogue.encoder_version))
+    for number, item_id in enumerate(items):
+        key = item_key(item_id)
+        interest.fold(opened, "click", key, number + 1, 1_000 * number, catalogue.lookup(key), Rules())
+        eaten = consumed.add(eaten, key, 4_096)
+    return Request(user, f"e{len(items)}", at_ms, ["v1"], "a", interest.encode(opened), eaten)
+
+
+@pytest.fixture(scope="module")
+def catalogue() -> Catalogue:
+    return make_catalogue()
+
+
+@pytest.fixture(scope="module")
+def trained(catalogue: Catalogue) -> Scorer:
+    """A scorer that has seen users who stay with the even items and users who stay with the odd ones."""
+    random, learner = np.random.default_rng(0), Learner(catalogue)
+    examples = []
+    for user in range(60):
+        items = [f"i{2 * number + user % 2}" for number in random.permutation(ITEMS // 2)[:8]]
+        for at in range(1, len(items)):
+            request = make_request(catalogue, items[:at])
+            examples.append(Example(f"u{user}", f"u{user}-{at}", 1_000 * at, items[at], "click", request.interests))
+    learner.add(examples)
+    learner.fine_tune()
+    learner.add(examples[:60])
+    return learner.fine_tune()
+
+
+@pytest.fixture(scope="module")
+def requests(catalogue: Catalogue) -> list[Request]:
+    histories = [["i0", "i2"], [], ["i1"], ["nowhere"], ["i3", "nowhere", "i5"], [f"i{number}" for number in range(25)]]
+    return [make_request(catalogue, items, user=f"u{at}") for at, items in enumerate(histories)]
+
+
+def ids(list_) -> list[str]:
+    return [item.item_id for item in list_]
+
+
+@pytest.mark.parametrize("which", ["untrained", "trained"])
+def test_a_list_holds_probabilities_best_first(which, catalogue, trained, requests):
+    """The whole catalogue's probabilities sum to 1, are never NaN, and fall from place to place."""
+    scorer = trained if which == "trained" else Scorer.untrained(DIM)
+    for list_ in score(scorer, catalogue, requests, 2 * ITEMS):
+        chances = [item.probability for item in list_]
+
+        assert all(math.isfinite(chance) and chance > 0 for chance in chances)
+        assert sum(chances) == pytest.approx(1, abs=1e-4)
+        assert chances == sorted(chances, reverse=True)
+
+
+def test_what_was_consumed_is_left_out_before_the_probabilities_are_normalised(catalogue, trained):
+    """An excluded item is not on the list, and the others share the whole probability; on request it stays in."""
+    request = make_request(catalogue, ["i0", "i2", "i4"])
+    (without,), (with_,) = (score(trained, catalogue, [request], ITEMS, exclude) for exclude in (True, False))
+
+    assert {"i0", "i2", "i4"}.isdisjoint(ids(without))
+    assert len(with_) == ITEMS
+    assert sum(item.probability for item in without) == pytest.approx(1, abs=1e-4)
+
+
+def test_a_user_who_consumed_everything_gets_an_empty_list(catalogue, trained):
+    assert [[]] == score(trained, catalogue, [make_request(catalogue, catalogue.item_ids)], 5)
+
+
+@pytest.mark.parametrize("which", ["untrained", "trained"])
+def test_a_micro_batch_gives_what_one_by_one_gives(which, catalogue, trained, requests):
+    """Who else is in the micro-batch changes nothing."""
+    scorer = trained if which == "trained" else Scorer.untrained(DIM)
+    together = score(scorer, catalogue, requests, 5)
+    alone = [score(scorer, catalogue, [request], 5)[0] for request in requests]
+    for one, other in zip(together, alone):
+        assert [item.probability for item in one] == pytest.approx([item.probability for item in other], rel=1e-4)
+        assert ids(one) == ids(other) or len({round(item.probability, 5) for item in one}) < 5
+
+
+def test_scoring_changes_neither_requests_nor_scorer(catalogue, trained, requests):
+    """The input is unchanged, and the same call gives the same lists, reasons and all."""
+    before, weights = list(requests), copy.deepcopy(trained.state_dict())
+    first = score(trained, catalogue, requests, 5)
+
+    assert first == score(trained, catalogue, requests, 5)
+    assert before == requests
+    assert all(torch.equal(weights[name], tensor) for name, tensor in trained.state_dict().items())
+
+
+def test_an_empty_catalogue_gives_empty_lists(requests):
+    assert [[]] * len(requests) == score(Scorer.untrained(DIM), Catalogue(), requests, 5)
+    assert [] == score(Scorer.untrained(DIM), make_catalogue(2), [], 5)
+    assert 0 == len(Scorer.untrained(0).table(Catalogue()).bias)
+
+
+def test_one_item_is_certain():
+    catalogue = make_catalogue(1)
+    ((item,),) = score(Scorer.untrained(DIM), catalogue, [make_request(catalogue, [])], 5)
+
+    assert ("i0", 1.0) == (item.item_id, pytest.approx(1))
+
+
+def test_before_any_version_text_alone_finds_the_taste(catalogue):
+    """The untrained scorer recommends even items to who clicked even ones, and says which interest and event did it."""
+    (list_,) = score(Scorer.untrained(DIM), catalogue, [make_request(catalogue, ["i0", "i2"])], 5)
+
+    assert all(int(item.item_id[1:]) % 2 == 0 for item in list_)
+    assert list_[0].reasons[0].signal == "interest"
+    assert list_[0].reasons[0].interest == 0
+    assert set(list_[0].reasons[0].items) <= {"i0", "i2"}
+
+
+def test_a_new_item_is_found_by_its_text(trained):
+    """An item that came after the version was learnt is recommended to the taste that it belongs to."""
+    catalogue = make_catalogue(ITEMS + 2)
+    (list_,) = score(trained, catalogue, [make_request(catalogue, ["i0", "i2", "i4"])], ITEMS + 2)
+
+    assert ids(list_).index(f"i{ITEMS}") < ids(list_).index(f"i{ITEMS + 1}")
+
+
+def test_events_on_unknown_items_are_skipped(catalogue, trained):
+    """A history with an unknown item gives the list of the history without it."""
+    known, unknown = (make_request(catalogue, items) for items in (["i1", "i3"], ["i1", "i3", "nowhere"]))
+    assert ids(score(Scorer.untrained(DIM), catalogue, [known], 5)[0]) == ids(score(Scorer.untrained(DIM), catalogue, [unknown], 5)[0])
+
+
+def test_an_item_that_got_its_vector_late_counts_as_soon_as_it_has_it():
+    """A pending event is resolved against the catalogue before scoring; so are all after a change of encoder."""
+    small, large = make_catalogue(2), make_catalogue(ITEMS)
+    pending = make_request(small, ["i9", "i11"])
+    (list_,) = score(Scorer.untrained(DIM), large, [pending], 5)
+    assert all(int(item.item_id[1:]) % 2 == 1 for item in list_)
+
+    other = make_catalogue(ITEMS, "enc-2")
+    (rebuilt,) = score(Scorer.untrained(DIM), other, [make_request(large, ["i9", "i11"])], 5)
+    assert all(int(item.item_id[1:]) % 2 == 1 for item in rebuilt)
+
+
+def test_reasons_name_signals_and_the_users_own_events(catalogue, trained):
+    """Shares are of the whole score; the items given are of the user's history."""
+    history = ["i0", "i2", "i4"]
+    (list_,) = score(trained, catalogue, [make_request(catalogue, history)], 5)
+    for item in list_:
+        assert item.reasons
+        for reason in item.reasons:
+            assert reason.signal in SIGNALS
+            assert 0 < reason.share <= 1
+            assert set(reason.items) <= set(history)
+
+
+def test_a_saved_version_gives_the_same_lists(tmp_path, catalogue, trained, requests):
+    path = save(trained, str(tmp_path), "v1", {"parent": ""})
+    assert score(trained, catalogue, requests, 5) == score(load(path), catalogue, requests, 5)
+    untrained = save(Scorer.untrained(DIM), str(tmp_path), "v0", {})
+    assert len(score(load(untrained), catalogue, requests, 5)) == len(requests)
+
+
+def test_a_version_that_cannot_be_read_says_why(tmp_path, catalogue, trained):
+    """Cut short, of another layout, of another shape, of another encoder: each names the path and what to do."""
+    path = save(trained, str(tmp_path), "v1", {})
+    tensors, about = registry.read(path)
+    registry.write(str(tmp_path), "layout", tensors, about | {"layout": 99})
+    with pytest.raises(VersionError, match="layout 99 .* can be read: fine-tune a new version"):
+        load(f"{tmp_path}/layout")
+    registry.write(str(tmp_path), "shape", tensors | {"network.bias": torch.zeros(3)}, about)
+    with pytest.raises(VersionError, match="its tensors do not fit its sizes"):
+        load(f"{tmp_path}/shape")
+    registry.write(str(tmp_path), "empty", {"other": torch.zeros(3)}, about)
+    with pytest.raises(VersionError, match="its tensors do not fit its sizes"):
+        load(f"{tmp_path}/empty")
+    (tmp_path / "v1" / "model.safetensors").write_bytes(b"half")
+    with pytest.raises(VersionError, match="write it again"):
+        load(path)
+    with pytest.raises(VersionError, match=r"vectors of enc-1 \(16 dimensions\), the catalogue has those of wide \(24\)"):
+        score(trained, make_catalogue(4, "wide", 24), [make_request(catalogue, [])], 3)
+    with pytest.raises(VersionError, match="fine-tune a version with this encoder"):
+        trained.table(make_catalogue(4, "enc-2"))
+
+
+def test_the_item_table_is_made_once_per_revision(catalogue):
+    scorer, other = Scorer.untrained(DIM), make_catalogue(4)
+    first = scorer.table(other)
+    assert first is scorer.table(other)
+    other.apply([ItemVector("i0", deleted=True)])
+    assert first is not scorer.table(other)
+    assert len(scorer.table(other).bias) == 3
+
+
+def test_keys_are_found_wherever_they_stand():
+    assert [2, 0, 3] == find(np.array([5, 9, 1]), np.array([1, 5, 7])).tolist()
+    assert [0] == find(np.zeros(0, np.int64), np.array([1])).tolist()
+
+
+def test_gaps_are_numbered_by_their_logarithm():
+    assert [0, 0, 1, 2, 39] == gap_number(np.array([-5, 0, 1_000, 3_000, 2**62])).tolist()
+
+
+def test_every_counted_table_has_a_signal():
+    assert set(NEIGHBOURS) <= set(SIGNALS)

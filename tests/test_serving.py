@@ -1,0 +1,561 @@
+"""The reference consumer: what it remembers, what it answers, how it follows a broker that comes and goes."""
+
+import re
+import subprocess
+import sys
+import time
+from collections import namedtuple
+
+import pytest
+from kafka.errors import KafkaTimeoutError
+from starlette.testclient import TestClient
+
+from jobs.settings import Settings
+from model.schema import Item, ModelVersion, Reason, Recommendation, RecommendedItem, Rejected, encode_json
+from serving import app, follow
+from serving.store import Limits, Store
+
+START_MS = 1_000_000
+EVIL = "<script>alert('1')</script>"
+
+
+class Clock:
+    """A clock that stands still until it is told to go on."""
+
+    def __init__(self):
+        self.ms = START_MS
+
+    def __call__(self):
+        return self.ms
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def store(clock):
+    return Store(clock=clock)
+
+
+@pytest.fixture
+def web(store):
+    return TestClient(app.make_app(store))
+
+
+def recommendation(user_id="u1", rec_id="r1", items=(), emitted_at_ms=START_MS, version="v1", variant="serving"):
+    return Recommendation(rec_id, user_id, f"e-{rec_id}", 5, emitted_at_ms, version, variant, list(items))
+
+
+def recommend(store, timestamp_ms=START_MS, **about):
+    made = recommendation(**about)
+    store.apply("recommendations", made.user_id.encode(), encode_json(made), timestamp_ms)
+
+
+def add_item(store, item_id, title, *categories):
+    store.apply("items", item_id.encode(), encode_json(Item(item_id, title, categories=list(categories))), START_MS)
+
+
+def announce(store, version, status, **about):
+    store.apply("model-versions", version.encode(), encode_json(ModelVersion(version, f"r/{version}", status=status, **about)), START_MS)
+
+
+def reject(store, reason, raw=b"{", source="events"):
+    store.apply("rejected-events", None, Rejected(source, 0, 7, reason, raw).as_json(), START_MS)
+
+
+# Lists
+
+
+def test_a_list_carries_titles_and_reasons_in_words(store):
+    add_item(store, "m1", "Toy Story", "Animation", "Comedy")
+    add_item(store, "m2", "Aladdin")
+    why = Reason("network", 0.6, items=["m1"])
+    recommend(store, items=[RecommendedItem("m2", 0.25, [why]), RecommendedItem("m1", 0.125)])
+
+    first, second = store.list_of("u1")["items"]
+
+    assert ("m2", "Aladdin", 0.25) == (first["item_id"], first["title"], first["probability"])
+    assert "because of Toy Story" == first["reasons"][0]["words"]
+    assert ["Animation", "Comedy"] == second["categories"]
+
+
+def test_an_item_without_a_title_goes_by_its_id(store):
+    add_item(store, "m1", "")
+    recommend(store, items=[RecommendedItem("m1", 0.5), RecommendedItem("m2", 0.25, [Reason("ease", 1.0, items=["m1", "m9"])])])
+
+    first, second = store.list_of("u1")["items"]
+
+    assert ("m1", "m2") == (first["title"], second["title"])
+    assert "goes together with m1 and m9" == second["reasons"][0]["words"]
+
+
+def test_the_newest_list_of_a_user_is_the_one_that_came_last(store):
+    recommend(store, rec_id="r1")
+    recommend(store, rec_id="r2")
+
+    assert "r2" == store.list_of("u1")["rec_id"]
+    assert 1 == store.status()["counts"]["users"]
+
+
+def test_a_list_that_comes_twice_counts_once_and_does_not_come_back(store):
+    for name in ("r1", "r2", "r1", "r2", "r1"):  # a replay after a failure
+        recommend(store, rec_id=name)
+
+    counts = store.status()["counts"]
+
+    assert (2, 3) == (counts["lists"], counts["duplicates"])
+    assert "r2" == store.list_of("u1")["rec_id"]
+
+
+def test_users_are_listed_with_the_latest_first(store):
+    for name, user in enumerate("abcab"):
+        recommend(store, rec_id=str(name), user_id=user)
+
+    assert ["b", "a", "c"] == [each["user_id"] for each in store.users(10)]
+    assert ["b", "a"] == [each["user_id"] for each in store.users(2)]
+
+
+def test_a_record_without_a_value_deletes_what_its_key_names(store):
+    add_item(store, "m1", "Toy Story")
+    recommend(store, items=[RecommendedItem("m1", 0.5)])
+    announce(store, "v1", "serving")
+    for topic, key in (("items", b"m1"), ("recommendations", b"u1"), ("model-versions", b"v1")):
+        store.apply(topic, key, None, START_MS)
+
+    status = store.status()
+
+    assert store.list_of("u1") is None
+    assert (0, 0, []) == (status["counts"]["users"], status["counts"]["items"], status["versions"])
+
+
+def test_an_item_marked_as_deleted_loses_its_title(store):
+    add_item(store, "m1", "Toy Story")
+    store.apply("items", b"m1", encode_json(Item("m1", deleted=True)), START_MS)
+
+    assert 0 == store.status()["counts"]["items"]
+
+
+# Records that cannot be read
+
+
+@pytest.mark.parametrize("topic", ["recommendations", "items", "model-versions", "rejected-events"])
+@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b'{"rec_id": 1}', b"\xff\xfe", b"[" * 100_000, b'"\\ud800"'])
+def test_a_malformed_record_is_passed_over_and_counted(store, topic, raw):
+    store.apply(topic, b"k", raw, START_MS)
+    recommend(store)
+
+    counts = store.status()["counts"]
+
+    assert (1, 1, 0) == (counts["malformed"], counts["lists"], counts["rejected"])
+
+
+def test_a_key_that_is_no_text_is_passed_over(store):
+    store.apply("items", b"\xff", None, START_MS)
+
+    assert 1 == store.status()["counts"]["malformed"]
+
+
+# Bounds
+
+
+def test_beyond_the_bound_the_user_who_was_quiet_longest_goes(clock):
+    store = Store(Limits(users=3), clock)
+    for name, user in enumerate("abcad"):
+        recommend(store, rec_id=str(name), user_id=user)
+
+    assert ["d", "a", "c"] == [each["user_id"] for each in store.users(10)]
+
+
+def test_lists_are_bounded_in_bytes_too(clock):
+    one = len(encode_json(recommendation(rec_id="00")))
+    store = Store(Limits(list_bytes=2 * one), clock)
+    for number in range(10):
+        recommend(store, rec_id=f"{number:02}", user_id=f"u{number}")
+
+    assert ["u9", "u8"] == [each["user_id"] for each in store.users(10)]
+
+    for number in range(10, 20):
+        recommend(store, rec_id=f"{number:02}", user_id="u9")
+
+    assert ["u9", "u8"] == [each["user_id"] for each in store.users(10)]
+
+
+def test_everything_else_is_bounded(clock):
+    store = Store(Limits(rec_ids=2, items=2, versions=2, reasons=2), clock)
+    for number in range(5):
+        add_item(store, f"m{number}", "a title")
+        announce(store, f"v{number}", "retired")
+        reject(store, f"reason {number}")
+        recommend(store, rec_id=str(number))
+    recommend(store, rec_id="0")  # forgotten, so it counts again
+
+    status = store.status()
+
+    assert (2, 6, 5) == (status["counts"]["items"], status["counts"]["lists"], status["counts"]["rejected"])
+    assert ["v4", "v3"] == [each["version"] for each in status["versions"]]
+    assert ["reason 4", "reason 3"] == [each["reason"] for each in status["rejected"]]
+
+
+def test_of_a_large_rejected_record_only_the_beginning_is_kept(store):
+    reject(store, "10000000 bytes: at most 1000000 are taken", b"\xff" + b"a" * 10_000_000)
+
+    assert "\ufffd" + "a" * 199 == store.status()["rejected"][0]["raw"]
+
+
+# Numbers
+
+
+def test_delivery_is_from_making_to_arrival(store, clock):
+    for number, took_ms in enumerate([10, 20, 30, 40, 1_000]):
+        clock.ms = START_MS + 5_000
+        recommend(store, rec_id=str(number), emitted_at_ms=clock.ms - took_ms, timestamp_ms=clock.ms)
+
+    assert {"median": 30, "p95": 40, "lists": 5} == store.status()["delivery_ms"]
+    assert 1_000 == store.list_of("u1")["delivery_ms"]
+
+
+def test_a_list_from_before_the_page_says_nothing_about_delivery_or_throughput(store, clock):
+    recommend(store, timestamp_ms=START_MS - 1, emitted_at_ms=5)
+    clock.ms += 1_000
+
+    status = store.status()
+
+    assert store.list_of("u1")["delivery_ms"] is None
+    assert (1, None, 0) == (status["counts"]["lists"], status["delivery_ms"], sum(status["lists_per_s"]["each"]))
+
+
+def test_throughput_is_that_of_the_last_full_seconds(store, clock):
+    for second, lists in enumerate([3, 0, 7]):
+        clock.ms = START_MS + 1_000 * second
+        for number in range(lists):
+            recommend(store, rec_id=f"{second} {number}")
+    clock.ms = START_MS + 3_500
+
+    rate = store.status()["lists_per_s"]
+
+    assert [0, 3, 0, 7] == rate["each"][-4:]
+    assert (60, 1.0) == (len(rate["each"]), rate["now"])
+
+    clock.ms += 120_000
+
+    assert 0 == sum(store.status()["lists_per_s"]["each"])
+
+
+def test_what_made_the_recent_lists_is_counted_by_version_and_variant(clock):
+    store = Store(Limits(recent=4), clock)
+    for number, (version, variant) in enumerate([("v1", "a"), ("v2", "a"), ("v2", "b"), ("v2", "b"), ("v2", "a")]):
+        recommend(store, rec_id=str(number), version=version, variant=variant)
+
+    expected = [{"version": "v2", "variant": "a", "lists": 2}, {"version": "v2", "variant": "b", "lists": 2}]
+    assert expected == store.status()["served"]
+
+
+def test_a_model_version_lives_through_its_statuses(store):
+    announce(store, "v1", "serving")
+    announce(store, "v2", "candidate", metrics={"ndcg_at_10": 0.5})
+    announce(store, "v2", "serving", metrics={"ndcg_at_10": 0.5})
+    announce(store, "v1", "retired")
+
+    newest, oldest = store.status()["versions"]
+
+    assert ("v2", "serving", {"ndcg_at_10": 0.5}, START_MS) == tuple(newest[of] for of in ("version", "status", "metrics", "since_ms"))
+    assert ("v1", "retired") == (oldest["version"], oldest["status"])
+
+
+def test_rejected_records_are_counted_by_reason(store):
+    for reason in ("no user", "no item", "no user"):
+        reject(store, reason, b'{"a": 1}')
+
+    expected = [("no user", 2), ("no item", 1)]
+    assert expected == [(each["reason"], each["count"]) for each in store.status()["rejected"]]
+    assert '{"a": 1}' == store.status()["rejected"][0]["raw"]
+
+
+# REST
+
+
+def test_the_newest_list_is_answered(web, store):
+    recommend(store, items=[RecommendedItem("m1", 0.5)])
+
+    answer = web.get("/recommendations/u1")
+
+    assert (200, "r1") == (answer.status_code, answer.json()["rec_id"])
+
+
+def test_a_user_without_a_list_is_told_so(web):
+    answer = web.get("/recommendations/nobody")
+
+    expected = {"message": "no list for user nobody: none has come yet, or it had to make room for newer ones"}
+    assert (404, expected) == (answer.status_code, answer.json())
+
+
+@pytest.mark.parametrize("user_id, path", [("a/b", "a%2Fb"), ("ä ö", "%C3%A4%20%C3%B6"), (EVIL, "%3Cscript%3Ealert('1')%3C%2Fscript%3E")])
+def test_any_user_id_can_be_asked_for(web, store, user_id, path):
+    recommend(store, user_id=user_id)
+
+    assert user_id == web.get(f"/recommendations/{path}").json()["user_id"]
+
+
+def test_users_and_status_are_answered(web, store):
+    recommend(store)
+
+    assert ["u1"] == [each["user_id"] for each in web.get("/users?k=3").json()]
+    assert 1 == web.get("/status").json()["counts"]["lists"]
+
+
+@pytest.mark.parametrize("k", ["0", "-1", "201", "many", ""])
+def test_a_wrong_k_is_refused(web, k):
+    answer = web.get("/users", params={"k": k})
+
+    assert (400, f"k={k}: a number from 1 to 200 is wanted (default 20)") == (answer.status_code, answer.json()["message"])
+
+
+# Nothing from a topic becomes markup
+
+
+def test_markup_in_a_title_is_only_ever_data(web, store):
+    add_item(store, "m1", EVIL, EVIL)
+    recommend(store, user_id="u1", items=[RecommendedItem("m1", 0.5, [Reason("text", 1.0, items=["m1"])])])
+
+    answer = web.get("/recommendations/u1")
+
+    assert EVIL == answer.json()["items"][0]["title"]
+    assert "application/json" == answer.headers["content-type"]
+    assert "nosniff" == answer.headers["x-content-type-options"]
+    assert EVIL not in web.get("/").text
+
+
+def test_the_page_has_no_way_to_make_markup_from_text():
+    page = app.PAGE.read_text()
+
+    ways = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|createContextualFragment|DOMParser|srcdoc|eval\(|new Function"
+    assert [] == re.findall(ways, page)
+
+
+def test_the_page_loads_nothing_from_elsewhere():
+    page = app.PAGE.read_text()
+
+    assert [] == re.findall(r"https?:|//[a-z]|@import|url\(", page)
+    assert ["data:,"] == re.findall(r'(?:src|href)="([^"]*)"', page)
+
+
+def test_the_browser_runs_the_pages_own_script_alone(web):
+    answer = web.get("/")
+    policy = answer.headers["content-security-policy"]
+
+    assert "text/html; charset=utf-8" == answer.headers["content-type"]
+    assert app.content_policy(answer.text) == policy
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "unsafe" not in policy
+    assert [] == re.findall(r' (?:on[a-z]+|style)="', answer.text)
+
+
+# Following the topics
+
+Record = namedtuple("Record", "offset key value timestamp")
+
+
+class Broker:
+    """Topics as lists of values; while `up` is False nobody is there."""
+
+    def __init__(self):
+        self.up = True
+        self.topics = {name: {0: []} for name in follow.TOPICS}
+
+    def connect(self, **options):
+        self.check()
+        return Consumer(self)
+
+    def check(self):
+        if not self.up:
+            raise KafkaTimeoutError("nobody there")
+
+
+class Consumer:
+    """As much of KafkaConsumer as is used."""
+
+    def __init__(self, broker):
+        self.broker, self.at = broker, {}
+
+    def partitions_for_topic(self, topic):
+        return set(self.broker.topics.get(topic, ()))
+
+    def end_offsets(self, partitions, timeout_ms):
+        self.broker.check()
+        return {at: len(self.broker.topics[at.topic][at.partition]) for at in partitions}
+
+    def assignment(self):
+        return set(self.at)
+
+    def assign(self, partitions):
+        self.at = {at: self.at.get(at, 0) for at in partitions}
+
+    def seek(self, at, offset):
+        self.at[at] = offset
+
+    def position(self, at):
+        return self.at[at]
+
+    def poll(self, timeout_ms):
+        time.sleep(0.001)
+        found = {}
+        for at, offset in self.at.items():
+            values = self.broker.topics[at.topic][at.partition] if self.broker.up else []
+            records = [Record(number, b"k", values[number], START_MS) for number in range(offset, len(values))]
+            if records:
+                found[at], self.at[at] = records, len(values)
+        return found
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def broker(monkeypatch):
+    broker = Broker()
+    monkeypatch.setattr(follow, "KafkaConsumer", broker.connect)
+    monkeypatch.setattr(follow, "CHECK_S", 0.01)
+    monkeypatch.setattr(follow, "RETRY_S", 0.01)
+    return broker
+
+
+@pytest.fixture
+def following(store, broker):
+    """Start to follow; stops at the end of the test."""
+    followers = []
+
+    def begin(**settings):
+        followers.append(follow.Follower(store, Settings(**settings)))
+        followers[-1].start()
+
+    yield begin
+    for follower in followers:
+        follower.stop()
+
+
+def eventually(is_so):
+    deadline = time.monotonic() + 10
+    while not is_so():
+        assert time.monotonic() < deadline, "it has not come to pass"
+        time.sleep(0.002)
+
+
+def lists(store):
+    return store.status()["counts"]["lists"]
+
+
+def source(store):
+    return store.status()["source"]
+
+
+def made(name):
+    return encode_json(recommendation(rec_id=name))
+
+
+def test_a_broker_that_goes_and_comes_back_is_read_on(store, broker, following):
+    topic = broker.topics["recommendations"][0]
+    topic.append(made("r1"))
+    following()
+    expected = {"connected": True, "message": "reading from 127.0.0.1:9092", "behind": 0}
+    eventually(lambda: lists(store) == 1 and source(store) == expected)
+
+    broker.up = False
+    eventually(lambda: not source(store)["connected"])
+    assert "no broker at 127.0.0.1:9092: trying again until it answers" == source(store)["message"]
+
+    topic.append(made("r2"))
+    broker.up = True
+    eventually(lambda: lists(store) == 2)
+    assert 0 == store.status()["counts"]["duplicates"]
+
+
+def test_a_broker_that_is_not_there_yet_is_waited_for_with_one_line_in_the_log(store, broker, following, caplog):
+    broker.up = False
+    following()
+    eventually(lambda: source(store)["message"].startswith("no broker"))
+    time.sleep(0.05)
+    assert 1 == len(caplog.records)
+
+    broker.up = True
+    eventually(lambda: source(store)["connected"])
+
+
+def test_a_topic_that_is_made_later_is_read(store, broker, following):
+    del broker.topics["recommendations"]
+    following()
+    eventually(lambda: source(store)["connected"])
+    assert "the broker at 127.0.0.1:9092 has no topic recommendations yet" == source(store)["message"]
+
+    broker.topics["recommendations"] = {0: [made("r1")], 1: [made("r2")]}
+    eventually(lambda: lists(store) == 2)
+
+
+def test_topics_go_by_their_prefix(store, broker, following):
+    broker.topics = {f"shop-{name}": partitions for name, partitions in broker.topics.items()}
+    broker.topics["shop-recommendations"][0].append(made("r1"))
+    following(topic_prefix="shop-")
+
+    eventually(lambda: lists(store) == 1)
+
+
+def test_of_old_lists_only_the_newest_are_read(store, broker, following, monkeypatch):
+    monkeypatch.setitem(follow.TOPICS, "recommendations", 4)
+    broker.topics["recommendations"] = {part: [made(f"r{part} {number}") for number in range(9)] for part in range(2)}
+    following()
+
+    eventually(lambda: source(store)["connected"] and lists(store) == 4)
+
+
+def test_topics_that_are_made_anew_are_read_from_their_beginning(store, broker, following):
+    broker.topics["recommendations"][0] += [made("r1"), made("r2")]
+    following()
+    eventually(lambda: lists(store) == 2)
+
+    broker.up = False
+    eventually(lambda: not source(store)["connected"])
+    broker.topics["recommendations"][0] = [made("r3")]
+    broker.up = True
+
+    eventually(lambda: lists(store) == 3)
+
+
+def test_a_surprise_does_not_end_the_reading(store, broker, following, monkeypatch):
+    surprises = [ValueError("what is this")]
+    monkeypatch.setattr(broker, "check", lambda: surprises and (_ for _ in ()).throw(surprises.pop()))
+    broker.topics["recommendations"][0].append(made("r1"))
+    following()
+
+    eventually(lambda: lists(store) == 1)
+
+
+# The command
+
+
+@pytest.mark.parametrize("words, message", [
+    (["--port", "0"], "argument --port: 0: a number from 1 to 65535 is wanted (default 8080)"),
+    (["--port", "http"], "argument --port: http: a number from 1 to 65535 is wanted (default 8080)"),
+    (["--k", "0"], "headrace: --k=0: Expected `int` >= 1 (k: items in a list; default 20)"),
+    (["--colour", "red"], "headrace: --colour=red: no such setting"),
+])  # fmt: skip
+def test_a_wrong_word_stops_the_command_with_exit_code_2(words, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        app.main(words)
+
+    assert 2 == stopped.value.code
+    assert message in capsys.readouterr().err
+
+
+def test_the_command_serves_this_machine_alone_unless_told():
+    place, words = app.arguments(["--port", "9", "--bootstrap_servers", "kafka:9092", "--k=5"])
+
+    assert ("127.0.0.1", 9, ["--bootstrap_servers", "kafka:9092", "--k=5"]) == (place.host, place.port, words)
+    assert "0.0.0.0" == app.arguments(["--host", "0.0.0.0"])[0].host
+
+
+def test_serving_needs_the_records_and_the_settings_alone():
+    code = "import sys, serving.app; print(sorted(n for n in sys.modules if n.split('.')[0] in ('model', 'jobs', 'udfs', 'scripts', 'torch', 'pyflink')))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert "['jobs', 'jobs.settings', 'model', 'model.schema']" == done.stdout.strip()

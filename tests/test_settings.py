@@ -1,0 +1,128 @@
+"""Settings: every one has a meaning, and a wrong value stops the program before anything starts."""
+
+import pytest
+
+from jobs.settings import Settings, SettingsError, load, load_or_exit, rows
+
+WRONG = {
+    "no number": (["--k", "x"], "--k=x: Expected `int`, got `str` (k: items in a list; default 20)"),
+    "a fraction": (["--k", "3.5"], "--k=3.5: Expected `int`, got `str` (k: items in a list; default 20)"),
+    "too small": (["--k", "0"], "--k=0: Expected `int` >= 1 (k: items in a list; default 20)"),
+    "too large": (["--k=1001"], "--k=1001: Expected `int` <= 1000 (k: items in a list; default 20)"),
+    "no value": (["--k"], "--k=: Expected `int`, got `str` (k: items in a list; default 20)"),
+    "not above 0": (
+        ["--half-life-s", "0"],
+        "--half-life-s=0: Expected `float` > 0.0"
+        " (half_life_s: an interest's weight halves in this time, seconds; default 604800.0)",
+    ),
+    "not a number": (
+        ["--gate_tolerance", "nan"],
+        "--gate_tolerance=nan: Expected `float` >= 0.0"
+        " (gate_tolerance: standard errors of NDCG@10 by which a candidate may trail; default 1.0)",
+    ),
+    "none of the choices": (
+        ["--delivery", "maybe"],
+        "--delivery=maybe: Invalid enum value 'maybe'"
+        " (delivery: at-least-once is fresh; exactly-once shows lists at the next checkpoint; default at-least-once)",
+    ),
+    "neither true nor false": (
+        ["--exclude_consumed", "perhaps"],
+        "--exclude_consumed=perhaps: Expected `bool`, got `str`"
+        " (exclude_consumed: leave out what the user already consumed; default True)",
+    ),
+}
+
+
+@pytest.mark.parametrize("argv, message", WRONG.values(), ids=WRONG)
+def test_a_wrong_value_is_told_with_what_was_wanted(argv, message):
+    """What, which value, what was wanted, the meaning and the default."""
+    with pytest.raises(SettingsError) as wrong:
+        load(argv, {})
+
+    assert message == str(wrong.value)
+
+
+def test_a_wrong_variable_is_named_as_it_was_set():
+    """The environment's message carries the variable's own name."""
+    with pytest.raises(SettingsError) as wrong:
+        load([], {"HEADRACE_LAST_N": "256"})
+
+    assert "HEADRACE_LAST_N=256: Expected `int` <= 255 (last_n: events kept for a user; default 20)" == str(wrong.value)
+
+
+@pytest.mark.parametrize("argv, environ", [(["--nope", "1"], {}), ([], {"HEADRACE_NOPE": "1"})])
+def test_an_unknown_name_is_told_with_the_names_there_are(argv, environ):
+    """A typing error never passes in silence."""
+    with pytest.raises(SettingsError) as wrong:
+        load(argv, environ)
+
+    what, _, there_are = str(wrong.value).partition(": no such setting; there are ")
+
+    assert what in ("--nope=1", "HEADRACE_NOPE=1")
+    assert list(Settings.__struct_fields__) == there_are.split(", ")
+
+
+def test_the_command_line_comes_before_the_environment_before_the_default():
+    """Each setting is looked up on its own."""
+    settings = load(["--k", "5"], {"HEADRACE_K": "6", "HEADRACE_LAST_N": "7"})
+
+    assert (5, 7, Settings().max_interests) == (settings.k, settings.last_n, settings.max_interests)
+
+
+@pytest.mark.parametrize("argv", [["--half-life-s", "60"], ["--half_life_s", "60"], ["--half-life-s=60"]])
+def test_a_setting_may_be_written_in_any_usual_way(argv):
+    """Dashes or underscores, a space or an equals sign."""
+    assert 60.0 == load(argv, {}).half_life_s
+
+
+@pytest.mark.parametrize("text, value", [("true", True), ("false", False), ("1", True), ("0", False)])
+def test_a_switch_is_true_or_false(text, value):
+    """As text, as all that comes from outside."""
+    assert value is load([], {"HEADRACE_EXCLUDE_CONSUMED": text}).exclude_consumed
+
+
+def test_a_value_may_hold_an_equals_sign_and_may_be_empty():
+    """Only the first `=` parts a name from its value."""
+    settings = load(["--registry=s3://bucket/a=b", "--topic-prefix", ""], {})
+
+    assert ("s3://bucket/a=b", "") == (settings.registry, settings.topic_prefix)
+
+
+def test_other_variables_are_none_of_our_business():
+    """Only names that start with HEADRACE_ are read."""
+    assert Settings() == load([], {"K": "0", "PATH": "/bin", "headrace_k": "0"})
+
+
+def test_a_wrong_setting_stops_the_program_with_exit_code_2(capsys):
+    """The message goes to stderr, one line, and no stack trace."""
+    with pytest.raises(SystemExit) as stopped:
+        load_or_exit(["--k", "0"], {})
+
+    out, err = capsys.readouterr()
+
+    assert (2, "") == (stopped.value.code, out)
+    assert "headrace: --k=0: Expected `int` >= 1 (k: items in a list; default 20)\n" == err
+
+
+def test_right_settings_pass_in_silence(capsys):
+    """Nothing is printed."""
+    assert Settings(k=3) == load_or_exit(["--k", "3"], {})
+    assert ("", "") == capsys.readouterr()
+
+
+@pytest.mark.parametrize("name, default, meaning", rows(), ids=Settings.__struct_fields__)
+def test_every_setting_has_a_meaning_and_a_default_that_is_valid(name, default, meaning):
+    """The default, given as text, passes its own check and changes nothing."""
+    assert len(meaning) > 10
+    assert Settings() == load([f"--{name}", default], {})
+
+
+def test_settings_cannot_be_changed():
+    """They are one frozen record."""
+    with pytest.raises(AttributeError):
+        Settings().k = 3
+
+
+def test_every_topic_carries_the_prefix():
+    """Two installations can share one Kafka."""
+    assert "test-events" == Settings(topic_prefix="test-").topic("events")

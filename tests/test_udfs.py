@@ -1,0 +1,657 @@
+"""The Flink functions, with fakes in the places of Flink, Kafka and torch."""
+
+import json
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import udfs.score
+from model import interest
+from model.catalogue import Catalogue, encoder_number
+from model.interest import Rules, interest_space
+from model.schema import (
+    Embedded, Event, ItemVector, ModelVersion, RecommendedItem, Rejected, Request, VersionError,
+    decode_embedded, decode_example, decode_fine_tune_request, decode_item_vector, decode_packed_request,
+    decode_recommendation, encode_json, encode_packed, event_key, item_key, rec_id,
+)  # fmt: skip
+from udfs.embed import Embed, EmbedItems
+from udfs.interest import LearningPace, UpdateInterest
+from udfs.score import Score, Scorers
+
+DIM = 64
+NOW_MS = 1_700_000_000_000
+VERSION = "fake-1"
+
+
+class FakeEncoder:
+    """Gives every text a vector of its own and notes what it was asked."""
+
+    version = VERSION
+
+    def __init__(self):
+        self.calls = []
+
+    def embed(self, texts: list[str]) -> np.ndarray:
+        self.calls.append(list(texts))
+        return np.stack([self.vector(text) for text in texts]) if texts else np.zeros((0, DIM), np.float32)
+
+    @staticmethod
+    def vector(text: str) -> np.ndarray:
+        drawn = np.random.default_rng(list(text.encode())).standard_normal(DIM).astype(np.float32)
+        return drawn / np.linalg.norm(drawn)
+
+
+class FakeFollower:
+    """A catalogue that holds some items, and changes on `refresh` only."""
+
+    def __init__(self, *item_ids: str, version: str = VERSION):
+        self.catalogue = Catalogue()
+        self.arrived = [ItemVector(item_id, version, FakeEncoder.vector(item_id).astype("<f2").tobytes()) for item_id in item_ids]
+
+    def refresh(self) -> None:
+        self.catalogue.apply(self.arrived)
+        self.arrived = []
+
+
+def event(action: str = "click", item_id: str | None = "a", event_id: str = "e1", at_ms: int = NOW_MS, **more) -> Event:
+    return Event(event_id, "u1", action, at_ms, item_id, **more)
+
+
+# embed
+
+
+@pytest.fixture
+def embed():
+    embed = Embed("tiny", "cpu", "nowhere:9092", "item-vectors", "/nowhere", max_future_s=300, max_bytes=10_000)
+    embed._encoder, embed._number, embed._interest_space = FakeEncoder(), encoder_number(VERSION), interest_space
+    embed._follower = FakeFollower("a", "b")
+    return embed
+
+
+def embedded(embed: Embed, *values: bytes | Event | None) -> list[tuple[str, Embedded | Rejected]]:
+    raw = [encode_json(value) if isinstance(value, Event) else value for value in values]
+    rows = [(value, "events", 3, 70 + at) for at, value in enumerate(raw)]
+    answer = embed.eval(pd.DataFrame(rows, columns=["value", "topic", "partition", "offset"]))
+    assert ["user_id", "payload"] == list(answer.columns)
+    return [(user_id, decode_embedded(payload)) for user_id, payload in answer.itertuples(index=False, name=None)]
+
+
+def test_an_event_gets_the_vector_of_its_item(embed):
+    """In the space of interests, with the number of the encoder that made it; keyed by its user."""
+    [(user_id, record)] = embedded(embed, event(item_id="b"))
+
+    vector = interest_space(FakeEncoder.vector("b").astype("<f2")[None])[0]
+
+    assert ("u1", event(item_id="b")) == (user_id, record.event)
+    assert (item_key("b"), encoder_number(VERSION)) == (record.item_key, record.encoder)
+    assert np.allclose(vector, np.frombuffer(record.vector, "<f2"), atol=1e-3)
+
+
+def test_an_event_on_an_unknown_item_goes_on_without_a_vector(embed):
+    """It is not rejected: the item may still come."""
+    [(_, record)] = embedded(embed, event(item_id="new"))
+
+    assert (item_key("new"), b"") == (record.item_key, record.vector)
+
+
+def test_vectors_of_another_encoder_do_not_count(embed):
+    """While the catalogue still comes from the encoder before, its items are as good as unknown."""
+    embed._follower = FakeFollower("a", version="fake-0")
+    [(_, record)] = embedded(embed, event(item_id="a"))
+
+    assert b"" == record.vector
+
+
+def test_searches_are_embedded_in_one_call_a_micro_batch(embed):
+    """Each distinct query once; a search carries no item."""
+    records = embedded(
+        embed, *(event("search", None, f"e{at}", query=query) for at, query in enumerate(["red shoes", "hats", "red shoes"]))
+    )
+    vector = interest_space(FakeEncoder.vector("red shoes")[None])[0]
+
+    assert [["hats", "red shoes"]] == embed._encoder.calls
+    assert [0, 0, 0] == [record.item_key for _, record in records]
+    assert records[0][1].vector == records[2][1].vector != records[1][1].vector
+    assert np.allclose(vector, np.frombuffer(records[0][1].vector, "<f2"), atol=1e-3)
+
+
+def test_without_a_search_the_language_model_rests(embed):
+    """The query that an item was found by is no search."""
+    embedded(embed, event(), event("view", "b", query="red shoes"))
+
+    assert [] == embed._encoder.calls
+
+
+def test_a_bad_event_becomes_a_rejected_record_with_its_position(embed):
+    """It goes the same way as the others, so that nothing is lost, under keys that spread over the workers."""
+    good = event()
+    records = embedded(embed, good, b"\xff", None, good)
+
+    expected = [
+        Rejected("events", 3, 71, "no UTF-8: invalid start byte at byte 0", b"\xff"),
+        Rejected("events", 3, 72, "the record has no value", b""),
+    ]
+
+    assert expected == [record for _, record in records[1:3]]
+    assert ["u1", "\0rejected-7", "\0rejected-8", "u1"] == [user_id for user_id, _ in records]
+    assert [good, good] == [records[at][1].event for at in (0, 3)]
+
+
+def test_an_event_from_the_future_is_rejected(embed):
+    """By this machine's clock."""
+    [(_, record)] = embedded(embed, event(at_ms=time.time_ns() // 1_000_000 + 400_000))
+
+    assert "at most 300 s are taken" in record.reason
+
+
+def test_an_event_larger_than_the_setting_is_rejected(embed):
+    """`max_event_bytes`."""
+    [(_, record)] = embedded(embed, event(context={"x": "y" * 10_000}))
+
+    assert record.reason.endswith("at most 10000 are taken")
+
+
+def test_an_event_without_an_item_passes(embed):
+    """`forget` has neither an item nor a vector."""
+    [(_, record)] = embedded(embed, event("forget", None))
+
+    assert (0, b"") == (record.item_key, record.vector)
+
+
+def test_an_empty_micro_batch_gives_an_empty_answer(embed):
+    """With its two columns."""
+    assert [] == embedded(embed)
+
+
+# embed-items
+
+
+@pytest.fixture
+def embed_items():
+    embed_items = EmbedItems("tiny", "cpu", "/nowhere", max_bytes=10_000)
+    embed_items._encoder = FakeEncoder()
+    return embed_items
+
+
+def item_rows(embed_items: EmbedItems, *records: tuple[bytes | None, bytes | None]) -> list[tuple]:
+    """(item_id, ItemVector or None, rejected or None) of each (key, value)."""
+    rows = [(key, value, "items", 1, 40 + at) for at, (key, value) in enumerate(records)]
+    answer = embed_items.eval(pd.DataFrame(rows, columns=["item_id", "value", "topic", "partition", "offset"]))
+    assert ["item_id", "item_vector", "rejected"] == list(answer.columns)
+    return [
+        (item_id, vector and decode_item_vector(vector), rejected and json.loads(rejected))
+        for item_id, vector, rejected in answer.astype(object).where(answer.notna(), None).itertuples(index=False, name=None)
+    ]
+
+
+def test_a_new_item_gets_a_vector(embed_items):
+    """Of its text, half precision, with the encoder's version; all items of a micro-batch are embedded in one call."""
+    [(item_id, vector, rejected), _] = item_rows(
+        embed_items, (b"m1", b'{"item_id":"m1","title":"Heat","categories":["crime"]}'), (b"m2", b'{"item_id":"m2"}')
+    )
+
+    assert [["Heat. crime", ""]] == embed_items._encoder.calls
+    assert ("m1", "m1", VERSION, None) == (item_id, vector.item_id, vector.encoder_version, rejected)
+    assert np.allclose(FakeEncoder.vector("Heat. crime"), np.frombuffer(vector.vector, "<f2"), atol=1e-3)
+
+
+def test_the_content_hash_tells_whether_the_text_changed(embed_items):
+    """Same text, same hash; what the language model does not read does not count."""
+    hashes = [
+        vector.content_hash
+        for _, vector, _ in item_rows(
+            embed_items,
+            (b"m1", b'{"item_id":"m1","title":"Heat"}'),
+            (b"m2", b'{"item_id":"m2","title":"Heat","image":"x.png"}'),
+            (b"m3", b'{"item_id":"m3","title":"Cold"}'),
+        )
+    ]
+
+    assert hashes[0] == hashes[1] != hashes[2]
+    assert 16 == len(hashes[0])
+
+
+@pytest.mark.parametrize("value", [None, b'{"item_id":"m1","deleted":true}'], ids=["tombstone", "deleted"])
+def test_a_deleted_item_is_told_to_all_replicas(embed_items, value):
+    """A tombstone on the compacted topic and `deleted` mean the same; nothing is embedded."""
+    [(item_id, vector, rejected)] = item_rows(embed_items, (b"m1", value))
+
+    assert ("m1", ItemVector("m1", VERSION, deleted=True), None) == (item_id, vector, rejected)
+    assert [] == sum(embed_items._encoder.calls, [])
+
+
+def test_a_bad_item_becomes_a_rejected_record_with_its_position(embed_items):
+    """The items beside it get their vectors."""
+    rows = item_rows(embed_items, (b"m1", b'{"item_id":"m1"}'), (b"m2", b"nope"), (None, None))
+
+    expected = [
+        {"source": "items", "partition": 1, "offset": 41, "reason": "JSON is malformed: invalid character (byte 4)", "raw": "bm9wZQ=="},
+        {"source": "items", "partition": 1, "offset": 42, "reason": "the record has no value", "raw": ""},
+    ]
+
+    assert expected == [rejected for _, _, rejected in rows[1:]]
+    assert ["m1", None, None] == [vector and vector.item_id for _, vector, _ in rows]
+
+
+def test_an_item_that_comes_twice_in_a_micro_batch_ends_as_it_came_last(embed_items):
+    """Also when it was deleted in between."""
+    rows = item_rows(
+        embed_items,
+        (b"m1", b'{"item_id":"m1","title":"old"}'),
+        (b"m1", None),
+        (b"m1", b'{"item_id":"m1","title":"new"}'),
+    )
+
+    assert [False, True, False] == [vector.deleted for _, vector, _ in rows]
+    assert np.allclose(FakeEncoder.vector("new"), np.frombuffer(rows[2][1].vector, "<f2"), atol=1e-3)
+
+
+# update-interest
+
+
+class FakeState:
+    """Flink's value state for one key."""
+
+    def __init__(self):
+        self.held = None
+
+    def value(self):
+        return self.held
+
+    def update(self, value):
+        self.held = value
+
+    def clear(self):
+        self.held = None
+
+
+class FakeJob:
+    """`UpdateInterest` for one user, opened; `send` and `tell` give (topic or "main", record) pairs."""
+
+    def __init__(self, every: int = 1_000, max_age_s: float = 1e9, max_consumed: int = 100):
+        self.states, self.broadcast = {}, {}
+        self.update = UpdateInterest(Rules(), max_consumed, every, max_age_s)
+        self.update.open(SimpleNamespace(get_state=lambda about: self.states.setdefault(about.name, FakeState())))
+        state = SimpleNamespace(get=self.broadcast.get, put=self.broadcast.__setitem__)
+        self.context = SimpleNamespace(get_broadcast_state=lambda about: state)
+
+    def send(self, record: Event | Rejected, vector: np.ndarray | None = None) -> list[tuple]:
+        if isinstance(record, Event):
+            key = item_key(record.item_id) if record.item_id else 0
+            packed = b"" if vector is None else vector.astype("<f2").tobytes()
+            record = Embedded(record, key, encoder_number(VERSION), packed)
+        return self._told(self.update.process_element(encode_packed(record), self.context))
+
+    def tell(self, version: ModelVersion | str) -> list[tuple]:
+        value = version if isinstance(version, str) else encode_json(version).decode()
+        return self._told(self.update.process_broadcast_element(value, self.context))
+
+    @staticmethod
+    def _told(yielded) -> list[tuple]:
+        decode = {"training-examples": decode_example, "fine-tune-requests": decode_fine_tune_request, "rejected-events": json.loads}
+        return [
+            (one[0].tag_id, decode[one[0].tag_id](one[1])) if isinstance(one, tuple) else ("main", decode_packed_request(one))
+            for one in yielded
+        ]
+
+    def bytes_held(self) -> list[bytes | None]:
+        return [state.held for state in self.states.values()]
+
+
+AXES = np.eye(interest.INTEREST_DIM, dtype=np.float32)
+
+
+def test_an_event_asks_for_a_list_and_gives_an_example():
+    """The request carries all that the list depends on; the example carries the user as before the event."""
+    job = FakeJob()
+    [(main, request), (side, example)] = job.send(event(), AXES[0])
+
+    held = interest.decode(request.interests)
+
+    assert ("main", "training-examples") == (main, side)
+    assert ("u1", "e1", NOW_MS, [], "serving") == tuple(
+        getattr(request, name) for name in ("user_id", "event_id", "event_time_ms", "versions", "variant")
+    )
+    assert ([1.0], encoder_number(VERSION)) == (held.weights.tolist(), held.encoder)
+    assert item_key("a") & 0xFFFF == int.from_bytes(request.consumed, "little")
+    assert ("u1", "e1", "a", "click", b"", "") == tuple(
+        getattr(example, name) for name in ("user_id", "event_id", "item_id", "action", "interests", "shown")
+    )
+
+
+def test_an_example_holds_what_was_known_and_shown_before_it():
+    """No example knows its own event: the interests are those of the request before, `shown` is that request's list."""
+    job = FakeJob()
+    first = job.send(event(), AXES[0])
+    second = job.send(event("view", "b", "e2", NOW_MS + 5), AXES[1])
+
+    request, example = first[0][1], second[1][1]
+
+    assert request.interests == example.interests
+    assert rec_id("u1", event_key("e1"), NOW_MS) == example.shown
+
+
+def test_what_a_user_rejects_is_no_example_but_counts_as_consumed():
+    """A dislike asks for a better list."""
+    [(main, request)] = FakeJob().send(event("dislike"), AXES[0])
+
+    assert ("main", 2) == (main, len(request.consumed))
+
+
+def test_a_search_asks_for_a_list_and_consumes_nothing():
+    """And it is no example: no item came."""
+    [(main, request)] = FakeJob().send(event("search", None, query="red shoes"), AXES[0])
+
+    assert ("main", b"", 1) == (main, request.consumed, len(interest.decode(request.interests).weights))
+
+
+def test_an_impression_asks_for_nothing_and_leaves_no_trace():
+    """That a list was shown says nothing about the user yet."""
+    job = FakeJob()
+
+    assert [] == job.send(event("impression", None))
+    assert [None, None] == job.bytes_held()
+
+
+def test_an_event_that_comes_again_asks_for_nothing():
+    """Kafka may deliver twice: the state stays as it is, byte by byte."""
+    job = FakeJob()
+    job.send(event(), AXES[0])
+    held = job.bytes_held()
+
+    assert [] == job.send(event(), AXES[0])
+    assert held == job.bytes_held()
+
+
+def test_an_event_on_an_unknown_item_still_asks_for_a_list():
+    """The event is pending in the interests that travel."""
+    [(_, request), _] = FakeJob().send(event())
+
+    assert [True] == interest.decode(request.interests).pending.tolist()
+
+
+def test_forget_deletes_the_user_and_tells_the_learner():
+    """State and consumed items are gone, no list is made, and the next event is that of a new user."""
+    job = FakeJob()
+    job.send(event(), AXES[0])
+    [(side, example)] = job.send(event("forget", None, "e2", NOW_MS + 1))
+
+    assert ("training-examples", True, "u1", b"") == (side, example.forget, example.user_id, example.interests)
+    assert [None, None] == job.bytes_held()
+    assert b"" == job.send(event(event_id="e3"), AXES[0])[1][1].interests
+
+
+def test_a_rejected_record_goes_to_its_topic():
+    """With its bytes in base64, and without touching any state."""
+    job = FakeJob()
+    [(side, record)] = job.send(Rejected("events", 3, 7, "no UTF-8", b"\xff"))
+
+    assert ("rejected-events", {"source": "events", "partition": 3, "offset": 7, "reason": "no UTF-8", "raw": "/w=="}) == (side, record)
+    assert [None, None] == job.bytes_held()
+
+
+def test_consumed_items_are_bounded():
+    """2 bytes each, `max_consumed` of them."""
+    job = FakeJob(max_consumed=3)
+    for number in range(5):
+        [(_, request), _] = job.send(event("view", f"m{number}", f"e{number}", NOW_MS + number), AXES[0])
+
+    assert 6 == len(request.consumed)
+
+
+def serving(job: FakeJob) -> list[str]:
+    """The versions that the next event's request carries."""
+    number = len(interest.decode(job.states["interests"].held).log)
+    return job.send(event("view", "a", f"next-{number}", NOW_MS + number), AXES[0])[0][1].versions
+
+
+def test_the_newest_serving_version_travels_on_the_request_and_the_ones_before_stand_in():
+    """A candidate changes nothing; a rollback is one record; a retired or rejected version serves no more as the first."""
+    job = FakeJob()
+    seen = []
+    for name, status in [
+        ("v1", "serving"), ("v2", "candidate"), ("v2", "serving"), ("v3", "serving"),
+        ("v2", "serving"), ("v3", "rejected"), ("v2", "retired"),
+    ]:  # fmt: skip
+        assert [] == job.tell(ModelVersion(name, f"r/{name}", status=status))
+        seen.append(serving(job))
+
+    assert [["r/v1"], ["r/v1"], ["r/v2", "r/v1"], ["r/v3", "r/v2", "r/v1"], ["r/v2", "r/v3", "r/v1"]] == seen[:5]
+    assert ["r/v2", "r/v1"] == seen[5]
+    assert "r/v1" == seen[6][0]
+
+
+@pytest.mark.parametrize("text", ["", "nope", "{}", '{"version":"v1","path":"r/v1","status":"best"}'])
+def test_a_version_record_that_cannot_be_read_is_rejected_and_the_others_serve_on(text):
+    """The reason and the text are kept."""
+    job = FakeJob()
+    job.tell(ModelVersion("v1", "r/v1", status="serving"))
+    [(side, record)] = job.tell(text)
+
+    assert ("rejected-events", "model-versions") == (side, record["source"])
+    assert record["reason"]
+    assert ["r/v1"] == serving(job)
+
+
+def test_every_so_many_examples_a_fine_tuning_is_asked_for():
+    """The request says why, how many examples there were, and their span of event times."""
+    job = FakeJob(every=3)
+    told = [job.send(event("view", "a", f"e{number}", NOW_MS + time_ms), AXES[0]) for number, time_ms in enumerate([20, 10, 30, 40])]
+
+    [request] = [record for answers in told for topic, record in answers if topic == "fine-tune-requests"]
+
+    assert ("count", 3, NOW_MS + 10, NOW_MS + 30) == (
+        request.why, request.examples, request.from_event_time_ms, request.to_event_time_ms
+    )  # fmt: skip
+    assert [2, 2, 3, 2] == [len(answers) for answers in told]
+
+
+def test_after_an_age_a_fine_tuning_is_asked_for_with_what_there_is():
+    """The age counts from the last request, or from the first example."""
+    pace = LearningPace(every=100, max_age_s=60)
+    asked = [[(request.why, request.examples) for request in pace.count(5, now_s)] for now_s in (1_000, 1_059, 1_060, 1_100, 1_121)]
+
+    assert [[], [], [("age", 3)], [], [("age", 2)]] == asked
+
+
+# score
+
+
+class FakeScorer:
+    """A model version; it refuses catalogues where `fits` is false."""
+
+    def __init__(self, name: str, fits: bool = True):
+        self.name, self.fits = name, fits
+
+    def to(self, device):
+        return self
+
+    def table(self, catalogue):
+        if not self.fits:
+            raise VersionError(f"{self.name}: made for another encoder")
+
+
+class FakeRegistry:
+    """Loads every version but the broken ones and notes what was asked of it."""
+
+    def __init__(self):
+        self.asked, self.broken, self.unfit = [], set(), set()
+
+    def load(self, path: str, device) -> FakeScorer:
+        self.asked.append(path)
+        if path in self.broken:
+            raise VersionError(f"{path}: is broken")
+        return FakeScorer(path, path not in self.unfit)
+
+
+@pytest.fixture
+def registry():
+    return FakeRegistry()
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The time that `Scorers` sees, in seconds."""
+    clock = SimpleNamespace(now_s=1_000.0)
+    monkeypatch.setattr(udfs.score, "time", SimpleNamespace(monotonic=lambda: clock.now_s, time_ns=lambda: 7_000_000))
+    return clock
+
+
+@pytest.fixture
+def score(registry, clock):
+    """`Score` whose lists hold one item: the version's path and how many requests were scored with it at once."""
+
+    def rank(scorer, catalogue, requests, k, exclude_consumed, rules):
+        calls.append([request.event_id for request in requests])
+        return [[RecommendedItem(scorer.name, 1 / k)] for _ in requests]
+
+    calls = []
+    score = Score(Rules(), 10, True, "cpu", "nowhere:9092", "item-vectors", "/nowhere")
+    score._score, score._follower = rank, FakeFollower("a")
+    score._scorers = Scorers(registry.load, lambda dim: FakeScorer(f"untrained for {dim}"), "cpu")
+    score.calls = calls
+    return score
+
+
+def scored(score: Score, *versions: list[str]) -> tuple[list, list[str]]:
+    """Lists and reasons of rejection for one request per list of versions; the n-th is of user un and event en."""
+    packed = [encode_packed(Request(f"u{at}", f"e{at}", NOW_MS, paths, "serving", b"", b"")) for at, paths in enumerate(versions)]
+    answer = score.eval(pd.DataFrame({"request": packed}))
+    assert ["user_id", "recommendation", "rejected"] == list(answer.columns)
+    lists = [decode_recommendation(value) for value in answer["recommendation"]]
+    assert list(answer["user_id"]) == [one.user_id for one in lists]
+    return lists, [json.loads(value)["reason"] for value in answer["rejected"] if value is not None]
+
+
+def test_a_request_gets_its_list(score):
+    """Named after its event alone, stamped with when it was made and by which version."""
+    [made], rejected = scored(score, ["r/v1"])
+
+    assert (rec_id("u0", event_key("e0"), NOW_MS), "u0", "e0", NOW_MS) == (made.rec_id, made.user_id, made.event_id, made.event_time_ms)
+    assert (7, "v1", "serving", [RecommendedItem("r/v1", 0.1)], []) == (
+        made.emitted_at_ms, made.model_version, made.variant, made.items, rejected
+    )  # fmt: skip
+
+
+def test_the_requests_of_a_version_are_scored_together_and_every_list_says_its_version(score, registry):
+    """A swap in the middle of a micro-batch never mixes versions within a list, nor the order of the lists."""
+    lists, _ = scored(score, ["r/v1"], ["r/v2", "r/v1"], ["r/v1"], ["r/v2", "r/v1"], ["r/v1"])
+
+    assert [["e0", "e2", "e4"], ["e1", "e3"]] == score.calls
+    assert ["v1", "v2", "v1", "v2", "v1"] == [made.model_version for made in lists]
+    assert ["r/v1", "r/v2", "r/v1", "r/v2", "r/v1"] == [made.items[0].item_id for made in lists]
+    assert ["u0", "u1", "u2", "u3", "u4"] == [made.user_id for made in lists]
+    assert ["r/v1", "r/v2"] == registry.asked
+
+
+def test_a_version_is_loaded_once(score, registry):
+    """As long as it serves."""
+    for _ in range(3):
+        scored(score, ["r/v1"])
+
+    assert ["r/v1"] == registry.asked
+
+
+def test_before_any_version_serves_lists_come_untrained(score):
+    """The scorer is made for the catalogue's dimensions."""
+    [made], rejected = scored(score, [])
+
+    assert ("untrained", f"untrained for {DIM}", []) == (made.model_version, made.items[0].item_id, rejected)
+
+
+@pytest.mark.parametrize("trouble", ["broken", "unfit"])
+def test_where_a_version_cannot_be_used_the_next_one_serves(score, registry, trouble):
+    """Broken on disk or of another encoder: it is rejected once, with its reason, and every request has its list."""
+    getattr(registry, trouble).add("r/v2")
+    first, rejected = scored(score, ["r/v2", "r/v1"], ["r/v2", "r/v1"])
+    again, nothing = scored(score, ["r/v2", "r/v1"])
+
+    assert ["v1", "v1", "v1"] == [made.model_version for made in first + again]
+    assert (1, []) == (len(rejected), nothing)
+    assert rejected[0].startswith("r/v2: ")
+    assert 1 == registry.asked.count("r/v2")
+
+
+def test_a_version_that_could_not_be_used_is_tried_again_later(score, registry, clock):
+    """A registry may be away for a while; when the version is there, it serves."""
+    registry.broken.add("r/v2")
+    scored(score, ["r/v2", "r/v1"])
+    registry.broken.clear()
+    clock.now_s += udfs.score.RETRY_S - 1
+    [still], _ = scored(score, ["r/v2", "r/v1"])
+    clock.now_s += 2
+    [then], rejected = scored(score, ["r/v2", "r/v1"])
+
+    assert ("v1", "v2", []) == (still.model_version, then.model_version, rejected)
+
+
+def test_where_no_version_can_be_used_lists_come_untrained(score, registry):
+    """A list is better than none."""
+    registry.broken.add("r/v1")
+    [made], rejected = scored(score, ["r/v1"])
+
+    assert ("untrained", ["r/v1: is broken"]) == (made.model_version, rejected)
+
+
+def test_every_refused_version_is_told(score, registry):
+    """Also when more are refused at once than there are lists to go with: the rest go with the next lists."""
+    registry.broken |= {"r/v3", "r/v2"}
+    _, now = scored(score, ["r/v3", "r/v2", "r/v1"])
+    _, later = scored(score, ["r/v3", "r/v2", "r/v1"])
+
+    assert ["r/v2: is broken", "r/v3: is broken"] == sorted(now + later)
+
+
+def test_only_the_last_few_versions_stay_in_memory(score, registry):
+    """The one that served longest ago makes room."""
+    for number in range(udfs.score.KEPT_VERSIONS + 1):
+        scored(score, [f"r/v{number}"])
+    registry.asked.clear()
+    scored(score, [f"r/v{udfs.score.KEPT_VERSIONS}"])
+    scored(score, ["r/v0"])
+
+    assert ["r/v0"] == registry.asked
+
+
+def test_a_version_that_serves_all_the_time_is_never_loaded_again(score, registry):
+    """Those that are tried beside it make room for each other, not in its place."""
+    for number in range(udfs.score.KEPT_VERSIONS + 1):
+        scored(score, ["r/steady"], [f"r/v{number}"])
+
+    assert 1 == registry.asked.count("r/steady")
+
+
+def test_the_catalogue_is_brought_up_to_date_before_a_micro_batch(score):
+    """And it never changes under one."""
+    assert 0 == len(score._follower.catalogue)
+
+    scored(score, ["r/v1"])
+
+    assert 1 == len(score._follower.catalogue)
+
+
+# From step to step
+
+
+def test_interests_that_the_stream_kept_are_the_ones_that_are_scored(embed):
+    """embed, update-interest and score mean the same by an encoder version, so nothing is dropped on the way.
+
+    The user bought five times as much in the past as the log still holds: weights rebuilt from the log would be smaller.
+    """
+    import torch
+
+    from model.score import open_requests
+
+    job = FakeJob()
+    for number in range(100):
+        [(_, record)] = embedded(embed, event("purchase", "a", f"e{number}", NOW_MS))
+        [(_, request), *_] = job._told(job.update.process_element(encode_packed(record), job.context))
+    [(_, record)] = embedded(embed, event("purchase", "b", "last", NOW_MS))
+    [(_, request), *_] = job._told(job.update.process_element(encode_packed(record), job.context))
+
+    batch = open_requests(embed._follower.catalogue, [request], Rules(), 20, torch.device("cpu"))
+
+    assert np.allclose([100 / 101, 1 / 101], sorted(batch.weights[0].tolist(), reverse=True), atol=1e-4)
