@@ -12,12 +12,10 @@
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from pyflink.common import Types, WatermarkStrategy
-from pyflink.common.serialization import SimpleStringSchema
 from pyflink.datastream import CheckpointingMode, DataStream, KeyedStream, StreamExecutionEnvironment
-from pyflink.datastream.connectors.kafka import KafkaOffsetsInitializer, KafkaSource
 from pyflink.java_gateway import get_gateway
 from pyflink.table import DataTypes, StreamTableEnvironment, Table
 from pyflink.table.udf import udf
@@ -113,36 +111,38 @@ def key_by_user(stream: DataStream) -> KeyedStream:
 
 def step(stream: DataStream, name: str, source: str | None = None) -> DataStream:
     """Give a step its name and uid together; what the planner put before it is named after it, a source by its own name."""
-    transformation, number = stream._j_data_stream.getTransformation(), 0
-    while transformation.getUid() is None:
-        inputs = transformation.getInputs()
-        label = source if source and inputs.isEmpty() else name if number == 0 else f"{name}-{number}"
-        transformation.setName(label)
-        transformation.setUid(label)
-        if inputs.isEmpty():
-            break
-        transformation, number = inputs.get(0), number + 1
+    waiting, number = [stream._j_data_stream.getTransformation()], 0
+    while waiting:
+        transformation = waiting.pop()
+        if transformation.getUid() is None:
+            inputs = list(transformation.getInputs())
+            label = source if source and not inputs else f"{name}-{number}" if number else name
+            transformation.setName(label)
+            transformation.setUid(label)
+            waiting, number = waiting + inputs[::-1], number + 1
     return stream
 
 
 def write(tables: StreamTableEnvironment, env: StreamExecutionEnvironment, outputs: Outputs, settings: Settings) -> None:
     """Connect the outputs to their topics."""
+    jvm, j_env = get_gateway().jvm, env._j_stream_execution_environment
     keys = {"recommendations": "user_id", "item-vectors": "item_id"}
-    before = env._j_stream_execution_environment.getTransformations().size()
+    names = [field.name.replace("_", "-") for field in fields(outputs)]
+    before = j_env.getTransformations().size()
     statements = tables.create_statement_set()
-    for field in outputs.__dataclass_fields__:
-        name = field.replace("_", "-")
+    for name, field in zip(names, fields(outputs)):
         tables.execute_sql(topics.sink(settings, name, keys.get(name)))
-        statements.add_insert(topics.table_of("write", name), getattr(outputs, field))
+        statements.add_insert(topics.table_of("write", name), getattr(outputs, field.name))
     statements.attach_as_datastream()
-    sinks = list(env._j_stream_execution_environment.getTransformations())[before:]
-    for name, sink in zip([field.replace("_", "-") for field in outputs.__dataclass_fields__], sinks, strict=True):
-        step(DataStream(get_gateway().jvm.org.apache.flink.streaming.api.datastream.DataStream(env._j_stream_execution_environment, sink)), f"write-{name}")
+    for name, sink in zip(names, list(j_env.getTransformations())[before:], strict=True):
+        step(DataStream(jvm.org.apache.flink.streaming.api.datastream.DataStream(j_env, sink)), f"write-{name}")
 
 
-def environment(settings: Settings) -> tuple[StreamExecutionEnvironment, StreamTableEnvironment]:
+def environment(settings: Settings, jars: list[str]) -> tuple[StreamExecutionEnvironment, StreamTableEnvironment]:
     """Flink with the settings that the job's speed and safety depend on."""
     env = StreamExecutionEnvironment.get_execution_environment()
+    if jars:
+        env.add_jars(*jars)
     env.enable_checkpointing(settings.checkpoint_interval_ms, CheckpointingMode.EXACTLY_ONCE)
     tables = StreamTableEnvironment.create(env)
     tables.get_config().set("python.execution-mode", "thread")
@@ -151,18 +151,24 @@ def environment(settings: Settings) -> tuple[StreamExecutionEnvironment, StreamT
     return env, tables
 
 
-def main(argv: list[str]) -> None:
-    settings = load_or_exit(argv, os.environ)
-    env, tables = environment(settings)
+def build(settings: Settings, jars: list[str] = []) -> StreamExecutionEnvironment:
+    """The whole job with its real sources and sinks, ready to be executed.
+
+    Args:
+        jars: addresses of the connector's jars, where the cluster does not have them in `lib/`.
+    """
+    env, tables = environment(settings, jars)
     tables.execute_sql(topics.source(settings, "events"))
     tables.execute_sql(topics.source(settings, "items", startup="earliest-offset", key="item_id"))
-    versions = KafkaSource.builder().set_bootstrap_servers(settings.bootstrap_servers)
-    versions = versions.set_topics(settings.topic("model-versions")).set_starting_offsets(KafkaOffsetsInitializer.earliest())
-    versions = versions.set_value_only_deserializer(SimpleStringSchema()).build()
-    versions = step(env.from_source(versions, WatermarkStrategy.no_watermarks(), "read-model-versions"), "read-model-versions")
     events, items = (tables.from_path(topics.table_of("read", name)) for name in ("events", "items"))
-    write(tables, env, recommend(tables, events, items, versions, settings), settings)
-    env.execute("headrace")
+    versions = env.from_source(topics.versions(settings), WatermarkStrategy.no_watermarks(), "read-model-versions")
+    outputs = recommend(tables, events, items, step(versions, "read-model-versions"), settings)
+    write(tables, env, outputs, settings)
+    return env
+
+
+def main(argv: list[str]) -> None:
+    build(load_or_exit(argv, os.environ)).execute("headrace")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from model import interest
 from model.catalogue import Catalogue
 from model.interest import ACTIONS, Rules
 from model.schema import CONSUMING, POSITIVE, Example, Request, event_key, item_key
-from model.score import HALF_LIVES, Scorer, blend, excluded_items, find, gap_number, open_requests, score
+from model.score import FIRST_WEIGHTS, HALF_LIVES, NEIGHBOURS, SIGNALS, Scorer, blend, excluded_items, find, gap_number, open_requests, score
 
 _LAGS, _RECENCY = 20, 0.85
 _PAIR_HALF_LIVES = (float("inf"), 5_000.0, 30_000.0)  # events; of transitions, recent transitions, EASE's matrix
@@ -39,7 +39,7 @@ class Pace:
 
     window: int = 32
     windows: int = 64  # of new events in a step, and as many replayed
-    visits: float = 12.0  # of each new event by a step of the network
+    visits: float = 8.0  # of each new event by a step of the network
     most_steps: int = 300  # of the network in one call
     negatives: int = 512
     chunk: int = 500  # examples between two refreshes of the counts
@@ -328,7 +328,7 @@ class Learner:
             dim = self.catalogue.vectors.shape[1] if len(self.catalogue) else 1
             self._scorer = Scorer.untrained(dim)
             with torch.no_grad():
-                self._scorer.blend.weights.copy_(torch.tensor([0.8, 0.0, 0.0, 0.1, 0.0, 0.1, 0.1, 0.1, 0.05, 0.05, 0.05]))
+                self._scorer.blend.weights.copy_(torch.tensor([FIRST_WEIGHTS.get(name, 0.0) for name in SIGNALS]))
         scorer = self._scorer
         if len(self.catalogue) and scorer.sizes.dim != self.catalogue.vectors.shape[1]:
             self._scorer, self.learnt = None, 0
@@ -357,7 +357,8 @@ class Learner:
             new = torch.cat((old.data, old.data.new_zeros([more if at == dim else size for at, size in enumerate(old.shape)])), dim)
             setattr(owner, name, nn.Parameter(new) if isinstance(old, nn.Parameter) else new)
         scorer.keys = torch.cat((scorer.keys, torch.from_numpy(keys.copy())))
-        for name, width in zip(("transitions", "recent-transitions", "ease", "text"), (self.pace.neighbours,) * 3 + (self.pace.text_neighbours,)):
+        for name in NEIGHBOURS:
+            width = self.pace.text_neighbours if name == "text" else self.pace.neighbours
             items, weights = getattr(scorer, f"{name}_items"), getattr(scorer, f"{name}_weights")
             wider, more_rows = max(width, items.shape[1]) - items.shape[1], more
             setattr(scorer, f"{name}_items", F.pad(items, (0, wider, 0, more_rows), value=-1))

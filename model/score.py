@@ -22,7 +22,7 @@ from model import interest, registry
 from model.catalogue import Catalogue
 from model.consumed import contains
 from model.interest import ACTIONS, INTEREST_DIM, Interests, Rules
-from model.schema import Reason, RecommendedItem, Request, VersionError, event_key
+from model.schema import Reason, RecommendedItem, Request, VersionError
 
 LAYOUT = 1
 HALF_LIVES = (float("inf"), 20_000.0, 2_000.0, 200.0)
@@ -409,6 +409,8 @@ SIGNALS = {
     "next-interest": (_interest("led_to"), 0.5),
 }
 """Name -> (function, its weight before anything is learnt)."""
+FIRST_WEIGHTS = {"network": 0.8, "trending": 0.1, "transitions": 0.1, "recent-transitions": 0.1, "ease": 0.1, "text": 0.05}
+"""Weights from which learning sets out; 0 for the others."""
 
 
 @dataclass
@@ -516,16 +518,16 @@ def explain(table: Table, batch: MicroBatch, scored: Scores, rows: torch.Tensor,
     share, signal = (lift / lift.sum(2, keepdim=True).clamp(min=1e-12)).topk(_PARTS)  # (B, k, parts)
     events = _carriers(table, batch, rows, signal)
     number = _interest_numbers(table, batch, rows, signal)
-    ids = np.array([*item_ids, ""], object)
-    by = ids[torch.where(events >= 0, batch.history[:, None, None].expand(*events.shape[:3], -1).gather(3, events.clamp(min=0)), len(item_ids)).cpu().numpy()]
-    first, second = by[..., 0].ravel().tolist(), by[..., 1].ravel().tolist()
+    past = batch.history[:, None, None].expand(*signal.shape, -1)
+    carried_by = torch.where(events >= 0, past.gather(3, events.clamp(min=0)), len(item_ids)).cpu().numpy()
+    ids = np.array([*item_ids, ""], object)[carried_by]  # (B, k, parts, 2)
     names = np.array(list(SIGNALS), object)[signal.cpu().numpy()].ravel().tolist()
     shares = share.cpu().numpy().ravel().astype(float).round(3).tolist()
-    reasons = [
-        Reason(name, part, which if which >= 0 else None, [a, b] if a != b and b else [a] if a else []) if part >= 0.05 else None
-        for name, part, which, a, b in zip(names, shares, number.cpu().numpy().ravel().tolist(), first, second)
+    columns = names, shares, number.cpu().numpy().ravel().tolist(), ids[..., 0].ravel().tolist(), ids[..., 1].ravel().tolist()
+    return [
+        Reason(name, part, which if which >= 0 else None, [a, b] if b and a != b else [a] if a else []) if part >= 0.05 else None
+        for name, part, which, a, b in zip(*columns)
     ]
-    return reasons
 
 
 def _interest_numbers(table: Table, batch: MicroBatch, rows: torch.Tensor, signal: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,65 @@
+"""The job's graph, built in a JVM of its own but not run."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from scripts import stack
+
+pytestmark = pytest.mark.java
+
+
+BUILD = """
+import json, sys
+from jobs.recommend import build
+from jobs.settings import Settings
+
+found = {}
+
+def walk(transformation):
+    if transformation.getId() not in found:
+        found[transformation.getId()] = (transformation.getName(), transformation.getUid())
+        for before in transformation.getInputs():
+            walk(before)
+
+for transformation in build(Settings(), sys.argv[1:])._j_stream_execution_environment.getTransformations():
+    walk(transformation)
+print(json.dumps(list(found.values())))
+"""
+
+
+@pytest.fixture(scope="module")
+def steps():
+    """Every transformation of the job: [name, uid]. A process of its own, because PyFlink never lets its JVM go."""
+    stack.fetch_jars()
+    jars = [jar.as_uri() for jar in (stack.JARS / "flink").glob("*.jar")]
+    done = subprocess.run([sys.executable, "-c", BUILD, *jars], capture_output=True, text=True, cwd=stack.ROOT, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_every_step_has_a_name_and_a_uid(steps):
+    """State is found again after a change of the job only where the uid stayed the same."""
+    unnamed = [name for name, uid in steps if uid is None]
+
+    assert [] == unnamed
+
+
+def test_no_two_steps_share_a_uid(steps):
+    """Flink refuses a job in which two steps have one uid."""
+    uids = [uid for _, uid in steps if uid]
+
+    assert sorted(set(uids)) == sorted(uids)
+
+
+def test_the_steps_of_the_picture_are_there(steps):
+    """What the docstring draws is what the job is made of."""
+    uids = {uid for _, uid in steps}
+
+    assert {"read-events", "read-items", "read-model-versions", "embed", "update-interest", "score", "embed-items"} <= uids
+    assert {
+        "write-recommendations", "write-item-vectors", "write-training-examples", "write-fine-tune-requests",
+        "write-rejected-events",
+    } <= uids  # fmt: skip
