@@ -6,7 +6,7 @@ NEEDED_GB := 8
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status demo test test-fast evaluate replay clean java
+.PHONY: help setup up down status demo test test-fast evaluate replay bench clean java
 
 help:  ## print this list
 	@echo "Headrace: a real-time recommender on Apache Flink. the commands:"
@@ -36,6 +36,9 @@ replay: setup  ## send a file of events through the running stack: ARGS='--event
 
 evaluate: setup  ## score the recommender on a file of events, without Flink: ARGS='--data ml-100k'
 	@$(PYTHON) scripts/evaluate.py $(ARGS)
+
+bench: setup  ## how fast the parts are, beside simpler ways (a minute)
+	@$(PYTHON) scripts/bench.py
 
 clean:  ## stop the stack and delete what these commands made (.venv, .headrace, caches)
 	@if [ -f .venv/.ready ]; then $(PYTHON) scripts/stack.py down; fi

@@ -51,8 +51,9 @@ def recommend(tables: StreamTableEnvironment, events: Table, items: Table, versi
     """
     rules = Rules(settings.max_interests, settings.last_n, settings.half_life_s, settings.merge_similarity)
     kafka = (settings.bootstrap_servers, settings.topic("item-vectors"))
+    worker = (settings.replica_dir, settings.udf_threads)
 
-    embed = Embed(settings.encoder, settings.device, *kafka, settings.replica_dir, settings.max_future_s, settings.max_event_bytes)
+    embed = Embed(settings.encoder, settings.device, *kafka, *worker, settings.max_future_s, settings.max_event_bytes)
     embedded = step(tables.to_data_stream(events.map(vectorised(embed, user_id="STRING", payload="BYTES"))), "embed", source="read-events")
     # (user_id, Embedded | Rejected)
 
@@ -61,12 +62,12 @@ def recommend(tables: StreamTableEnvironment, events: Table, items: Table, versi
     requests = step(by_user.process(update, BYTES).disable_chaining(), "update-interest")
     # Request
 
-    score = Score(rules, settings.k, settings.exclude_consumed, settings.device, *kafka, settings.replica_dir)
+    score = Score(rules, settings.k, settings.exclude_consumed, settings.device, *kafka, *worker)
     scored = tables.from_data_stream(requests).map(vectorised(score, user_id="STRING", recommendation="BYTES", rejected="BYTES"))
     lists = tables.from_data_stream(step(tables.to_data_stream(scored), "score"))
     # (user_id, Recommendation, Rejected or null)
 
-    embed_items = EmbedItems(settings.encoder, settings.device, settings.replica_dir, settings.max_event_bytes)
+    embed_items = EmbedItems(settings.encoder, settings.device, *worker, settings.max_event_bytes)
     vectors = items.map(vectorised(embed_items, item_id="STRING", item_vector="BYTES", rejected="BYTES"))
     vectors = tables.from_data_stream(step(tables.to_data_stream(vectors), "embed-items", source="read-items"))
     # (item_id, ItemVector or null, Rejected or null)

@@ -59,6 +59,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     # The language model
     encoder: _text("Hugging Face encoder: a folder or a name") = "sentence-transformers/all-MiniLM-L6-v2"
     device: _text("where torch runs: auto, cpu, cuda, cuda:1") = "auto"
+    udf_threads: _count("torch threads of a UDF's worker process, on the CPU") = 1
     replica_dir: _text("local folder for the workers' catalogue replicas and kept embeddings") = "/tmp/headrace"
 
     # A user's interests
@@ -91,7 +92,13 @@ def rows() -> list[tuple[str, str, str]]:
     """(name, default, meaning) of every setting, for tables."""
     hints = get_type_hints(Settings, include_extras=True)
     defaults = Settings()
-    return [(name, str(getattr(defaults, name)), get_args(hints[name])[1].description) for name in Settings.__struct_fields__]
+    return [(name, str(getattr(defaults, name)) or "(none)", get_args(hints[name])[1].description) for name in Settings.__struct_fields__]
+
+
+def table() -> str:
+    """The settings as a Markdown table: what the README shows."""
+    lines = ["| setting | default | meaning |", "|---|---|---|"]
+    return "\n".join(lines + [f"| `{name}` | `{default}` | {meaning} |" for name, default, meaning in rows()])
 
 
 def load(argv: list[str], environ: dict[str, str]) -> Settings:

@@ -12,15 +12,10 @@ def add(consumed: bytes | None, item_key: int, limit: int) -> bytes:
     >>> add(add(b"", 7, 2), 7, 2) == add(b"", 7, 2)
     True
     """
-    mark = (item_key & 0xFFFF).to_bytes(2, "little")
-    consumed = consumed or b""
-    if mark in _marks(consumed):
+    mark, consumed = item_key & 0xFFFF, consumed or b""
+    if (np.frombuffer(consumed, "<u2") == mark).any():
         return consumed
-    return (consumed + mark)[-2 * limit :] if limit else b""
-
-
-def _marks(consumed: bytes) -> set[bytes]:
-    return {consumed[at : at + 2] for at in range(0, len(consumed), 2)}
+    return (consumed + mark.to_bytes(2, "little"))[-2 * limit :] if limit else b""
 
 
 def contains(consumed: bytes, item_keys: np.ndarray) -> np.ndarray:

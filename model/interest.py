@@ -35,6 +35,7 @@ WEIGHTS |= {"skip": -0.5, "dislike": -2.0}
 _HEADER = struct.Struct("<BBBbHIQ")  # layout, interests, events, last, dimensions, encoder, newest_ms
 _INTEREST = np.dtype([("weight", "<f4"), ("touched_ms", "<u8"), ("scale", "<f2"), ("vector", "i1", INTEREST_DIM)])
 _EVENT = np.dtype([("item_key", "<u8"), ("stamp", "<u8"), ("event_key", "<u4")])
+_ROW = struct.Struct("<QQI")  # of _EVENT
 _ACTION_BITS, _TIME_BITS = np.uint64(8), np.uint64(16)
 _PENDING, _ACTION_MASK = np.uint64(1), np.uint64(0xFF)
 
@@ -112,8 +113,8 @@ def encode(interests: Interests) -> bytes:
     table = np.empty(count, _INTEREST)
     table["weight"], table["touched_ms"] = interests.weights, interests.touched_ms
     peaks = np.abs(interests.vectors).max(1, initial=1e-6)[:, None]
-    table["vector"] = np.rint(interests.vectors * (127 / peaks))
-    table["scale"] = 1 / np.linalg.norm(table["vector"].astype(np.float32), axis=1)
+    vectors = np.rint(interests.vectors * (127 / peaks))
+    table["vector"], table["scale"] = vectors, 1 / np.sqrt((vectors * vectors).sum(1))
     return b"".join((header, table.tobytes(), interests.edges.astype("<f2").tobytes(), interests.log.tobytes()))
 
 
@@ -137,7 +138,7 @@ def decode(data: bytes | None) -> Interests:
     except (ValueError, struct.error) as error:
         raise StateError(f"{len(data)} bytes of interests are cut short: {error}") from None
     vectors = table["vector"].astype(np.float32)
-    vectors /= np.maximum(np.sqrt(np.einsum("id,id->i", vectors, vectors)), 1e-12)[:, None]
+    vectors /= np.maximum(np.sqrt((vectors * vectors).sum(1)), 1e-12)[:, None]
     weights, touched_ms = table["weight"].copy(), table["touched_ms"].copy()
     return Interests(encoder, newest_ms, last, vectors, weights, touched_ms, edges, log)
 
@@ -153,13 +154,13 @@ def fold(interests: Interests, action: str, item_key: int, key: int, time_ms: in
     Returns:
         False if the event is among the last N already: nothing has changed.
     """
-    log = interests.log
-    if (log["event_key"][interests.times_ms == time_ms] == key).any():
+    log, times_ms = interests.log, interests.times_ms
+    if (log["event_key"][times_ms == time_ms] == key).any():
         return False
     stamp = time_ms << 16 | ACTIONS.index(action) << 8 | (vector is None and item_key != 0)
-    at = int(np.searchsorted(interests.times_ms, time_ms, side="right"))
-    row = np.array([(item_key, stamp, key)], _EVENT)
-    interests.log = np.concatenate((log[:at], row, log[at:]))[-rules.last_n :]
+    at = int(times_ms.searchsorted(time_ms, side="right"))
+    row = _ROW.pack(item_key, stamp, key)
+    interests.log = np.frombuffer(b"".join((log[:at].tobytes(), row, log[at:].tobytes())), _EVENT)[-rules.last_n :]
     if vector is not None and action in WEIGHTS:
         _move(interests, WEIGHTS[action], time_ms, vector, rules)
     return True

@@ -92,7 +92,7 @@ class ItemVector(Struct, frozen=True, omit_defaults=True):
     deleted: bool = False
 
 
-class Reason(Struct, frozen=True, omit_defaults=True):
+class Reason(Struct, frozen=True, omit_defaults=True, gc=False):
     """Why an item is on a list: the signal, its share of the score, and what the user did that carried it.
 
     `interest` is the number of one of the user's interests, `items` are items of the user's past events.
@@ -104,7 +104,7 @@ class Reason(Struct, frozen=True, omit_defaults=True):
     items: list[str] = []
 
 
-class RecommendedItem(Struct, frozen=True):
+class RecommendedItem(Struct, frozen=True, gc=False):
     """An item, P(i | u, t), and why."""
 
     item_id: str

@@ -143,6 +143,7 @@ class Replay:
             while self.watch.learnt < 0.5 * examples and time.monotonic() < deadline:
                 show(self.watch.learnt)
                 time.sleep(0.2)
+            show(self.watch.learnt)
 
     def at_speed(self, first: int, events: list) -> None:
         """Send events at a steady rate, time their lists, and print one list a second."""
@@ -150,7 +151,7 @@ class Replay:
             began = shown = time.monotonic()
             for at, event in enumerate(events):
                 time.sleep(max(0.0, began + at / self._speed - time.monotonic()))
-                self.quality.predict(event, self.watch.tops)
+                self.quality.ask(event)
                 event_id = self.feed.event(first + at, event)
                 self.quality.add(event, event_id, timed=True)
                 if time.monotonic() - shown > 1:
@@ -176,7 +177,7 @@ class Replay:
             "emitted": len(self.watch.lists.keys() & self.feed.sent.keys()),
             "rejected": self.watch.rejected,
             "unanswered": self.feed.unanswered,
-            **self.quality.metrics(),
+            **self.quality.metrics(self.watch.tops),
             "freshness_ms_p50": fresh[0],
             "freshness_ms_p99": fresh[1],
             "model_versions_live": len(self.watch.versions),
@@ -217,7 +218,7 @@ def report(figures: dict, replay: Replay, first_list_s: float | None, memory_mb:
         "rejected": f"{figures['rejected']:,} records to `rejected-events`, with the reason",
         "unanswered": f"{figures['unanswered']:,} ({why})",
         "backlog": f"{replay.backlog_per_s:,.0f} events/s while it drained",
-        "HR@10": f"{figures['hr_at_10']:.4f}; of the most popular items {figures['hr_at_10_popularity']:.4f} ({replay.quality.predicted:,} events)",
+        "HR@10": f"{figures['hr_at_10']:.4f}; of the most popular items {figures['hr_at_10_popularity']:.4f}",
         "freshness": f"p50 {figures['freshness_ms_p50']:.0f} ms, p99 {figures['freshness_ms_p99']:.0f} ms from produce to arrival at {speed:g} events/s",
         "model versions": f"{figures['model_versions_live']} went live: {', '.join(sorted(replay.watch.versions)) or 'none'}",
     }

@@ -93,17 +93,18 @@ class Watch:
 class Quality:
     """Was what a user did next on the list that the user had?
 
-    A hit is counted where the user had a list. The most popular items are asked the same, without the items that the
-    user had before, from the same events.
+    The list is the one that answers the user's event before: what the user would have been shown if the stream ran at its
+    own pace, not at the replay's. The most popular items are asked the same, without the items that the user had before,
+    for the same events.
     """
 
     def __init__(self, item_ids: Iterable[str]) -> None:
         self._rows = {item_id: row for row, item_id in enumerate(item_ids)}
-        self._popular = Popularity(len(self._rows), float("inf"))
+        self._popular = Popularity(len(self._rows), [float("inf")])
         self._had: dict[str, list[int]] = {}
         self._list_of: dict[str, str] = {}
         self.timed: list[str] = []
-        self.predicted = self._hits = self._popular_hits = 0
+        self._asked: list[tuple[str, str, bool]] = []  # (event before, item that came, whether it was popular)
 
     def add(self, event, event_id: str, timed: bool = False) -> None:
         """Count an event that was sent."""
@@ -116,17 +117,21 @@ class Quality:
         if timed:
             self.timed.append(event_id)
 
-    def predict(self, event, tops: dict[str, list[str]]) -> None:
-        """Count whether the event about to be sent is on the user's newest list."""
-        shown = tops.get(self._list_of.get(event.user_id, ""))
-        if shown is None or event.action not in POSITIVE:
-            return
-        excluded = np.zeros(len(self._rows), bool)
-        excluded[self._had.get(event.user_id, [])] = True
-        self.predicted += 1
-        self._hits += event.item_id in shown
-        self._popular_hits += self._rows.get(event.item_id, -1) in self._popular.best(excluded)
+    def ask(self, event) -> None:
+        """Note what came, before the event is added."""
+        before = self._list_of.get(event.user_id)
+        if before is not None and event.action in POSITIVE:
+            excluded = np.zeros(len(self._rows), bool)
+            excluded[self._had.get(event.user_id, [])] = True
+            popular = self._rows.get(event.item_id, -1) in self._popular.best(excluded)[0]
+            self._asked.append((before, event.item_id, popular))
 
-    def metrics(self) -> dict[str, float]:
-        of = max(1, self.predicted)
-        return {"hr_at_10": round(self._hits / of, 4), "hr_at_10_popularity": round(self._popular_hits / of, 4)}
+    def metrics(self, tops: dict[str, list[str]]) -> dict[str, float]:
+        """Hit rates over the events whose user had a list.
+
+        Args:
+            tops: event_id -> the first ten items of its list.
+        """
+        hits = [(item_id in tops[before], popular) for before, item_id, popular in self._asked if before in tops]
+        rates = np.array(hits, float).reshape(-1, 2).mean(0) if hits else (0.0, 0.0)
+        return {"hr_at_10": round(float(rates[0]), 4), "hr_at_10_popularity": round(float(rates[1]), 4)}

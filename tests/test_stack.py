@@ -4,14 +4,16 @@ import os
 import re
 import shutil
 import socket
+import sys
 import tomllib
 from collections import namedtuple
 
 import pytest
 from ruamel.yaml import YAML
 
-from scripts import stack
-from scripts.stack import ROOT, Place, Process, Stack, StackError
+from scripts import jars, stack
+from scripts.processes import Process, Processes
+from scripts.stack import ROOT, Place, Stack, StackError
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 COMPOSE = YAML(typ="safe").load(ROOT / "docker-compose.yml")
@@ -35,8 +37,8 @@ def fake(place, monkeypatch):
 
 @pytest.fixture
 def no_java_needed(monkeypatch):
-    monkeypatch.setattr(stack, "java_command", lambda: "java")
-    monkeypatch.setattr(stack, "_fetched", lambda: True)
+    monkeypatch.setattr(jars, "java_command", lambda: "java")
+    monkeypatch.setattr(jars, "fetched", lambda: True)
 
 
 # Lists and configuration
@@ -66,7 +68,7 @@ def test_a_record_of_ten_megabytes_gets_in_and_its_base64_gets_out():
 
 
 def test_flink_listens_on_loopback_only(place):
-    config = Stack(place).flink_config()
+    config = jars.flink_config(place)
     addresses = {key: value for key, value in config.items() if re.search(r"address$|host$", key)}
 
     assert {"127.0.0.1"} == set(addresses.values())
@@ -74,13 +76,13 @@ def test_flink_listens_on_loopback_only(place):
 
 
 def test_the_broker_listens_on_loopback_only(place):
-    hosts = re.findall(r"//([^:]*):", Stack(place).broker_config())
+    hosts = re.findall(r"//([^:]*):", jars.broker_config(place))
 
     assert {"127.0.0.1"} == set(hosts)
 
 
 def test_the_keyed_job_gets_thread_mode_rocksdb_and_one_slot(place):
-    config = Stack(place).flink_config()
+    config = jars.flink_config(place)
 
     assert "thread" == config["python.execution-mode"]
     assert "rocksdb" == config["state.backend.type"]
@@ -88,8 +90,8 @@ def test_the_keyed_job_gets_thread_mode_rocksdb_and_one_slot(place):
 
 
 def test_a_gpu_is_asked_for_only_when_wanted(place):
-    assert "external-resources" not in Stack(place).flink_config()
-    assert "gpu" == Stack(Place(run_dir=place.run_dir, gpus=1)).flink_config()["external-resources"]
+    assert "external-resources" not in jars.flink_config(place)
+    assert "gpu" == jars.flink_config(Place(run_dir=place.run_dir, gpus=1))["external-resources"]
 
 
 def test_settings_reach_every_process_and_more_can_be_given(place, monkeypatch):
@@ -109,7 +111,7 @@ def test_the_image_has_the_python_and_the_java_of_the_project():
     python = re.search(r"FROM python:([\d.]+)-", DOCKERFILE)[1]
 
     assert PROJECT["requires-python"].startswith(f">={python},")
-    assert f"openjdk-{stack.JAVA}-" in DOCKERFILE
+    assert f"openjdk-{jars.JAVA}-" in DOCKERFILE
 
 
 def test_no_version_is_written_a_second_time():
@@ -122,7 +124,7 @@ def test_no_version_is_written_a_second_time():
 
 
 def test_every_container_runs_a_process_of_the_stack(place, monkeypatch):
-    monkeypatch.setattr(stack, "java_command", lambda: "java")
+    monkeypatch.setattr(jars, "java_command", lambda: "java")
     monkeypatch.setenv("HEADRACE_ENCODER", "my-encoder")
     names = {service["command"][0] for service in COMPOSE["services"].values()}
 
@@ -150,10 +152,10 @@ def test_a_taken_port_is_named_with_its_variable(place, no_java_needed, part, fi
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        there = Stack(Place(run_dir=place.run_dir, **{field: port}))
+        there = Place(run_dir=place.run_dir, **{field: port})
 
         with pytest.raises(StackError, match=rf"STACK_{field.upper()}={port}: Address already in use; a free port is wanted"):
-            there._check_port(field)
+            there.check_port(field)
 
 
 def test_without_java_the_command_ends_with_2(tmp_path, monkeypatch, capsys):
@@ -180,7 +182,7 @@ def test_an_old_java_is_refused(tmp_path, monkeypatch, version):
 
 
 def test_without_maven_the_message_says_what_it_is_for(place, no_java_needed, monkeypatch):
-    monkeypatch.setattr(stack, "_fetched", lambda: False)
+    monkeypatch.setattr(jars, "fetched", lambda: False)
     monkeypatch.setattr(shutil, "which", lambda name: None)
 
     with pytest.raises(StackError, match="no Maven here: mvn fetches Kafka's jars"):
@@ -216,7 +218,7 @@ def test_a_folder_with_other_things_in_it_is_never_emptied(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
 
     with pytest.raises(StackError, match=r"STACK_RUN_DIR=.*: a folder with other things in it"):
-        Stack(Place(run_dir=str(tmp_path)))._empty()
+        Processes(tmp_path).empty()
 
     assert (tmp_path / "thesis.txt").exists()
 
@@ -228,14 +230,14 @@ def test_a_process_that_ends_while_starting_shows_the_end_of_its_log(fake):
     fake.start("broken")
 
     with pytest.raises(StackError, match=r"(?s)broken has ended, an answer was wanted; the end of .*broken\.log:\n    out of luck"):
-        fake._wait("an answer", lambda: False, ["broken"])
+        fake._processes.wait("an answer", lambda: False, ["broken"])
 
 
 def test_a_process_that_says_nothing_is_given_up(fake):
     fake.start("jobmanager")
 
     with pytest.raises(StackError, match=r"an answer: no answer in 0\.2 s"):
-        fake._wait("an answer", lambda: False, ["jobmanager"], patience_s=0.2)
+        fake._processes.wait("an answer", lambda: False, ["jobmanager"], patience_s=0.2)
 
 
 def test_a_killed_process_can_be_started_again(fake):
@@ -278,7 +280,7 @@ def test_down_ends_everything_and_leaves_the_logs(fake):
 
 
 def test_down_spares_a_program_that_got_the_pid_of_an_ended_process(fake):
-    fake._write({"broker": Process(os.getpid(), started=1)})
+    fake._processes.write({"broker": Process(os.getpid(), started=1)})
 
     fake.down()  # would end this test run
 
@@ -291,6 +293,25 @@ def test_up_leaves_a_stack_that_is_up_alone(fake, capsys):
 
     assert before == fake.running()
     assert "up already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("broken", ["page", "learner"])
+def test_up_does_not_call_a_process_up_that_ends_at_once(tmp_path, monkeypatch, broken):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    commands = {"learner": ["sleep", "60"], "page": [sys.executable, "-m", "http.server", "-b", "127.0.0.1", str(port)]}
+    commands[broken] = ["sh", "-c", "echo out of luck; exit 1"]
+    monkeypatch.setattr(Stack, "command", lambda self, name: commands[name])
+    monkeypatch.setattr(Stack, "check", lambda self, parts: None)
+    for name in ("fetch_jars", "make_flink_home", "_encoder"):
+        monkeypatch.setattr(stack, name, lambda *_: None)
+    there = Stack(Place(run_dir=str(tmp_path / "run"), page_port=port))
+
+    with pytest.raises(StackError, match=rf"(?s){broken} has ended, .* was wanted; the end of .*{broken}\.log:\n    out of luck"):
+        there.up(["learner", "page"])
+
+    assert {} == there.running()
 
 
 def test_up_beside_an_ended_process_says_which(fake):

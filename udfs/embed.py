@@ -20,18 +20,21 @@ from model.schema import (
 class Embed(ScalarFunction):
     """(value, topic, partition, offset) -> (user_id, payload): an `Embedded` event, or a `Rejected` record."""
 
-    def __init__(self, encoder: str, device: str, bootstrap_servers: str, item_vectors: str, replica_dir: str, max_future_s: float, max_bytes: int) -> None:
+    def __init__(self, encoder: str, device: str, bootstrap_servers: str, item_vectors: str, replica_dir: str, threads: int, max_future_s: float, max_bytes: int) -> None:
         self._encoder_name, self._device = encoder, device
         self._kafka = (bootstrap_servers, item_vectors)
-        self._replica_dir = Path(replica_dir)
+        self._replica_dir, self._threads = Path(replica_dir), threads
         self._max_future_s, self._max_bytes = max_future_s, max_bytes
 
     def open(self, function_context) -> None:
+        import torch
+
         from model.catalogue import encoder_number, first_free
         from model.encoder import Encoder
         from model.interest import interest_space
         from udfs.replica import CatalogueFollower
 
+        torch.set_num_threads(self._threads)
         self._encoder = first_free(
             self._replica_dir / "queries", lambda folder: Encoder(self._encoder_name, self._device, keep=folder)
         )
@@ -79,15 +82,18 @@ class Embed(ScalarFunction):
 class EmbedItems(ScalarFunction):
     """(item_id, value, topic, partition, offset) -> (item_id, item_vector, rejected): one of the last two is null."""
 
-    def __init__(self, encoder: str, device: str, replica_dir: str, max_bytes: int) -> None:
+    def __init__(self, encoder: str, device: str, replica_dir: str, threads: int, max_bytes: int) -> None:
         self._encoder_name, self._device = encoder, device
-        self._replica_dir = Path(replica_dir)
+        self._replica_dir, self._threads = Path(replica_dir), threads
         self._max_bytes = max_bytes
 
     def open(self, function_context) -> None:
+        import torch
+
         from model.catalogue import first_free
         from model.encoder import Encoder
 
+        torch.set_num_threads(self._threads)
         self._encoder = first_free(
             self._replica_dir / "embeddings", lambda folder: Encoder(self._encoder_name, self._device, keep=folder)
         )

@@ -1,5 +1,6 @@
 """score: packed requests in, top-k lists out; one call is a micro-batch on the GPU, or the CPU where there is none."""
 
+import gc
 import logging
 import time
 from collections import defaultdict, deque
@@ -23,19 +24,23 @@ logger = logging.getLogger(__name__)
 class Score(ScalarFunction):
     """(request) -> (user_id, recommendation, rejected); `rejected` names a model version that could not be loaded."""
 
-    def __init__(self, rules: interest.Rules, k: int, exclude_consumed: bool, device: str, bootstrap_servers: str, item_vectors: str, replica_dir: str) -> None:
+    def __init__(self, rules: interest.Rules, k: int, exclude_consumed: bool, device: str, bootstrap_servers: str, item_vectors: str, replica_dir: str, threads: int) -> None:
         self._rules, self._k, self._exclude_consumed, self._device = rules, k, exclude_consumed, device
         self._kafka = (bootstrap_servers, item_vectors)
-        self._replica_dir = Path(replica_dir)
+        self._replica_dir, self._threads = Path(replica_dir), threads
         self._refused: deque[bytes] = deque()
 
     def open(self, function_context) -> None:
+        import torch
+
         from model import device, score
         from udfs.replica import CatalogueFollower
 
+        torch.set_num_threads(self._threads)
         self._score = score.score
         self._follower = CatalogueFollower(*self._kafka, self._replica_dir / "score")
         self._scorers = Scorers(score.load, score.Scorer.untrained, device.choose(self._device))
+        gc.freeze()  # what is loaded by now is never garbage: collections need not look at it
 
     def close(self) -> None:
         self._follower.close()
