@@ -27,6 +27,8 @@ from udfs.embed import Embed, EmbedItems
 from udfs.interest import UpdateInterest, serving_versions, side_output
 from udfs.score import Score
 
+BUFFER_TIMEOUT_MS = 5
+"""How long a record may wait for others on its way to the next task; Flink's default, 100 ms, would be most of a list's age."""
 BYTES = Types.PRIMITIVE_ARRAY(Types.BYTE())
 
 
@@ -59,11 +61,12 @@ def recommend(tables: StreamTableEnvironment, events: Table, items: Table, versi
 
     update = UpdateInterest(rules, settings.max_consumed, settings.fine_tune_every, settings.fine_tune_max_age_s)
     by_user = key_by_user(embedded).connect(versions.broadcast(serving_versions()))
-    requests = step(by_user.process(update, BYTES).disable_chaining(), "update-interest")
+    requests = step(by_user.process(update, BYTES), "update-interest")
     # Request
 
     score = Score(rules, settings.k, settings.exclude_consumed, settings.device, *kafka, *worker)
-    scored = tables.from_data_stream(requests).map(vectorised(score, user_id="STRING", recommendation="BYTES", rejected="BYTES"))
+    queued = requests.rescale()  # scoring runs in a task of its own: a micro-batch fills while the one before is scored
+    scored = tables.from_data_stream(queued).map(vectorised(score, user_id="STRING", recommendation="BYTES", rejected="BYTES"))
     lists = tables.from_data_stream(step(tables.to_data_stream(scored), "score"))
     # (user_id, Recommendation, Rejected or null)
 
@@ -145,6 +148,7 @@ def environment(settings: Settings, jars: list[str]) -> tuple[StreamExecutionEnv
     if jars:
         env.add_jars(*jars)
     env.enable_checkpointing(settings.checkpoint_interval_ms, CheckpointingMode.EXACTLY_ONCE)
+    env.set_buffer_timeout(BUFFER_TIMEOUT_MS)
     tables = StreamTableEnvironment.create(env)
     tables.get_config().set("python.execution-mode", "thread")
     tables.get_config().set("python.fn-execution.bundle.time", str(settings.bundle_time_ms))

@@ -92,13 +92,13 @@ def rows() -> list[tuple[str, str, str]]:
     """(name, default, meaning) of every setting, for tables."""
     hints = get_type_hints(Settings, include_extras=True)
     defaults = Settings()
-    return [(name, str(getattr(defaults, name)) or "(none)", get_args(hints[name])[1].description) for name in Settings.__struct_fields__]
+    return [(name, str(getattr(defaults, name)), get_args(hints[name])[1].description) for name in Settings.__struct_fields__]
 
 
 def table() -> str:
     """The settings as a Markdown table: what the README shows."""
     lines = ["| setting | default | meaning |", "|---|---|---|"]
-    return "\n".join(lines + [f"| `{name}` | `{default}` | {meaning} |" for name, default, meaning in rows()])
+    return "\n".join(lines + [f"| `{name}` | `{default or chr(32)}` | {meaning} |" for name, default, meaning in rows()])
 
 
 def load(argv: list[str], environ: dict[str, str]) -> Settings:

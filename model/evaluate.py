@@ -14,11 +14,12 @@ import numpy as np
 import torch
 
 from model import consumed, interest
+from model.batch import excluded_items
 from model.catalogue import Catalogue
 from model.finetune import Learner
 from model.interest import Rules
 from model.schema import CONSUMING, POSITIVE, Event, Example, Request, event_key, item_key
-from model.score import Scorer, excluded_items, score
+from model.score import Scorer, score
 
 K = 10
 POPULARITIES = {"popularity": float("inf"), "decayed-popularity": 20_000.0}

@@ -12,7 +12,7 @@ Errors:
     ├── VersionError     a model version is missing, broken or of another encoder: the one before serves on
     ├── DataError        a file given to `replay` or `evaluate` cannot be used      (scripts/data.py)
     ├── SettingsError    a setting is wrong or unknown: nothing has been started    (jobs/settings.py)
-    └── StackError       the local stack cannot start                               (scripts/stack.py)
+    └── StackError       the local stack cannot start                               (scripts/processes.py)
 """
 
 from hashlib import blake2b

@@ -27,9 +27,9 @@ from scripts import data, stack
 from scripts.watch import Quality, Watch
 
 SHARE = 0.2  # of the events that follow at a steady rate, at most ...
-STEADY_S = 60.0  # ... as many as fit into this time
+STEADY_S = 45.0  # ... as many as fit into this time
 PATIENCE_S = 45.0
-MODEL_WAIT_S = 150.0
+MODEL_WAIT_S = 60.0
 BROKEN = [
     b"no JSON",
     b'{"event_id": "b2", "user_id": "u"}',

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from model.finetune import Judgement, Learner, Pace, Pairs, better_or_level
+from model.counts import Pairs
+from model.finetune import Judgement, Learner, better_or_level
+from model.pace import Pace
 from model.schema import Example, ItemVector
 from model.score import Scorer, score
 from tests.test_score import DIM, ITEMS, ids, make_catalogue, make_request
@@ -123,13 +125,37 @@ def test_new_items_are_taken_up_between_two_calls():
     assert newer.counts[0].sum() == 1
 
 
+def test_a_catalogue_smaller_than_the_candidates_may_grow():
+    """What the blend replays has as many candidates as there were items then: it is not mixed with longer lists."""
+    catalogue = make_catalogue(12)
+    learner, _ = learn(catalogue, *(make_examples(catalogue, range(start, start + 5), length=5) for start in (0, 5)))
+    large = make_catalogue(ITEMS)
+    catalogue.apply(_vector(item_id, vector) for item_id, vector in list(zip(large.item_ids, large.vectors))[12:])
+    learner.add(make_examples(catalogue, range(10, 20)))
+
+    assert 5 == len(score(learner.fine_tune(), catalogue, [make_request(catalogue, ["i0"])], 5)[0])
+
+
+def test_another_encoder_begins_anew(blind):
+    """Vectors of another size: the examples are counted again as they come, with new weights."""
+    catalogue = make_catalogue()
+    learner, _ = learn(catalogue, make_examples(catalogue, range(6)))
+    wide = make_catalogue(ITEMS, "wide", 24)
+    catalogue.apply(ItemVector(item_id, "wide", vector.astype("<f2").tobytes()) for item_id, vector in zip(wide.item_ids, wide.vectors))
+    learner.add(make_examples(catalogue, range(6, 12)))
+    scorer = learner.fine_tune()
+
+    assert (24, "wide", 48) == (scorer.sizes.dim, scorer.encoder_version, scorer.counts[0].sum())
+    assert 5 == len(score(scorer, catalogue, [make_request(catalogue, ["i0"])], 5)[0])
+
+
 def test_the_first_example_of_a_user_brings_the_history_before_it(blind):
     """A learner that starts late learns the sequence from the interests that the example carries."""
     learner = Learner(blind)
     learner.add([Example("u", "late", 10_000, "i8", "click", make_request(blind, ["i0", "i2", "i4"]).interests)])
     scorer = learner.fine_tune()
 
-    assert 4 == len(learner._users["u"].keys)
+    assert 4 == len(learner.memory.users["u"].keys)
     assert 1 == scorer.counts[0].sum(), "only the example is counted"
 
 
@@ -147,17 +173,18 @@ def test_forgetting_a_user_leaves_nothing(blind):
     after = learner.fine_tune()
     _, never = learn(blind, ours)
 
-    assert not {"u90", "u91"} & {*learner._users, *learner._order, *(user for group in learner._ranked for user in group["users"])}
+    remembered = {*learner.memory.users, *learner.memory.order, *(user for group in learner.blend.kept for user in group.users)}
+    assert not {"u90", "u91"} & remembered
     assert torch.allclose(after.counts[0], never.counts[0], atol=1e-3)
-    even = learner._pairs.row(0, 0)[1].sum() - Learner(blind)._pairs.row(0, 0)[1].sum()
-    assert even == pytest.approx(float(learn(blind, ours)[0]._pairs.row(0, 0)[1].sum()), abs=1e-2)
+    even = learner.counts.pairs.row(0, 0)[1].sum() - Learner(blind).counts.pairs.row(0, 0)[1].sum()
+    assert even == pytest.approx(float(learn(blind, ours)[0].counts.pairs.row(0, 0)[1].sum()), abs=1e-2)
 
 
 def test_only_the_newest_events_are_kept(blind):
     learner = Learner(blind, replay_capacity=10)
     learner.add(make_examples(blind, range(4)))
     learner.fine_tune()
-    assert 10 == sum(len(user.keys) for user in learner._users.values())
+    assert 10 == sum(len(user.keys) for user in learner.memory.users.values())
 
 
 def test_judging_leaves_out_what_the_user_had(blind):

@@ -12,7 +12,10 @@ from model.catalogue import Catalogue
 from model.finetune import Learner
 from model.interest import Interests, Rules
 from model.schema import Example, ItemVector, Request, VersionError, event_key, item_key
-from model.score import NEIGHBOURS, SIGNALS, Scorer, find, gap_number, load, save, score
+from model.batch import gap_number
+from model.score import Scorer, load, save, score
+from model.signals import SIGNALS
+from model.table import NEIGHBOURS, find
 
 DIM, ITEMS = 16, 30
 torch.set_num_threads(1)  # the tensors are tiny

@@ -65,7 +65,7 @@ def event(action: str = "click", item_id: str | None = "a", event_id: str = "e1"
 
 @pytest.fixture
 def embed():
-    embed = Embed("tiny", "cpu", "nowhere:9092", "item-vectors", "/nowhere", max_future_s=300, max_bytes=10_000)
+    embed = Embed("tiny", "cpu", "nowhere:9092", "item-vectors", "/nowhere", 1, max_future_s=300, max_bytes=10_000)
     embed._encoder, embed._number, embed._interest_space = FakeEncoder(), encoder_number(VERSION), interest_space
     embed._follower = FakeFollower("a", "b")
     return embed
@@ -171,7 +171,7 @@ def test_an_empty_micro_batch_gives_an_empty_answer(embed):
 
 @pytest.fixture
 def embed_items():
-    embed_items = EmbedItems("tiny", "cpu", "/nowhere", max_bytes=10_000)
+    embed_items = EmbedItems("tiny", "cpu", "/nowhere", 1, max_bytes=10_000)
     embed_items._encoder = FakeEncoder()
     return embed_items
 
@@ -509,7 +509,7 @@ def score(registry, clock):
         return [[RecommendedItem(scorer.name, 1 / k)] for _ in requests]
 
     calls = []
-    score = Score(Rules(), 10, True, "cpu", "nowhere:9092", "item-vectors", "/nowhere")
+    score = Score(Rules(), 10, True, "cpu", "nowhere:9092", "item-vectors", "/nowhere", 1)
     score._score, score._follower = rank, FakeFollower("a")
     score._scorers = Scorers(registry.load, lambda dim: FakeScorer(f"untrained for {dim}"), "cpu")
     score.calls = calls

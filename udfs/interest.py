@@ -46,7 +46,7 @@ class UpdateInterest(KeyedBroadcastProcessFunction):
     def open(self, runtime_context) -> None:
         self._interests = runtime_context.get_state(ValueStateDescriptor("interests", Types.PICKLED_BYTE_ARRAY()))
         self._consumed = runtime_context.get_state(ValueStateDescriptor("consumed", Types.PICKLED_BYTE_ARRAY()))
-        self._versions = serving_versions()
+        self._versions, self._serving = serving_versions(), None
         self._rejected = side_output("rejected-events")
         self._examples = side_output("training-examples")
         self._requests = side_output("fine-tune-requests")
@@ -69,8 +69,9 @@ class UpdateInterest(KeyedBroadcastProcessFunction):
             yield self._rejected, Rejected("model-versions", 0, -1, str(error), value.encode()).as_json()
             return
         state = ctx.get_broadcast_state(self._versions)
-        state.put(SERVING, follow(state.get(SERVING) or [], version))
-        logger.warning("model-versions: %s is %s; serving: %s", version.version, version.status, state.get(SERVING))
+        self._serving = follow(state.get(SERVING) or [], version)
+        state.put(SERVING, self._serving)
+        logger.warning("model-versions: %s is %s; serving: %s", version.version, version.status, self._serving)
 
     def _update(self, record: Embedded, ctx):
         event, before = record.event, self._interests.value()
@@ -84,8 +85,10 @@ class UpdateInterest(KeyedBroadcastProcessFunction):
         if event.action in CONSUMING:
             seen = consumed.add(seen, record.item_key, self._max_consumed)
             self._consumed.update(seen)
-        versions = ctx.get_broadcast_state(self._versions).get(SERVING) or []
-        yield encode_packed(Request(event.user_id, event.event_id, event.event_time_ms, versions, "serving", after, seen))
+        if self._serving is None:  # just started: what was broadcast before is in the state
+            self._serving = ctx.get_broadcast_state(self._versions).get(SERVING) or []
+        request = Request(event.user_id, event.event_id, event.event_time_ms, self._serving, "serving", after, seen)
+        yield encode_packed(request)
         if event.action in POSITIVE:
             yield self._examples, encode_json(self._example(event, before or b"", shown))
             for request in self._learning.count(event.event_time_ms, time.monotonic()):

@@ -1,0 +1,159 @@
+"""What is counted into a scorer: popularities, which items follow each other, and EASE's weights.
+
+    new events ─► popularities, old choices fading
+               └► pairs of items near each other ─► the strongest partners of each item: transitions
+                                                 └► EASE's weights, fitted anew now and then
+
+Source: Steck, Embarrassingly Shallow Autoencoders for Sparse Data (EASE), 2019, arXiv:1905.03375.
+"""
+
+import numpy as np
+import torch
+
+from model.memory import IS_POSITIVE, Flat, User
+from model.pace import Pace
+from model.score import Scorer
+from model.signals import RECENCY
+from model.table import HALF_LIVES, LATELY
+
+LAGS = 20
+"""Items at most so many events apart are a pair."""
+_NEAR_LAGS = LAGS // 2  # for transitions
+PAIR_HALF_LIVES = (float("inf"), 5_000.0, 30_000.0)
+"""Pairs fade with these half-lives, in events: those of transitions, recent transitions and EASE's matrix."""
+_TRANSITIONS = {"transitions": 5.0, "recent-transitions": 2.0}  # what is added to a row's sum: few pairs prove little
+_EASE = 2  # the row of PAIR_HALF_LIVES for it
+_FIRST_EASE = 500  # examples
+_EASE_GROWTH = 10  # fitted anew when a tenth is new
+
+
+class Pairs:
+    """How often two items stood near each other, old pairs fading; sparse, in the order of the item pair.
+
+    Shape: pairs (p,) int64, first item << 32 | second; weights (PAIR_HALF_LIVES, p).
+    """
+
+    def __init__(self) -> None:
+        self.pairs = np.zeros(0, np.int64)
+        self.weights = np.zeros((len(PAIR_HALF_LIVES), 0), np.float32)
+
+    def fade(self, events: int) -> None:
+        for weights, half_life in zip(self.weights, PAIR_HALF_LIVES):
+            if np.isfinite(half_life):
+                weights *= np.float32(0.5 ** (events / half_life))
+
+    def add(self, first: np.ndarray, second: np.ndarray, amounts: np.ndarray) -> None:
+        """Add to both directions, never below 0; first, second (a,), amounts (PAIR_HALF_LIVES, a)."""
+        if not len(first):
+            return
+        both = np.concatenate((first << 32 | second, second << 32 | first))
+        pairs, place = np.unique(both, return_inverse=True)
+        amounts = np.stack([np.bincount(place, np.tile(row, 2), len(pairs)) for row in amounts]).astype(np.float32)
+        at = np.searchsorted(self.pairs, pairs)
+        known = at < len(self.pairs)
+        known[known] = self.pairs[at[known]] == pairs[known]
+        self.weights[:, at[known]] = np.maximum(self.weights[:, at[known]] + amounts[:, known], 0)
+        self.pairs = np.insert(self.pairs, at[~known], pairs[~known])
+        self.weights = np.insert(self.weights, at[~known], np.maximum(amounts[:, ~known], 0), axis=1)
+
+    def row(self, item: int, kind: int) -> tuple[np.ndarray, np.ndarray]:
+        """The partners of an item and their weights."""
+        start, end = np.searchsorted(self.pairs, (item << 32, (item + 1) << 32))
+        return self.pairs[start:end] & 0xFFFFFFFF, self.weights[kind, start:end]
+
+
+class Counts:
+    """Counts events into a scorer; `learnt` is how many there were."""
+
+    def __init__(self, pace: Pace) -> None:
+        self.pace, self.pairs = pace, Pairs()
+        self.learnt = self._since_ease = 0
+
+    def add(self, scorer: Scorer, flat: Flat, spots: np.ndarray) -> None:
+        """Count new events: spots (n,) their places in `flat`, -1 for an item that is not there."""
+        n, known = len(spots), spots >= 0
+        self.learnt += n
+        spots, ages = spots[known], np.arange(n - 1, -1, -1)[known]
+        for counts, half_life in zip(scorer.counts, HALF_LIVES):
+            added = np.bincount(flat.rows[spots], 0.5 ** (ages / half_life), len(scorer.keys))
+            counts.mul_(0.5 ** (n / half_life)).add_(torch.from_numpy(added))
+        first, second, amounts = pairs_of(flat.rows, flat.positive, flat.starts[flat.owner[spots]], spots, ages)
+        self.pairs.fade(n)
+        self.pairs.add(first, second, amounts)
+        self._refresh(scorer, np.unique(np.concatenate((first, second))))
+        self._since_ease += n
+        if self._ease_is_due():
+            self._since_ease = 0
+            self._fit_ease(scorer)
+        scorer.changed()
+
+    def _ease_is_due(self) -> bool:
+        first = self.learnt >= _FIRST_EASE and self._since_ease == self.learnt
+        return first or self._since_ease >= max(self.pace.ease_every, self.learnt // _EASE_GROWTH)
+
+    def remove(self, scorer: Scorer, user: User, row_of: dict[int, int]) -> None:
+        """Take out what a user's events added."""
+        rows = np.array([row_of.get(key, -1) for key in user.keys], np.int64)
+        known = rows >= 0
+        rows, steps = rows[known], np.frombuffer(user.steps, np.int64)[known]
+        positive = IS_POSITIVE[np.frombuffer(user.actions, np.uint8)[known]]
+        spots = np.flatnonzero(steps >= 0)
+        ages = self.learnt - 1 - steps[spots]
+        for counts, half_life in zip(scorer.counts, HALF_LIVES):
+            gone = np.bincount(rows[spots], 0.5 ** (ages / half_life), len(scorer.keys))
+            counts.sub_(torch.from_numpy(gone)).clamp_(min=0)
+        first, second, amounts = pairs_of(rows, positive, np.zeros(len(spots), np.int64), spots, ages)
+        self.pairs.add(first, second, -amounts)
+        self._refresh(scorer, np.unique(np.concatenate((first, second))))
+        scorer.changed()
+
+    def _refresh(self, scorer: Scorer, changed: np.ndarray) -> None:
+        """Write the strongest partners of these items into the scorer's tables."""
+        width = self.pace.neighbours
+        for kind, (name, shrink) in enumerate(_TRANSITIONS.items()):
+            items, weights = (part.numpy() for part in scorer.neighbours(name))
+            for item in changed.tolist():
+                partners, amounts = self.pairs.row(item, kind)
+                scale = amounts.sum() + shrink
+                if len(partners) > width:
+                    best = np.argpartition(-amounts, width)[:width]
+                    partners, amounts = partners[best], amounts[best]
+                items[item], weights[item] = -1, 0
+                items[item, : len(partners)], weights[item, : len(partners)] = partners, amounts / scale
+
+    def _fit_ease(self, scorer: Scorer) -> None:
+        """Fit item-to-item weights in closed form on the pairs, for the items most chosen."""
+        chosen = scorer.counts[LATELY]
+        top = chosen.topk(min(self.pace.ease_items, len(scorer.keys))).indices.sort().values.numpy()
+        place = np.full(len(scorer.keys), -1)
+        place[top] = np.arange(len(top))
+        first, second = place[self.pairs.pairs >> 32], place[self.pairs.pairs & 0xFFFFFFFF]
+        inside = (first >= 0) & (second >= 0)
+        gram = np.zeros((len(top), len(top)), np.float32)
+        gram[first[inside], second[inside]] = self.pairs.weights[_EASE, inside]
+        np.fill_diagonal(gram, chosen.numpy()[top] / (1 - RECENCY) + self.pace.ease_ridge)
+        inverse = torch.linalg.inv(torch.from_numpy(gram))
+        fitted = -inverse / inverse.diagonal()
+        best = fitted.fill_diagonal_(0).topk(min(self.pace.neighbours, len(top)))
+        items, weights = scorer.neighbours("ease")
+        items.fill_(-1), weights.zero_()
+        items[top, : best.values.shape[1]] = torch.from_numpy(top)[best.indices].int()
+        weights[top, : best.values.shape[1]] = best.values.clamp(min=0)
+
+
+def pairs_of(rows: np.ndarray, positive: np.ndarray, starts: np.ndarray, at: np.ndarray, ages: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The pairs of each chosen item with those before it, nearer ones weighing more, as they weigh `ages` events later.
+
+    Shape: rows, positive (e,); starts, at, ages (a,) -> first, second (p,), amounts (PAIR_HALF_LIVES, p).
+    """
+    lag = np.arange(1, LAGS + 1)
+    before = at[:, None] - lag  # (a, LAGS)
+    keep = (before >= starts[:, None]) & positive[at][:, None]
+    before = np.maximum(before, 0)
+    keep &= positive[before] & (rows[before] != rows[at][:, None])
+    near = np.broadcast_to(RECENCY ** (lag - 1), before.shape)[keep]
+    short = np.broadcast_to(lag <= _NEAR_LAGS, before.shape)[keep]
+    age = np.broadcast_to(ages[:, None], before.shape)[keep]
+    fades = [0.5 ** (age / half_life) for half_life in PAIR_HALF_LIVES]
+    amounts = np.stack((near * short * fades[0], near * short * fades[1], near * fades[2]))
+    return np.broadcast_to(rows[at][:, None], before.shape)[keep], rows[before][keep], amounts

@@ -1,0 +1,174 @@
+"""What the learner remembers: the newest events of every user, in their order."""
+
+from array import array
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from model import interest
+from model.interest import ACTIONS, Interests
+from model.schema import CONSUMING, POSITIVE, Example, Request, event_key, item_key
+
+IS_POSITIVE = np.array([action in POSITIVE for action in ACTIONS])
+_IS_CONSUMING = np.array([action in CONSUMING for action in ACTIONS])
+_LATE = 80
+"""An event that comes twice is told by its key among so many events of the user before it."""
+_COLUMNS = {"keys": "Q", "times": "q", "actions": "B", "events": "I", "steps": "q"}
+
+
+@dataclass
+class User:
+    """A user's events, oldest first, in columns; `steps` says when an event was counted, -1 if it was not."""
+
+    keys: array = field(default_factory=lambda: array("Q"))
+    times: array = field(default_factory=lambda: array("q"))
+    actions: array = field(default_factory=lambda: array("B"))
+    events: array = field(default_factory=lambda: array("I"))
+    steps: array = field(default_factory=lambda: array("q"))
+    dropped: int = 0
+
+    def append(self, key: int, time_ms: int, action: int, event: int) -> None:
+        for column, value in zip(self._columns(), (key, time_ms, action, event, -1)):
+            column.append(value)
+
+    def drop_first(self) -> None:
+        for column in self._columns():
+            del column[0]
+        self.dropped += 1
+
+    def consumed(self, before: int) -> bytes:
+        """The items consumed by the first events, as model.consumed keeps them."""
+        taken = _IS_CONSUMING[np.frombuffer(self.actions[:before], np.uint8)]
+        return (np.frombuffer(self.keys[:before], np.uint64)[taken] & np.uint64(0xFFFF)).astype("<u2").tobytes()
+
+    def _columns(self) -> tuple[array, ...]:
+        return self.keys, self.times, self.actions, self.events, self.steps
+
+
+class Remembered(NamedTuple):
+    """An example, its user, and its place among all events that the user ever had."""
+
+    example: Example
+    user: User
+    at: int
+
+    @property
+    def place(self) -> int:
+        """Where it stands among the user's events that are still here; below 0 when it is gone."""
+        return self.at - self.user.dropped
+
+    def request(self) -> Request:
+        """What the job would have asked just before this example."""
+        example, eaten = self.example, self.user.consumed(max(0, self.place))
+        return Request(example.user_id, example.event_id, example.event_time_ms, [], "", example.interests, eaten)
+
+
+@dataclass
+class Flat:
+    """All users' events side by side; only events on items that are there.
+
+    Shape: rows, times, actions, positive, owner (e,); starts (users,); places: for each user and event its place here,
+    -1 for one that is not.
+    """
+
+    rows: np.ndarray
+    times: np.ndarray
+    actions: np.ndarray
+    positive: np.ndarray
+    owner: np.ndarray
+    starts: np.ndarray
+    places: dict[str, np.ndarray]
+
+    def spots(self, examples: Sequence[Remembered]) -> np.ndarray:
+        """Where examples stand, -1 where their item is not there; (n,)."""
+        return np.array([self.places[one.example.user_id][one.place] for one in examples], np.int64)
+
+
+class Memory:
+    """The newest `capacity` events of all users, and the examples that nothing has been learnt from yet."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.users: dict[str, User] = {}
+        self.order: deque[str] = deque()
+        self._new: list[Remembered] = []
+
+    def add(self, example: Example) -> None:
+        """Append what the user did since the last example, as far as the example's interests hold it, and the example.
+
+        One that came before is passed over.
+        """
+        user = self.users.setdefault(example.user_id, User())
+        event = event_key(example.event_id)
+        if event in user.events[-_LATE:]:
+            return
+        self._catch_up(example.user_id, user, interest.decode(example.interests))
+        user.append(item_key(example.item_id), example.event_time_ms, ACTIONS.index(example.action), event)
+        self.order.append(example.user_id)
+        self._new.append(Remembered(example, user, user.dropped + len(user.keys) - 1))
+        while len(self.order) > self.capacity:
+            self._drop_first(self.order.popleft())
+
+    def _drop_first(self, user_id: str) -> None:
+        user = self.users[user_id]
+        user.drop_first()
+        if not len(user.keys):
+            del self.users[user_id]
+
+    def _catch_up(self, user_id: str, user: User, known: Interests) -> None:
+        events = known.log["event_key"].tolist()
+        last = user.events[-1] if len(user.events) else None
+        since = len(events) - events[::-1].index(last) if last in events else 0
+        if since == len(events):
+            return
+        newest, seen = user.times[-1] if len(user.times) else -1, set(user.events[-_LATE:])
+        columns = known.item_keys, known.times_ms, known.actions, known.log["event_key"]
+        for key, time_ms, action, event in zip(*(column[since:].tolist() for column in columns)):
+            if time_ms >= newest and event not in seen:
+                user.append(key, time_ms, action, event)
+                self.order.append(user_id)
+
+    def forget(self, user_id: str) -> User | None:
+        """Delete all that is held of a user, and return it."""
+        self._new = [one for one in self._new if one.example.user_id != user_id]
+        self.order = deque(owner for owner in self.order if owner != user_id)
+        return self.users.pop(user_id, None)
+
+    def take_new(self) -> list[Remembered]:
+        """The examples since the last call whose events are still here."""
+        new, self._new = self._new, []
+        return [one for one in new if one.place >= 0]
+
+    def find(self, example: Example) -> Remembered:
+        """An example that was added before; one that was not stands after all events of its user."""
+        user = self.users.get(example.user_id, User())
+        events, event = user.events.tolist(), event_key(example.event_id)
+        place = len(events) - 1 - events[::-1].index(event) if event in events else len(events)
+        return Remembered(example, user, user.dropped + place)
+
+    def flatten(self, row_of: dict[int, int], there: np.ndarray) -> Flat:
+        """Lay all users' events side by side.
+
+        Args:
+            row_of: item key -> row of the scorer.
+            there: which rows of the scorer are items of the catalogue; (m,) bool.
+        """
+        users = list(self.users.values())
+        keys, times, actions = (_joined(users, name) for name in ("keys", "times", "actions"))
+        rows = np.fromiter((row_of.get(key, -1) for key in keys.tolist()), np.int64, len(keys))
+        known = np.append(there, False)[rows]
+        lengths = np.array([len(user.keys) for user in users], np.int64)
+        place = np.where(known, np.cumsum(known) - 1, -1)
+        owner = np.repeat(np.arange(len(users)), lengths)[known]
+        places = dict(zip(self.users, np.split(place, np.cumsum(lengths)[:-1]))) if users else {}
+        actions = actions[known].astype(np.int64)
+        starts = np.searchsorted(owner, np.arange(len(users)))
+        return Flat(rows[known], times[known], actions, IS_POSITIVE[actions], owner, starts, places)
+
+
+def _joined(users: list[User], name: str) -> np.ndarray:
+    kind = np.dtype(_COLUMNS[name])
+    return np.concatenate([np.zeros(0, kind), *(np.frombuffer(getattr(user, name), kind) for user in users)])

@@ -1,0 +1,103 @@
+"""The network: from a user's last events to a vector, beside the vectors of the items.
+
+    item ─► projected text + gated id ─┐
+    gap to the next event, action ─────┴► token ─► blocks of pointwise attention ─► hidden vector . item vectors
+
+Source: Zhai et al., Actions Speak Louder than Words (HSTU), 2024, arXiv:2402.17152.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from model.interest import ACTIONS
+
+GAPS = 40
+"""Time gaps are told apart by log2 of their seconds; 2**39 s is longer than anybody waits."""
+NOTHING, EVENT, START = 0, 1, 2
+"""What stands at a position of a history: nothing, an event, or the start of a user who has no earlier one."""
+_DROPPED = 0.2
+_SPREAD = 0.05  # standard deviation of the embeddings before anything is learnt
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The shape of a scorer: `dim` of the language model's vectors, `width` of the network, `last_n` events seen."""
+
+    dim: int
+    width: int = 64
+    layers: int = 2
+    heads: int = 2
+    last_n: int = 20
+
+
+class Block(nn.Module):
+    """Pointwise attention: SiLU in place of a softmax, a learned bias per distance, a gated output, no feed-forward."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        self.heads, self.last_n = sizes.heads, sizes.last_n
+        self.norm, self.norm_out = nn.LayerNorm(sizes.width), nn.LayerNorm(sizes.width)
+        self.into, self.out = nn.Linear(sizes.width, 4 * sizes.width), nn.Linear(sizes.width, sizes.width)
+        self.distance = nn.Parameter(torch.zeros(sizes.heads, sizes.last_n))
+        self.drop = nn.Dropout(_DROPPED)
+
+    def forward(self, x: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+        """Shape: x (B, T, width), visible (B, 1, T, T) -> (B, T, width)."""
+        B, T, C = x.shape
+        u, v, q, k = F.silu(self.into(self.norm(x))).split(C, dim=2)  # (B, T, C) each
+        q, k, v = (part.view(B, T, self.heads, -1).transpose(1, 2) for part in (q, k, v))  # (B, H, T, C / H)
+        attention = F.silu(q @ k.mT + self.distance[:, distances(T, x.device).clamp(0, self.last_n - 1)])
+        seen = (attention * visible / self.last_n) @ v  # (B, H, T, C / H)
+        seen = seen.transpose(1, 2).reshape(B, T, C)
+        return x + self.drop(self.out(self.norm_out(seen) * u))
+
+
+class Network(nn.Module):
+    """From the last events to a vector; its product with an item's vector is the item's score.
+
+    An item is its text, projected, plus an embedding of its own that opens as the item is seen more often.
+    """
+
+    def __init__(self, sizes: Sizes, items: int) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.project = nn.Linear(sizes.dim, sizes.width, bias=False)
+        self.ids = nn.Parameter(torch.zeros(items, sizes.width))
+        self.bias = nn.Parameter(torch.zeros(items))
+        self.gate = nn.Parameter(torch.tensor([0.0, 0.5]))
+        self.popularity = nn.Parameter(torch.tensor(0.5))
+        self.gap, self.action = nn.Embedding(GAPS, sizes.width), nn.Embedding(len(ACTIONS), sizes.width)
+        self.start = nn.Parameter(torch.zeros(sizes.width))
+        self.norm, self.norm_out = nn.LayerNorm(sizes.width), nn.LayerNorm(sizes.width)
+        self.blocks = nn.ModuleList(Block(sizes) for _ in range(sizes.layers))
+        self.drop = nn.Dropout(_DROPPED)
+        for table in (self.gap, self.action):
+            nn.init.normal_(table.weight, std=_SPREAD)
+
+    def items(self, vectors: torch.Tensor, ids: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+        """Shape: vectors (n, dim), ids (n, width), counts (n,) -> (n, width)."""
+        gate = torch.sigmoid(self.gate[0] + self.gate[1] * torch.log1p(counts) - 1)
+        return self.project(vectors) + gate[:, None] * ids
+
+    def forward(self, tokens: torch.Tensor, gaps: torch.Tensor, actions: torch.Tensor, kind: torch.Tensor) -> torch.Tensor:
+        """Shape: tokens (B, T, width) of items; gaps to the next event, actions, kind (B, T) -> (B, T, width)."""
+        x = self.norm(tokens) + self.action(actions)
+        x = torch.where(kind[..., None] == START, self.start, x) + self.gap(gaps)
+        apart = distances(tokens.shape[1], x.device)
+        visible = ((apart >= 0) & (apart < self.sizes.last_n) & (kind != NOTHING)[:, None, None, :]).to(x.dtype)
+        x = self.drop(x)
+        for block in self.blocks:
+            x = block(x, visible)
+        return self.norm_out(x)
+
+
+def distances(T: int, device: torch.device) -> torch.Tensor:
+    """How far each position stands behind each other one.
+
+    Shape: (T, T); negative for those that come later.
+    """
+    steps = torch.arange(T, device=device)
+    return steps[:, None] - steps

@@ -1,0 +1,23 @@
+"""How much is learnt from how much."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How much is learnt from how much; the defaults are measured on ml-100k."""
+
+    window: int = 32  # events
+    windows: int = 64  # of new events in a step, and as many replayed
+    visits: float = 8.0  # of each new event by a step of the network
+    most_steps: int = 300  # of the network in one call
+    negatives: int = 512  # items that each target of a step is held against
+    chunk: int = 500  # examples between two refreshes of the counts
+    neighbours: int = 128  # kept for an item in each counted table
+    text_neighbours: int = 32
+    ease_every: int = 5_000  # examples
+    ease_items: int = 3_000  # those most chosen
+    ease_ridge: float = 200.0  # choices
+    most_ranked: int = 6_000  # examples for the blend in one call
+    kept_ranked: int = 12_000  # examples that the blend replays
+    ranked_batch: int = 256  # examples in one of its steps

@@ -1,0 +1,140 @@
+"""How the blend learns: from the signals as they were before an example was counted, new examples and replayed ones."""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from model.adamw import AdamW
+from model.batch import excluded_items, open_requests
+from model.blend import blended
+from model.catalogue import Catalogue
+from model.interest import Rules
+from model.memory import Remembered
+from model.pace import Pace
+from model.schema import item_key
+from model.score import Scorer
+
+_FIRST_RATE, _RATE, _SETTLED = 6e-3, 2e-3, 5_000  # learning rates, and after how many examples the second one holds
+_CLIP = 10.0  # norm of the gradient
+_UNIFORM = 64  # items drawn from the whole catalogue for each example
+_CELLS = 400_000  # examples x items whose signals are computed at once
+_REPLAYED = 3  # groups of earlier examples beside the new one, in every step
+_STEPS = 3  # times that each new example is taken, on average, with as many as it shares a step with
+
+
+@dataclass
+class Ranked:
+    """Examples with their signals: the item that came first, then the candidates, then items drawn from all.
+
+    Shape: users (b,); signals (b, 1 + c + r, signals) half precision; context (b, CONTEXT); offset (b, 1 + c + r), the
+    log of how many items each stands for; label (b,), the place of the item that came.
+    """
+
+    users: list[str]
+    signals: torch.Tensor
+    context: torch.Tensor
+    offset: torch.Tensor
+    label: torch.Tensor
+
+    def __getitem__(self, rows: torch.Tensor) -> "Ranked":
+        users = [self.users[row] for row in rows.tolist()]
+        return Ranked(users, self.signals[rows], self.context[rows], self.offset[rows], self.label[rows])
+
+
+class BlendLearner:
+    """Takes steps with a scorer's blend; keeps the newest examples to replay them."""
+
+    def __init__(self, scorer: Scorer, pace: Pace, random: np.random.Generator, rules: Rules, exclude_consumed: bool) -> None:
+        self.pace, self.rules, self.exclude_consumed = pace, rules, exclude_consumed
+        self.kept: deque[Ranked] = deque()
+        self._scorer, self._random, self._learnt = scorer, random, 0
+        self._optimizer = AdamW(scorer.blend, _FIRST_RATE)
+
+    def learn(self, catalogue: Catalogue, examples: Sequence[Remembered], share: float) -> None:
+        """Take steps on a share of these examples; they must not have been counted yet."""
+        wanted = [one for one in examples if catalogue.row(item_key(one.example.item_id)) >= 0]
+        if share < 1:
+            wanted = [one for one in wanted if self._random.random() < share]
+        size = max(1, _CELLS // max(1, len(catalogue)))
+        for start in range(0, len(wanted), size):
+            fresh = self._rank(catalogue, wanted[start : start + size])
+            if fresh is not None:
+                self._drop_others(fresh.signals.shape[1])
+                self._step(fresh)
+                self._keep(fresh)
+
+    def forget(self, user_id: str) -> None:
+        """Drop a user's examples."""
+        kept = [group[torch.tensor([at for at, user in enumerate(group.users) if user != user_id], dtype=torch.int64)] for group in self.kept]
+        self.kept = deque(group for group in kept if group.users)
+
+    def _drop_others(self, width: int) -> None:
+        """Groups from when the catalogue was smaller than the candidates can share no step with new ones."""
+        self.kept = deque(group for group in self.kept if group.signals.shape[1] == width)
+
+    def _keep(self, fresh: Ranked) -> None:
+        self._learnt += len(fresh.users)
+        self.kept.append(fresh)
+        while sum(len(group.users) for group in self.kept) > self.pace.kept_ranked:
+            self.kept.popleft()
+
+    def _step(self, fresh: Ranked) -> None:
+        batch = self.pace.ranked_batch
+        self._optimizer.lr = _FIRST_RATE if self._learnt < _SETTLED else _RATE
+        for _ in range(_STEPS * int(np.ceil(len(fresh.users) / batch))):
+            groups = [fresh] + [self.kept[at] for at in self._random.integers(0, len(self.kept), _REPLAYED if self.kept else 0)]
+            rows = [torch.from_numpy(self._random.integers(0, len(group.users), batch // len(groups))) for group in groups]
+            signals, context, offset, label = (
+                torch.cat([getattr(group, name)[row] for group, row in zip(groups, rows)])
+                for name in ("signals", "context", "offset", "label")
+            )
+            self._optimizer.step(self._loss(signals.float(), context, offset, label), _CLIP)
+
+    def _loss(self, signals: torch.Tensor, context: torch.Tensor, offset: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        """The linear blend has to find the candidates, the MLP to order them: both are held to the same target."""
+        blend = self._scorer.blend
+        linear = (signals @ blend.of(context)[..., None])[..., 0] + offset  # (b, 1 + c + r)
+        candidates = signals.shape[1] - 1 - _UNIFORM
+        added = blend.reorder(signals[:, 1 : 1 + candidates], context)
+        return F.cross_entropy(linear, label) + F.cross_entropy(linear + F.pad(added, (1, _UNIFORM)), label)
+
+    @torch.no_grad()
+    def _rank(self, catalogue: Catalogue, examples: Sequence[Remembered]) -> Ranked | None:
+        """Compute the signals of what came, of the candidates and of some other items; None if nothing that came could."""
+        table, device = self._scorer.table(catalogue), self._scorer.keys.device
+        requests = [one.request() for one in examples]
+        target = torch.from_numpy(catalogue.rows(item_key(one.example.item_id) for one in examples))
+        excluded = excluded_items(catalogue, requests, self.exclude_consumed, device)
+        allowed = ~excluded.gather(1, target[:, None])[:, 0]
+        if not allowed.any():
+            return None
+        batch = open_requests(catalogue, requests, self.rules, self._scorer.sizes.last_n, device)
+        scored = blended(self._scorer.blend, table, batch, excluded)
+        drawn = torch.from_numpy(self._random.integers(0, len(catalogue), (len(target), _UNIFORM)))
+        items = torch.cat((target[:, None], scored.candidates, drawn), 1)
+        offset, label = _offsets(items, scored.candidates, drawn, excluded)
+        users = [one.example.user_id for one in examples]
+        return Ranked(users, scored.at(items).half(), batch.context, offset, label)[allowed.nonzero()[:, 0]]
+
+
+def _offsets(
+    items: torch.Tensor, candidates: torch.Tensor, drawn: torch.Tensor, excluded: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The log of how many items each stands for (-inf: none), and the place of the item that came.
+
+    Shape: items (b, 1 + c + r) = target, candidates (b, c), drawn (b, r); excluded (b, n) -> (b, 1 + c + r), (b,).
+    """
+    (b, n), c, target = excluded.shape, candidates.shape[1], items[:, :1]
+    offset = torch.zeros(items.shape)
+    offset[:, 1 + c :] = np.log(max(n - c, 1) / _UNIFORM)
+    hit = candidates == target
+    label = torch.where(hit.any(1), hit.int().argmax(1) + 1, 0)
+    offset[hit.any(1), 0] = -torch.inf
+    offset[:, 1:].masked_fill_(excluded.gather(1, items[:, 1:]), -torch.inf)
+    is_candidate = torch.zeros(n).expand(b, n).scatter(1, candidates, 1.0).bool()
+    offset[:, 1 + c :].masked_fill_(is_candidate.gather(1, drawn) | (drawn == target), -torch.inf)
+    return offset, label

@@ -1,0 +1,105 @@
+"""Reasons: which signals put an item on a list, and which of the user's past events carried them."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from model.batch import MicroBatch
+from model.blend import Scores
+from model.network import EVENT
+from model.schema import Reason
+from model.signals import SHARPNESS, SIGNALS, recencies
+from model.table import NEIGHBOURS, Table, padded
+
+REASONS = 2
+"""At most so many are given for an item."""
+LEAST_SHARE = 0.05
+"""A signal with a smaller share of the score is no reason."""
+_EVENTS = 2  # past events named in a reason, at most
+_CARRIED_BY = {"network": "items", "interest": "vectors", "next-interest": "vectors"} | {name: name for name in NEIGHBOURS}
+"""How the past events that carry a signal are found; those that carry the others are not known."""
+
+
+@torch.no_grad()
+def explain(table: Table, batch: MicroBatch, scored: Scores, rows: torch.Tensor, item_ids: list[str]) -> list[list[list[Reason]]]:
+    """Why these items: the signals that lift them most above the average item, and the past events that carried those.
+
+    For the network these are the events nearest to the item among its own item vectors, for the interests those nearest
+    by text, for a counted table those that it led from.
+
+    Shape: rows (B, k) -> for each user and item its reasons.
+    """
+    share, signal = _strongest(scored, rows)  # (B, k, reasons)
+    events = _carriers(table, batch, rows, signal)
+    past = batch.history[:, None, None].expand(*signal.shape, -1)
+    carried_by = torch.where(events >= 0, past.gather(3, events.clamp(min=0)), len(item_ids))
+    reasons = iter(_reasons(share, signal, _interest_numbers(table, batch, rows, signal), carried_by, item_ids))
+    B, k = rows.shape
+    return [[[reason for _, reason in zip(range(signal.shape[2]), reasons) if reason] for _ in range(k)] for _ in range(B)]
+
+
+def _strongest(scored: Scores, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The signals that lift items most above the average item, and their shares; (B, k) -> (B, k, reasons) each."""
+    average = torch.stack([signal.mean(1).expand(len(rows)) for signal in scored.signals], 1)  # (B, signals)
+    lift = ((scored.at(rows) - average[:, None]) * scored.weights[:, None]).clamp_(min=0)  # (B, k, signals)
+    return (lift / lift.sum(2, keepdim=True).clamp(min=1e-12)).topk(REASONS)
+
+
+def _reasons(
+    share: torch.Tensor, signal: torch.Tensor, number: torch.Tensor, carried_by: torch.Tensor, item_ids: list[str]
+) -> list[Reason | None]:
+    """Put into words; None for what would say little.
+
+    Shape: share, signal, number (B, k, reasons), carried_by (B, k, reasons, 2) -> B * k * reasons.
+    """
+    ids = np.array([*item_ids, ""], object)[carried_by.cpu().numpy()].reshape(-1, _EVENTS).T.tolist()
+    names = np.array(list(SIGNALS), object)[signal.cpu().numpy()].ravel().tolist()
+    shares = share.cpu().numpy().ravel().astype(float).round(3).tolist()
+    return [
+        Reason(name, part, which if which >= 0 else None, [a, b] if b and a != b else [a] if a else []) if part >= LEAST_SHARE else None
+        for name, part, which, a, b in zip(names, shares, number.flatten().tolist(), *ids)
+    ]
+
+
+def _interest_numbers(table: Table, batch: MicroBatch, rows: torch.Tensor, signal: torch.Tensor) -> torch.Tensor:
+    """The interest that speaks most for each item where the signal is one of interests, else -1; (B, k, reasons)."""
+    near = (batch.interests @ table.vectors[rows].mT).mT * SHARPNESS  # (B, k, I)
+    number = torch.full_like(signal, -1)
+    for name, weights in (("interest", batch.weights), ("next-interest", batch.led_to)):
+        best = (near + weights[:, None].log()).argmax(2)
+        number = torch.where(signal == list(SIGNALS).index(name), best[..., None], number)
+    return number
+
+
+def _carriers(table: Table, batch: MicroBatch, rows: torch.Tensor, signal: torch.Tensor) -> torch.Tensor:
+    """The past events that carried each signal most, -1 for none; (B, k), (B, k, reasons) -> (B, k, reasons, events)."""
+    kinds = [_CARRIED_BY.get(name, "") for name in SIGNALS]
+    amounts = {kind: _amounts(table, batch, rows, kind) for kind in dict.fromkeys(kinds)}
+    place = torch.tensor([list(amounts).index(kind) for kind in kinds], device=rows.device)
+    stacked = torch.stack(list(amounts.values()), 2)  # (B, k, kinds, T)
+    chosen = stacked.gather(2, place[signal][..., None].expand(-1, -1, -1, stacked.shape[3]))  # (B, k, reasons, T)
+    chosen = chosen.masked_fill_((batch.kind != EVENT)[:, None, None], 0.0)
+    best = F.pad(chosen, (0, 1)).topk(_EVENTS)
+    return torch.where(best.values > 0, best.indices, -1)
+
+
+def _amounts(table: Table, batch: MicroBatch, rows: torch.Tensor, kind: str) -> torch.Tensor:
+    """How much each past event speaks for each item; (B, k) -> (B, k, T)."""
+    if kind in table.neighbours:
+        return _led_from(table, batch, rows, kind)
+    if not kind:
+        return torch.zeros(*rows.shape, batch.history.shape[1], device=rows.device)
+    vectors = table.items if kind == "items" else padded(table.vectors)
+    return vectors[rows] @ vectors[batch.history].mT
+
+
+def _led_from(table: Table, batch: MicroBatch, rows: torch.Tensor, name: str) -> torch.Tensor:
+    """How much of an item's sum in a counted table came from each past event; (B, k) -> (B, k, T)."""
+    items, weights = table.neighbours[name]
+    B, k = rows.shape
+    T, n = batch.history.shape[1], len(table.bias)
+    place = torch.full((B, n + 1), k, device=rows.device)
+    place.scatter_(1, rows, torch.arange(k, device=rows.device).expand(B, -1))
+    places = place.gather(1, items[batch.history].flatten(1)).view(B, T, -1)  # (B, T, c)
+    amount = weights.new_zeros(B, T, k + 1).scatter_add_(2, places, weights[batch.history])
+    return (amount[..., :k] * recencies(T, rows.device)[:, None]).mT

@@ -1,0 +1,112 @@
+"""How the network learns: steps on windows of events, half of them new, half replayed.
+
+Source: Yi et al., Sampling-bias-corrected neural modeling, 2019, doi:10.1145/3298689.3346996 (logQ).
+"""
+
+import numpy as np
+import torch
+
+from model.adamw import AdamW
+from model.batch import gap_number
+from model.growth import Known
+from model.memory import Flat
+from model.network import EVENT, NOTHING, START
+from model.pace import Pace
+from model.score import Scorer
+from model.table import EVER, TRENDING, UNSEEN
+
+_FIRST_RATE, _RATE, _SETTLED = 3e-3, 2e-3, 10_000  # learning rates, and after how many examples the second one holds
+_WEIGHT_DECAY = 0.01
+_SHUFFLED = 0.5
+"""In this share of the windows the order of events at one time is drawn anew: they came in no order."""
+_SAME_TIME_MS = 0.5  # events less far apart may change places
+
+
+class NetworkLearner:
+    """Takes steps with a scorer's network."""
+
+    def __init__(self, scorer: Scorer, pace: Pace, random: np.random.Generator) -> None:
+        self.pace = pace
+        self._scorer, self._random = scorer, random
+        self._optimizer = AdamW(scorer.network, _FIRST_RATE, _WEIGHT_DECAY)
+
+    def learn(self, known: Known, flat: Flat, new: np.ndarray, reach: np.ndarray, before: torch.Tensor, steps: int, learnt: int) -> None:
+        """Take steps on windows around new events and as many windows from before.
+
+        Args:
+            learnt: how many examples there were in all.
+
+        Shape: new (n,) places in `flat`; reach (users,) ends of what may be seen; before (m,) counts without the new.
+        """
+        if not len(new) or len(known.there) < 2:
+            return
+        network, size = self._scorer.network, min(self.pace.windows, 4 + len(new) // 4)
+        popularity = torch.log(before + UNSEEN)
+        self._optimizer.lr = _FIRST_RATE if learnt <= _SETTLED else _RATE
+        network.train()
+        for _ in range(steps):
+            windows = self._windows(flat, self._ends(flat, new, reach, size))
+            self._optimizer.step(self._loss(known, *windows, popularity))
+        network.eval()
+
+    def _ends(self, flat: Flat, new: np.ndarray, reach: np.ndarray, size: int) -> np.ndarray:
+        """Where windows end: as many a little after a new event as anywhere; (2 * size,) places in `flat`."""
+        past = np.cumsum(reach - flat.starts)
+        fresh = self._random.choice(new, size)
+        fresh = np.minimum(fresh + self._random.integers(0, self.pace.window // 2, size), reach[flat.owner[fresh]] - 1)
+        draws = self._random.integers(0, past[-1], size)
+        user = np.searchsorted(past, draws, side="right")
+        return np.concatenate((fresh, reach[user] - past[user] + draws))
+
+    def _windows(self, flat: Flat, ends: np.ndarray) -> list[torch.Tensor]:
+        """The events up to each end.
+
+        Shape: (b,) -> rows, gaps, actions, kind, targets, each (b, window); target -1 where there is none.
+        """
+        at = ends[:, None] + np.arange(-self.pace.window, 1)  # (b, window + 1)
+        starts = flat.starts[flat.owner[ends]][:, None]
+        kind = np.where(at >= starts, EVENT, np.where(at == starts - 1, START, NOTHING))
+        at, kind = self._shuffled(flat, np.where(kind == EVENT, at, 0), kind)
+        rows, actions = flat.rows[at], flat.actions[at]
+        gaps = np.where((kind == EVENT)[:, :-1], gap_number(np.diff(flat.times[at], axis=1)), 0)
+        targets = np.where((flat.positive[at] & (kind == EVENT))[:, 1:] & (kind[:, :-1] != NOTHING), rows[:, 1:], -1)
+        return [torch.from_numpy(part) for part in (rows[:, :-1], gaps, actions[:, :-1], kind[:, :-1], targets)]
+
+    def _shuffled(self, flat: Flat, at: np.ndarray, kind: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """In some windows, draw the order of events at the same time anew; (b, window + 1) each."""
+        moved = self._random.random(at.shape) * _SAME_TIME_MS * (self._random.random((len(at), 1)) < _SHUFFLED)
+        order = np.argsort(np.where(kind == EVENT, flat.times[at] + moved, kind - 3), axis=1, kind="stable")
+        return np.take_along_axis(at, order, 1), np.take_along_axis(kind, order, 1)
+
+    def _loss(
+        self,
+        known: Known,
+        rows: torch.Tensor,
+        gaps: torch.Tensor,
+        actions: torch.Tensor,
+        kind: torch.Tensor,
+        targets: torch.Tensor,
+        popularity: torch.Tensor,
+    ) -> torch.Tensor:
+        """Sampled softmax: each target against shared negatives, half of them uniform, half other targets of the batch.
+
+        A negative drawn with probability q among S counts as 1 / (S q) items, so the sum stands for the whole catalogue.
+
+        Shape: as `_windows` gives them, (b, T) each; popularity (m,) -> ().
+        """
+        network, wanted, there = self._scorer.network, targets[targets >= 0], known.there  # (w,)
+        half = self.pace.negatives // 2
+        uniform = there[torch.from_numpy(self._random.integers(0, len(there), half))]
+        drawn = wanted[torch.from_numpy(self._random.integers(0, len(wanted), half))]
+        negatives = torch.cat((uniform, drawn))  # (S,)
+        used, place = torch.unique(torch.cat((rows.flatten(), wanted, negatives)), return_inverse=True)
+        items = network.items(known.vectors[used], network.ids[used], self._scorer.counts[EVER][used])  # (used, width)
+        bias = network.bias[used] + network.popularity * popularity[used]
+        at_rows, at_wanted, at_negatives = place.split((rows.numel(), len(wanted), len(negatives)))
+        hidden = network(items[at_rows].view(*rows.shape, -1), gaps, actions, kind)[targets >= 0]  # (w, width)
+        often = torch.bincount(at_wanted, minlength=len(used))[at_negatives] / len(wanted)
+        expected = half * (1 / len(there) + often)
+        against = hidden @ items[at_negatives].T + bias[at_negatives] - expected.log()  # (w, S)
+        against = against.masked_fill(wanted[:, None] == negatives, -torch.inf)
+        right = (hidden * items[at_wanted]).sum(1) + bias[at_wanted]
+        return (torch.cat((right[:, None], against), 1).logsumexp(1) - right).mean()

@@ -1,0 +1,92 @@
+"""Named signals: each says of every item how well it would go with a user now, in one way.
+
+A family is one function from what is known of the items and a micro-batch to one or more signals, each a number per
+user and item on the scale of a log probability. `FAMILIES` names them in the order in which the blend holds their
+weights; a new signal is a new entry there.
+
+Source: Steck, Embarrassingly Shallow Autoencoders for Sparse Data (EASE), 2019, arXiv:1905.03375 (one of the counted tables).
+"""
+
+from collections.abc import Callable
+
+import torch
+
+from model.batch import MicroBatch
+from model.table import Table
+
+Family = Callable[[Table, MicroBatch], list[torch.Tensor]]
+"""Gives its signals, each (B, n), or (1, n) where it is the same for every user."""
+RECENCY = 0.85
+"""An event counts this much less than the next one."""
+SHARPNESS = 8.0
+"""tau of the interest formula: cosines of 1 and 0 lie e**8 apart."""
+_FOLLOWING = ("transitions", "recent-transitions", "ease")
+_TEXT_SCALE = 5.0  # from a cosine to the scale of a log probability
+_NO_INTEREST = 1e-9
+
+
+def recencies(T: int, device: torch.device) -> torch.Tensor:
+    """How much each of the last T events counts, the newest last; (T,)."""
+    return RECENCY ** torch.arange(T - 1, -1, -1, device=device)
+
+
+def _network(table: Table, batch: MicroBatch) -> list[torch.Tensor]:
+    """What the network makes of the last events."""
+    hidden = table.network(table.items[batch.history], batch.gaps, batch.actions, batch.kind)[:, -1]  # (B, width)
+    return [hidden @ table.items[:-1].mT + table.bias]
+
+
+def _popularity(table: Table, batch: MicroBatch) -> list[torch.Tensor]:
+    """How often the item was chosen, old choices fading."""
+    return list(table.log_counts[:, None])
+
+
+def _following(table: Table, batch: MicroBatch) -> list[torch.Tensor]:
+    """How strongly the last events lead to the item, by a counted table; the newest event counts most."""
+    recency = recencies(batch.history.shape[1], batch.history.device)[:, None]
+    signals = []
+    for name in _FOLLOWING:
+        items, weights = table.neighbours[name]
+        sums = weights.new_zeros(len(batch.history), len(table.bias) + 1)
+        sums.scatter_add_(1, items[batch.history].flatten(1), (weights[batch.history] * recency).flatten(1))
+        signals.append(sums[:, :-1].add_(table.back_off).log_())
+    return signals
+
+
+def _text(table: Table, batch: MicroBatch) -> list[torch.Tensor]:
+    """The largest similarity of the item's text to one of the last events."""
+    items, weights = table.neighbours["text"]
+    best = weights.new_zeros(len(batch.history), len(table.bias) + 1)
+    best.scatter_reduce_(1, items[batch.history].flatten(1), weights[batch.history].flatten(1), "amax")
+    return [best[:, :-1].mul_(_TEXT_SCALE)]
+
+
+def _interest(table: Table, batch: MicroBatch) -> list[torch.Tensor]:
+    """log sum_a w_a exp(tau h_a . h_i): how near the item is to the user's interests, to those that come next."""
+    near = batch.interests.flatten(0, 1) @ (SHARPNESS * table.vectors.mT)
+    near = near.exp_().view(*batch.weights.shape, -1)  # (B, I, n)
+    signals = []
+    for weights in (batch.weights, batch.led_to):
+        some = weights.sum(1, keepdim=True) > 0
+        sums = (torch.where(some, weights, 1.0)[:, None] @ near)[:, 0]  # (B, n)
+        signals.append(sums.add_(_NO_INTEREST).log_().mul_(some))
+    return signals
+
+
+FAMILIES: tuple[tuple[Family, dict[str, float]], ...] = (
+    (_network, {"network": 0.0}),
+    (_popularity, {"popular": 0.0, "lately-popular": 0.0, "trending": 0.0, "trending-now": 0.0}),
+    (_following, dict.fromkeys(_FOLLOWING, 0.0)),
+    (_text, {"text": 0.0}),
+    (_interest, {"interest": 1.0, "next-interest": 0.5}),
+)
+"""Function, and the names of its signals with their weights before anything is learnt."""
+SIGNALS = {name: weight for _, names in FAMILIES for name, weight in names.items()}
+"""All of them, in the blend's order."""
+FIRST_WEIGHTS = {"network": 0.8, "trending": 0.1, "transitions": 0.1, "recent-transitions": 0.1, "ease": 0.1, "text": 0.05}
+"""Weights from which learning sets out; 0 for the others."""
+
+
+def signals(table: Table, batch: MicroBatch) -> list[torch.Tensor]:
+    """Every signal, in the order of `SIGNALS`; what is not a number counts as 0."""
+    return [signal.nan_to_num_(0.0) for family, _ in FAMILIES for signal in family(table, batch)]
