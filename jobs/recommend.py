@@ -153,6 +153,8 @@ def environment(settings: Settings, jars: list[str]) -> tuple[StreamExecutionEnv
     tables.get_config().set("python.execution-mode", "thread")
     tables.get_config().set("python.fn-execution.bundle.time", str(settings.bundle_time_ms))
     tables.get_config().set("python.fn-execution.arrow.batch.size", str(settings.micro_batch))
+    # A worker process for each UDF: in a shared one, embedding and scoring wait for each other's interpreter lock.
+    tables.get_config().set("python.fn-execution.memory.managed", "false")
     return env, tables
 
 

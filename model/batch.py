@@ -1,7 +1,7 @@
 """A micro-batch: the interests of a group of requests, decoded and laid side by side as tensors."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ class MicroBatch:
 
     Shape: history (B, T) rows of the catalogue, the newest event last, n for none; gaps, actions, kind (B, T); context
     (B, CONTEXT); interests (B, I, 64); weights, led_to (B, I): how much each interest weighs, and how strongly the last
-    one led to it; both sum to 1, or to 0 where there is none.
+    one led to it; both sum to 1, or to 0 where there is none; led: see model.signals.led.
     """
 
     history: torch.Tensor
@@ -38,6 +38,7 @@ class MicroBatch:
     interests: torch.Tensor
     weights: torch.Tensor
     led_to: torch.Tensor
+    led: dict[str, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
 
 
 def gap_number(gap_ms: np.ndarray) -> np.ndarray:

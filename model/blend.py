@@ -62,7 +62,7 @@ class Scores:
         return torch.stack([signal[0][rows] if len(signal) == 1 else signal.gather(1, rows) for signal in self.signals], 2)
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def blended(blend: Blend, table: Table, batch: MicroBatch, excluded: torch.Tensor) -> Scores:
     """Compute the signals and the score; excluded (B, n) bool."""
     every, weights = signals(table, batch), blend.of(batch.context)

@@ -7,6 +7,8 @@
 Source: Steck, Embarrassingly Shallow Autoencoders for Sparse Data (EASE), 2019, arXiv:1905.03375.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 
@@ -56,10 +58,11 @@ class Pairs:
         self.pairs = np.insert(self.pairs, at[~known], pairs[~known])
         self.weights = np.insert(self.weights, at[~known], np.maximum(amounts[:, ~known], 0), axis=1)
 
-    def row(self, item: int, kind: int) -> tuple[np.ndarray, np.ndarray]:
-        """The partners of an item and their weights."""
-        start, end = np.searchsorted(self.pairs, (item << 32, (item + 1) << 32))
-        return self.pairs[start:end] & 0xFFFFFFFF, self.weights[kind, start:end]
+    def rows(self, items: np.ndarray, kind: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """For each item its partners and their weights."""
+        starts, ends = np.searchsorted(self.pairs, np.stack((items, items + 1)) << 32).tolist()
+        for start, end in zip(starts, ends):
+            yield self.pairs[start:end] & 0xFFFFFFFF, self.weights[kind, start:end]
 
 
 class Counts:
@@ -112,8 +115,7 @@ class Counts:
         width = self.pace.neighbours
         for kind, (name, shrink) in enumerate(_TRANSITIONS.items()):
             items, weights = (part.numpy() for part in scorer.neighbours(name))
-            for item in changed.tolist():
-                partners, amounts = self.pairs.row(item, kind)
+            for item, (partners, amounts) in zip(changed.tolist(), self.pairs.rows(changed, kind)):
                 scale = amounts.sum() + shrink
                 if len(partners) > width:
                     best = np.argpartition(-amounts, width)[:width]

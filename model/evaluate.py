@@ -9,9 +9,11 @@ Source: Gama, Sebastião and Rodrigues, On evaluating stream learning algorithms
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from msgspec import structs
 
 from model import consumed, interest
 from model.batch import excluded_items
@@ -80,6 +82,7 @@ class Protocol:
     max_consumed: int = 4_096
     exclude_consumed: bool = True
     seed: int = 0
+    live: bool = False  # count the lists that the job makes too: right after an event, not when the next one comes
     rules: Rules = Rules()
 
 
@@ -108,6 +111,23 @@ class Result:
         self.lists.append(rows + [-1] * (K - len(rows)))
 
 
+class Asked(NamedTuple):
+    """An event, what was asked at the moment before it, and the time of the user's event before."""
+
+    event: Event
+    request: Request
+    last_ms: int
+
+    def live(self) -> "Asked":
+        """As the job asks: right after the event before, when nobody knows how long the next one will take."""
+        return self._replace(request=structs.replace(self.request, event_time_ms=self.last_ms))
+
+    def example(self) -> Example:
+        """What is learnt from it."""
+        event = self.event
+        return Example(event.user_id, event.event_id, event.event_time_ms, event.item_id or "", event.action, self.request.interests)
+
+
 class Users:
     """What the keyed operator of the job holds: interests and consumed items of each user."""
 
@@ -115,17 +135,20 @@ class Users:
         self._catalogue, self._protocol = catalogue, protocol
         self._interests: dict[str, bytes] = {}
         self._consumed: dict[str, bytes] = {}
+        self._last_ms: dict[str, int] = {}
 
-    def request(self, event: Event) -> Request:
-        """What would be asked at the moment before this event."""
+    def ask(self, event: Event) -> Asked:
+        """What is asked before this event; then the event is folded in."""
         user = event.user_id
-        return Request(
-            user, event.event_id, event.event_time_ms, [], "", self._interests.get(user, b""), self._consumed.get(user, b"")
-        )
+        interests, eaten = self._interests.get(user, b""), self._consumed.get(user, b"")
+        request = Request(user, event.event_id, event.event_time_ms, [], "", interests, eaten)
+        asked = Asked(event, request, self._last_ms.get(user, event.event_time_ms))
+        self._fold(event)
+        return asked
 
-    def fold(self, event: Event) -> None:
-        """Take the event into the user's interests and consumed items."""
+    def _fold(self, event: Event) -> None:
         catalogue, protocol = self._catalogue, self._protocol
+        self._last_ms[event.user_id] = event.event_time_ms
         key = item_key(event.item_id) if event.item_id else 0
         opened = interest.decode(self._interests.get(event.user_id))
         interest.use_encoder(opened, catalogue.encoder)
@@ -184,52 +207,45 @@ def evaluate(
         progress: called with (events done, of).
     """
     learner = learner or Learner(catalogue, None, protocol.seed, rules=protocol.rules, exclude_consumed=protocol.exclude_consumed)
-    users, scorer = Users(catalogue, protocol), Scorer.untrained(catalogue.vectors.shape[1] if len(catalogue) else 1)
+    users, scorer = Users(catalogue, protocol), Scorer.untrained(catalogue.vectors.shape[1])
     popular = Popularity(len(catalogue), list(POPULARITIES.values()))
-    results = {name: Result() for name in ("headrace", *POPULARITIES)}
+    results = {name: Result() for name in ("headrace", *(["headrace-live"] if protocol.live else []), *POPULARITIES)}
     warm = int(len(events) * protocol.warm_up)
     bounds = sorted({0, *range(warm, len(events), protocol.fine_tune_every), len(events)})
     for start, end in zip(bounds, bounds[1:]):
-        chunk, requests = events[start:end], []
-        for event in chunk:
-            requests.append(users.request(event))
-            users.fold(event)
-        wanted = [at for at, event in enumerate(chunk) if event.action in POSITIVE]
+        asked = [one for one in map(users.ask, events[start:end]) if one.event.action in POSITIVE]
         if start >= warm:
-            _predict(results["headrace"], scorer, catalogue, [chunk[at] for at in wanted], [requests[at] for at in wanted], protocol)
-        for at in wanted:
-            _predict_popular(results, popular, catalogue, chunk[at], requests[at], protocol, start >= warm)
-        learner.add([_example(chunk[at], requests[at]) for at in wanted])
+            _predict(results["headrace"], scorer, catalogue, asked, protocol)
+            if protocol.live:
+                _predict(results["headrace-live"], scorer, catalogue, [one.live() for one in asked], protocol)
+        for one in asked:
+            _predict_popular(results, popular, catalogue, one, protocol, start >= warm)
+        learner.add([one.example() for one in asked])
         if end < len(events):
             scorer = learner.fine_tune(lambda done, of: progress(start + (end - start) * done // max(1, of), len(events)))
         progress(end, len(events))
     return Outcome(results, scorer, len(results["headrace"].ranks))
 
 
-def _example(event: Event, request: Request) -> Example:
-    return Example(event.user_id, event.event_id, event.event_time_ms, event.item_id or "", event.action, request.interests)
-
-
-def _predict(
-    result: Result, scorer: Scorer, catalogue: Catalogue, events: Sequence[Event], requests: Sequence[Request], protocol: Protocol
-) -> None:
-    for start in range(0, len(requests), protocol.micro_batch):
-        group = requests[start : start + protocol.micro_batch]
+def _predict(result: Result, scorer: Scorer, catalogue: Catalogue, asked: Sequence[Asked], protocol: Protocol) -> None:
+    for start in range(0, len(asked), protocol.micro_batch):
+        group = asked[start : start + protocol.micro_batch]
         began = time.perf_counter()
-        lists = score(scorer, catalogue, group, K, protocol.exclude_consumed, protocol.rules)
+        lists = score(scorer, catalogue, [one.request for one in group], K, protocol.exclude_consumed, protocol.rules)
         result.seconds += time.perf_counter() - began
-        for event, list_ in zip(events[start : start + protocol.micro_batch], lists):
+        for one, list_ in zip(group, lists):
             rows = catalogue.rows(item_key(item.item_id) for item in list_)
-            result.add(catalogue.row(item_key(event.item_id or "")), rows)
+            result.add(catalogue.row(item_key(one.event.item_id or "")), rows)
 
 
 def _predict_popular(
-    results: dict[str, Result], popular: Popularity, catalogue: Catalogue, event: Event, request: Request, protocol: Protocol, counts: bool
+    results: dict[str, Result], popular: Popularity, catalogue: Catalogue, asked: Asked, protocol: Protocol, counts: bool
 ) -> None:
-    target = catalogue.row(item_key(event.item_id or ""))
+    """Ask the baselines, if the event counts; then they learn from it."""
+    target = catalogue.row(item_key(asked.event.item_id or ""))
     if counts:
         began = time.perf_counter()
-        excluded = excluded_items(catalogue, [request], protocol.exclude_consumed, torch.device("cpu"))[0].numpy()
+        excluded = excluded_items(catalogue, [asked.request], protocol.exclude_consumed, torch.device("cpu"))[0].numpy()
         lists = popular.best(excluded)
         seconds = (time.perf_counter() - began) / len(lists)
         for name, rows in zip(POPULARITIES, lists):

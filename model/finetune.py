@@ -134,13 +134,14 @@ class Learner:
         spots = flat.spots(new)
         reach = np.append(flat.starts[1:], len(flat.rows))  # where the events of each user end that are learnt already
         np.minimum.at(reach, flat.owner[spots[spots >= 0]], spots[spots >= 0])
+        share = min(self.pace.ranked, self.pace.most_ranked / max(1, len(new)))  # of them for the blend
         done = 0
         while done < len(new):
             end = min(len(new), done + self._part(len(new)))
             before = scorer.counts[TRENDING].clone()
             for start in range(done, end, self.pace.chunk):
                 chunk = slice(start, min(end, start + self.pace.chunk))
-                self._learn_chunk(flat, spots[chunk], new[chunk], self.pace.most_ranked / len(new))
+                self._learn_chunk(flat, spots[chunk], new[chunk], share)
                 progress(chunk.stop, len(new))
             known = spots[done:end][spots[done:end] >= 0]
             np.maximum.at(reach, flat.owner[known], known + 1)
@@ -173,13 +174,13 @@ class Learner:
         return max(_LEAST_STEPS, int(min(wanted, self.pace.most_steps * part / new)))
 
     def judge(self, scorer: Scorer, examples: Sequence[Example]) -> Judgement:
-        """Score examples as the job would have, without what the user had consumed before, as far as is known here.
+        """Score examples as the job would have, when the event before each came, without what was consumed by then.
 
         Raises:
             VersionError: the scorer was made for another encoder than the catalogue's.
         """
         examples = [example for example in examples if not example.forget]
-        requests = [self.memory.find(example).request() for example in examples]
+        requests = [self.memory.find(example).request(live=True) for example in examples]
         lists = score(scorer, self.catalogue, requests, _JUDGED_AT, self.exclude_consumed, self.rules)
         ranks = [next((at for at, item in enumerate(list_) if item.item_id == one.item_id), -1) for list_, one in zip(lists, examples)]
         found = np.array(ranks, np.int64)

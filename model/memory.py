@@ -60,10 +60,11 @@ class Remembered(NamedTuple):
         """Where it stands among the user's events that are still here; below 0 when it is gone."""
         return self.at - self.user.dropped
 
-    def request(self) -> Request:
-        """What the job would have asked just before this example."""
-        example, eaten = self.example, self.user.consumed(max(0, self.place))
-        return Request(example.user_id, example.event_id, example.event_time_ms, [], "", example.interests, eaten)
+    def request(self, live: bool = False) -> Request:
+        """What the job would have asked just before this example, or with `live` when the event before it came."""
+        example, before = self.example, max(0, self.place)
+        time_ms = self.user.times[before - 1] if live and before else example.event_time_ms
+        return Request(example.user_id, example.event_id, time_ms, [], "", example.interests, self.user.consumed(before))
 
 
 @dataclass

@@ -18,6 +18,7 @@ GAPS = 40
 """Time gaps are told apart by log2 of their seconds; 2**39 s is longer than anybody waits."""
 NOTHING, EVENT, START = 0, 1, 2
 """What stands at a position of a history: nothing, an event, or the start of a user who has no earlier one."""
+_GATE, _VALUE, _QUERY, _KEY = range(4)  # parts of what a block projects its input into
 _DROPPED = 0.2
 _SPREAD = 0.05  # standard deviation of the embeddings before anything is learnt
 
@@ -45,14 +46,25 @@ class Block(nn.Module):
         self.drop = nn.Dropout(_DROPPED)
 
     def forward(self, x: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
-        """Shape: x (B, T, width), visible (B, 1, T, T) -> (B, T, width)."""
-        B, T, C = x.shape
-        u, v, q, k = F.silu(self.into(self.norm(x))).split(C, dim=2)  # (B, T, C) each
-        q, k, v = (part.view(B, T, self.heads, -1).transpose(1, 2) for part in (q, k, v))  # (B, H, T, C / H)
-        attention = F.silu(q @ k.mT + self.distance[:, distances(T, x.device).clamp(0, self.last_n - 1)])
-        seen = (attention * visible / self.last_n) @ v  # (B, H, T, C / H)
-        seen = seen.transpose(1, 2).reshape(B, T, C)
+        """The last S positions, as they see all T.
+
+        Shape: x (B, T, width), visible (B, 1, S, T) -> (B, S, width).
+        """
+        (B, T, C), S = x.shape, visible.shape[2]
+        normed, x = self.norm(x), x[:, T - S :]
+        u, q = self._project(normed[:, T - S :], _GATE, _QUERY)  # (B, S, C) each
+        v, k = self._project(normed, _VALUE, _KEY)  # (B, T, C) each
+        q, k, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))  # (B, H, S or T, C / H)
+        apart = distances(T, x.device)[T - S :].clamp(0, self.last_n - 1)
+        attention = F.silu(q @ k.mT + self.distance[:, apart]) * visible / self.last_n  # (B, H, S, T)
+        seen = (attention @ v).transpose(1, 2).reshape(B, S, C)
         return x + self.drop(self.out(self.norm_out(seen) * u))
+
+    def _project(self, x: torch.Tensor, *parts: int) -> tuple[torch.Tensor, ...]:
+        """Shape: (B, T, width) -> one (B, T, width) for each part of `into`."""
+        C, parts = x.shape[2], list(parts)
+        weight, bias = self.into.weight.view(4, C, C)[parts], self.into.bias.view(4, C)[parts]
+        return F.silu(F.linear(x, weight.flatten(0, 1), bias.flatten())).split(C, dim=2)
 
 
 class Network(nn.Module):
@@ -82,16 +94,21 @@ class Network(nn.Module):
         gate = torch.sigmoid(self.gate[0] + self.gate[1] * torch.log1p(counts) - 1)
         return self.project(vectors) + gate[:, None] * ids
 
-    def forward(self, tokens: torch.Tensor, gaps: torch.Tensor, actions: torch.Tensor, kind: torch.Tensor) -> torch.Tensor:
-        """Shape: tokens (B, T, width) of items; gaps to the next event, actions, kind (B, T) -> (B, T, width)."""
+    def forward(
+        self, tokens: torch.Tensor, gaps: torch.Tensor, actions: torch.Tensor, kind: torch.Tensor, newest: bool = False
+    ) -> torch.Tensor:
+        """A vector for what comes after each position, or with `newest` for what comes after the last one only.
+
+        Shape: tokens (B, T, width) of items; gaps to the next event, actions, kind (B, T) -> (B, T or 1, width).
+        """
         x = self.norm(tokens) + self.action(actions)
         x = torch.where(kind[..., None] == START, self.start, x) + self.gap(gaps)
         apart = distances(tokens.shape[1], x.device)
         visible = ((apart >= 0) & (apart < self.sizes.last_n) & (kind != NOTHING)[:, None, None, :]).to(x.dtype)
         x = self.drop(x)
-        for block in self.blocks:
+        for block in self.blocks[:-1]:
             x = block(x, visible)
-        return self.norm_out(x)
+        return self.norm_out(self.blocks[-1](x, visible[:, :, -1:] if newest else visible))
 
 
 def distances(T: int, device: torch.device) -> torch.Tensor:

@@ -11,6 +11,7 @@ class Pace:
     windows: int = 64  # of new events in a step, and as many replayed
     visits: float = 8.0  # of each new event by a step of the network
     most_steps: int = 300  # of the network in one call
+    live: float = 0.5  # share of what is learnt as the job asks: right after an event, not when the next one comes
     negatives: int = 512  # items that each target of a step is held against
     chunk: int = 500  # examples between two refreshes of the counts
     neighbours: int = 128  # kept for an item in each counted table
@@ -18,6 +19,7 @@ class Pace:
     ease_every: int = 5_000  # examples
     ease_items: int = 3_000  # those most chosen
     ease_ridge: float = 200.0  # choices
+    ranked: float = 0.5  # share of the examples that the blend learns from
     most_ranked: int = 6_000  # examples for the blend in one call
     kept_ranked: int = 12_000  # examples that the blend replays
-    ranked_batch: int = 256  # examples in one of its steps
+    ranked_batch: int = 128  # examples in one of its steps

@@ -23,7 +23,8 @@ _CLIP = 10.0  # norm of the gradient
 _UNIFORM = 64  # items drawn from the whole catalogue for each example
 _CELLS = 400_000  # examples x items whose signals are computed at once
 _REPLAYED = 3  # groups of earlier examples beside the new one, in every step
-_STEPS = 3  # times that each new example is taken, on average, with as many as it shares a step with
+_STEPS = 6  # for as many new examples as fit in one
+_PRIOR = 500  # examples that the weights at the start are worth: few new ones do not turn popularity upside down
 
 
 @dataclass
@@ -53,6 +54,7 @@ class BlendLearner:
         self.kept: deque[Ranked] = deque()
         self._scorer, self._random, self._learnt = scorer, random, 0
         self._optimizer = AdamW(scorer.blend, _FIRST_RATE)
+        self._first = scorer.blend.weights.detach().clone()
 
     def learn(self, catalogue: Catalogue, examples: Sequence[Remembered], share: float) -> None:
         """Take steps on a share of these examples; they must not have been counted yet."""
@@ -60,16 +62,16 @@ class BlendLearner:
         if share < 1:
             wanted = [one for one in wanted if self._random.random() < share]
         size = max(1, _CELLS // max(1, len(catalogue)))
-        for start in range(0, len(wanted), size):
-            fresh = self._rank(catalogue, wanted[start : start + size])
-            if fresh is not None:
-                self._drop_others(fresh.signals.shape[1])
-                self._step(fresh)
-                self._keep(fresh)
+        groups = [self._rank(catalogue, wanted[start : start + size]) for start in range(0, len(wanted), size)]
+        fresh = joined([group for group in groups if group.users])
+        if fresh.users:
+            self._drop_others(fresh.signals.shape[1])
+            self._step(fresh)
+            self._keep(fresh)
 
     def forget(self, user_id: str) -> None:
         """Drop a user's examples."""
-        kept = [group[torch.tensor([at for at, user in enumerate(group.users) if user != user_id], dtype=torch.int64)] for group in self.kept]
+        kept = [group[torch.tensor([user != user_id for user in group.users]).nonzero()[:, 0]] for group in self.kept]
         self.kept = deque(group for group in kept if group.users)
 
     def _drop_others(self, width: int) -> None:
@@ -88,30 +90,26 @@ class BlendLearner:
         for _ in range(_STEPS * int(np.ceil(len(fresh.users) / batch))):
             groups = [fresh] + [self.kept[at] for at in self._random.integers(0, len(self.kept), _REPLAYED if self.kept else 0)]
             rows = [torch.from_numpy(self._random.integers(0, len(group.users), batch // len(groups))) for group in groups]
-            signals, context, offset, label = (
-                torch.cat([getattr(group, name)[row] for group, row in zip(groups, rows)])
-                for name in ("signals", "context", "offset", "label")
-            )
-            self._optimizer.step(self._loss(signals.float(), context, offset, label), _CLIP)
+            self._optimizer.step(self._loss(joined([group[row] for group, row in zip(groups, rows)])), _CLIP)
 
-    def _loss(self, signals: torch.Tensor, context: torch.Tensor, offset: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    def _loss(self, ranked: Ranked) -> torch.Tensor:
         """The linear blend has to find the candidates, the MLP to order them: both are held to the same target."""
-        blend = self._scorer.blend
-        linear = (signals @ blend.of(context)[..., None])[..., 0] + offset  # (b, 1 + c + r)
+        blend, signals, context = self._scorer.blend, ranked.signals.float(), ranked.context
+        linear = (signals @ blend.of(context)[..., None])[..., 0] + ranked.offset  # (b, 1 + c + r)
         candidates = signals.shape[1] - 1 - _UNIFORM
         added = blend.reorder(signals[:, 1 : 1 + candidates], context)
-        return F.cross_entropy(linear, label) + F.cross_entropy(linear + F.pad(added, (1, _UNIFORM)), label)
+        prior = _PRIOR / (_PRIOR + self._learnt) * (blend.weights - self._first).square().sum()
+        return prior + F.cross_entropy(linear, ranked.label) + F.cross_entropy(linear + F.pad(added, (1, _UNIFORM)), ranked.label)
 
     @torch.no_grad()
-    def _rank(self, catalogue: Catalogue, examples: Sequence[Remembered]) -> Ranked | None:
-        """Compute the signals of what came, of the candidates and of some other items; None if nothing that came could."""
+    def _rank(self, catalogue: Catalogue, examples: Sequence[Remembered]) -> Ranked:
+        """Compute the signals of what came, of the candidates and of some other items, where what came could be on a list."""
         table, device = self._scorer.table(catalogue), self._scorer.keys.device
-        requests = [one.request() for one in examples]
+        live = self._random.random(len(examples)) < self.pace.live
+        requests = [one.request(now) for one, now in zip(examples, live.tolist())]
         target = torch.from_numpy(catalogue.rows(item_key(one.example.item_id) for one in examples))
         excluded = excluded_items(catalogue, requests, self.exclude_consumed, device)
         allowed = ~excluded.gather(1, target[:, None])[:, 0]
-        if not allowed.any():
-            return None
         batch = open_requests(catalogue, requests, self.rules, self._scorer.sizes.last_n, device)
         scored = blended(self._scorer.blend, table, batch, excluded)
         drawn = torch.from_numpy(self._random.integers(0, len(catalogue), (len(target), _UNIFORM)))
@@ -119,6 +117,14 @@ class BlendLearner:
         offset, label = _offsets(items, scored.candidates, drawn, excluded)
         users = [one.example.user_id for one in examples]
         return Ranked(users, scored.at(items).half(), batch.context, offset, label)[allowed.nonzero()[:, 0]]
+
+
+def joined(groups: Sequence[Ranked]) -> Ranked:
+    """One group after the other; they must be equally wide."""
+    if not groups:
+        return Ranked([], *(torch.zeros(0) for _ in range(4)))
+    columns = ("signals", "context", "offset", "label")
+    return Ranked(sum((group.users for group in groups), []), *(torch.cat([getattr(group, name) for group in groups]) for name in columns))
 
 
 def _offsets(

@@ -8,7 +8,7 @@ from model.batch import MicroBatch
 from model.blend import Scores
 from model.network import EVENT
 from model.schema import Reason
-from model.signals import SHARPNESS, SIGNALS, recencies
+from model.signals import SHARPNESS, SIGNALS, led, recencies
 from model.table import NEIGHBOURS, Table, padded
 
 REASONS = 2
@@ -20,7 +20,7 @@ _CARRIED_BY = {"network": "items", "interest": "vectors", "next-interest": "vect
 """How the past events that carry a signal are found; those that carry the others are not known."""
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def explain(table: Table, batch: MicroBatch, scored: Scores, rows: torch.Tensor, item_ids: list[str]) -> list[list[list[Reason]]]:
     """Why these items: the signals that lift them most above the average item, and the past events that carried those.
 
@@ -74,7 +74,8 @@ def _interest_numbers(table: Table, batch: MicroBatch, rows: torch.Tensor, signa
 def _carriers(table: Table, batch: MicroBatch, rows: torch.Tensor, signal: torch.Tensor) -> torch.Tensor:
     """The past events that carried each signal most, -1 for none; (B, k), (B, k, reasons) -> (B, k, reasons, events)."""
     kinds = [_CARRIED_BY.get(name, "") for name in SIGNALS]
-    amounts = {kind: _amounts(table, batch, rows, kind) for kind in dict.fromkeys(kinds)}
+    places = _places(rows, len(table.bias))
+    amounts = {kind: _amounts(table, batch, rows, places, kind) for kind in dict.fromkeys(kinds)}
     place = torch.tensor([list(amounts).index(kind) for kind in kinds], device=rows.device)
     stacked = torch.stack(list(amounts.values()), 2)  # (B, k, kinds, T)
     chosen = stacked.gather(2, place[signal][..., None].expand(-1, -1, -1, stacked.shape[3]))  # (B, k, reasons, T)
@@ -83,23 +84,27 @@ def _carriers(table: Table, batch: MicroBatch, rows: torch.Tensor, signal: torch
     return torch.where(best.values > 0, best.indices, -1)
 
 
-def _amounts(table: Table, batch: MicroBatch, rows: torch.Tensor, kind: str) -> torch.Tensor:
-    """How much each past event speaks for each item; (B, k) -> (B, k, T)."""
+def _amounts(table: Table, batch: MicroBatch, rows: torch.Tensor, places: torch.Tensor, kind: str) -> torch.Tensor:
+    """How much each past event speaks for each item; (B, k), (B, n + 1) -> (B, k, T)."""
     if kind in table.neighbours:
-        return _led_from(table, batch, rows, kind)
+        return _led_from(table, batch, places, rows.shape[1], kind)
     if not kind:
         return torch.zeros(*rows.shape, batch.history.shape[1], device=rows.device)
     vectors = table.items if kind == "items" else padded(table.vectors)
     return vectors[rows] @ vectors[batch.history].mT
 
 
-def _led_from(table: Table, batch: MicroBatch, rows: torch.Tensor, name: str) -> torch.Tensor:
-    """How much of an item's sum in a counted table came from each past event; (B, k) -> (B, k, T)."""
-    items, weights = table.neighbours[name]
+def _places(rows: torch.Tensor, n: int) -> torch.Tensor:
+    """Where each item stands among the k listed, k for one that is not; (B, k) -> (B, n + 1)."""
     B, k = rows.shape
-    T, n = batch.history.shape[1], len(table.bias)
-    place = torch.full((B, n + 1), k, device=rows.device)
-    place.scatter_(1, rows, torch.arange(k, device=rows.device).expand(B, -1))
-    places = place.gather(1, items[batch.history].flatten(1)).view(B, T, -1)  # (B, T, c)
-    amount = weights.new_zeros(B, T, k + 1).scatter_add_(2, places, weights[batch.history])
-    return (amount[..., :k] * recencies(T, rows.device)[:, None]).mT
+    places = torch.full((B, n + 1), k, device=rows.device)
+    return places.scatter_(1, rows, torch.arange(k, device=rows.device).expand(B, -1))
+
+
+def _led_from(table: Table, batch: MicroBatch, places: torch.Tensor, k: int, name: str) -> torch.Tensor:
+    """How much of an item's sum in a counted table came from each past event; places (B, n + 1) -> (B, k, T)."""
+    items, weights = led(table, batch, name)  # (B, T, c)
+    B, T = batch.history.shape
+    listed = places.gather(1, items.flatten(1)).view(B, T, -1)
+    amount = weights.new_zeros(B, T, k + 1).scatter_add_(2, listed, weights)
+    return (amount[..., :k] * recencies(T, places.device)[:, None]).mT

@@ -13,7 +13,7 @@ from model.memory import Flat
 from model.network import EVENT, NOTHING, START
 from model.pace import Pace
 from model.score import Scorer
-from model.table import EVER, TRENDING, UNSEEN
+from model.table import EVER, UNSEEN
 
 _FIRST_RATE, _RATE, _SETTLED = 3e-3, 2e-3, 10_000  # learning rates, and after how many examples the second one holds
 _WEIGHT_DECAY = 0.01
@@ -59,7 +59,7 @@ class NetworkLearner:
         return np.concatenate((fresh, reach[user] - past[user] + draws))
 
     def _windows(self, flat: Flat, ends: np.ndarray) -> list[torch.Tensor]:
-        """The events up to each end.
+        """The events up to each end; for some the gap to the next one is 0, as the job sees it when it makes a list at once.
 
         Shape: (b,) -> rows, gaps, actions, kind, targets, each (b, window); target -1 where there is none.
         """
@@ -68,7 +68,8 @@ class NetworkLearner:
         kind = np.where(at >= starts, EVENT, np.where(at == starts - 1, START, NOTHING))
         at, kind = self._shuffled(flat, np.where(kind == EVENT, at, 0), kind)
         rows, actions = flat.rows[at], flat.actions[at]
-        gaps = np.where((kind == EVENT)[:, :-1], gap_number(np.diff(flat.times[at], axis=1)), 0)
+        live = self._random.random((len(at), self.pace.window)) < self.pace.live
+        gaps = np.where((kind == EVENT)[:, :-1] & ~live, gap_number(np.diff(flat.times[at], axis=1)), 0)
         targets = np.where((flat.positive[at] & (kind == EVENT))[:, 1:] & (kind[:, :-1] != NOTHING), rows[:, 1:], -1)
         return [torch.from_numpy(part) for part in (rows[:, :-1], gaps, actions[:, :-1], kind[:, :-1], targets)]
 

@@ -30,9 +30,20 @@ def recencies(T: int, device: torch.device) -> torch.Tensor:
     return RECENCY ** torch.arange(T - 1, -1, -1, device=device)
 
 
+def led(table: Table, batch: MicroBatch, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where each past event leads by a counted table, looked up once for a micro-batch.
+
+    Shape: items (B, T, c) rows of the catalogue, n for none, and weights (B, T, c).
+    """
+    if name not in batch.led:
+        items, weights = table.neighbours[name]
+        batch.led[name] = items[batch.history], weights[batch.history]
+    return batch.led[name]
+
+
 def _network(table: Table, batch: MicroBatch) -> list[torch.Tensor]:
     """What the network makes of the last events."""
-    hidden = table.network(table.items[batch.history], batch.gaps, batch.actions, batch.kind)[:, -1]  # (B, width)
+    hidden = table.network(table.items[batch.history], batch.gaps, batch.actions, batch.kind, newest=True)[:, 0]  # (B, width)
     return [hidden @ table.items[:-1].mT + table.bias]
 
 
@@ -46,18 +57,18 @@ def _following(table: Table, batch: MicroBatch) -> list[torch.Tensor]:
     recency = recencies(batch.history.shape[1], batch.history.device)[:, None]
     signals = []
     for name in _FOLLOWING:
-        items, weights = table.neighbours[name]
+        items, weights = led(table, batch, name)
         sums = weights.new_zeros(len(batch.history), len(table.bias) + 1)
-        sums.scatter_add_(1, items[batch.history].flatten(1), (weights[batch.history] * recency).flatten(1))
+        sums.scatter_add_(1, items.flatten(1), (weights * recency).flatten(1))
         signals.append(sums[:, :-1].add_(table.back_off).log_())
     return signals
 
 
 def _text(table: Table, batch: MicroBatch) -> list[torch.Tensor]:
     """The largest similarity of the item's text to one of the last events."""
-    items, weights = table.neighbours["text"]
+    items, weights = led(table, batch, "text")
     best = weights.new_zeros(len(batch.history), len(table.bias) + 1)
-    best.scatter_reduce_(1, items[batch.history].flatten(1), weights[batch.history].flatten(1), "amax")
+    best.scatter_reduce_(1, items.flatten(1), weights.flatten(1), "amax")
     return [best[:, :-1].mul_(_TEXT_SCALE)]
 
 
@@ -65,12 +76,10 @@ def _interest(table: Table, batch: MicroBatch) -> list[torch.Tensor]:
     """log sum_a w_a exp(tau h_a . h_i): how near the item is to the user's interests, to those that come next."""
     near = batch.interests.flatten(0, 1) @ (SHARPNESS * table.vectors.mT)
     near = near.exp_().view(*batch.weights.shape, -1)  # (B, I, n)
-    signals = []
-    for weights in (batch.weights, batch.led_to):
-        some = weights.sum(1, keepdim=True) > 0
-        sums = (torch.where(some, weights, 1.0)[:, None] @ near)[:, 0]  # (B, n)
-        signals.append(sums.add_(_NO_INTEREST).log_().mul_(some))
-    return signals
+    weights = torch.stack((batch.weights, batch.led_to), 1)  # (B, 2, I)
+    some = weights.sum(2, keepdim=True) > 0
+    sums = torch.where(some, weights, 1.0) @ near  # (B, 2, n)
+    return list(sums.add_(_NO_INTEREST).log_().mul_(some).unbind(1))
 
 
 FAMILIES: tuple[tuple[Family, dict[str, float]], ...] = (
@@ -89,4 +98,4 @@ FIRST_WEIGHTS = {"network": 0.8, "trending": 0.1, "transitions": 0.1, "recent-tr
 
 def signals(table: Table, batch: MicroBatch) -> list[torch.Tensor]:
     """Every signal, in the order of `SIGNALS`; what is not a number counts as 0."""
-    return [signal.nan_to_num_(0.0) for family, _ in FAMILIES for signal in family(table, batch)]
+    return [signal.nan_to_num(0.0) for family, _ in FAMILIES for signal in family(table, batch)]

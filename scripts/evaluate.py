@@ -4,7 +4,8 @@
     scripts/evaluate.py --data ml-100k --json results.json
 
 Neither Flink nor Kafka is needed. The last line of stdout is the result as one line of JSON. Any setting of
-jobs/settings.py can be given too (`--seed 1`); `--limit N` takes the first N events only.
+jobs/settings.py can be given too (`--seed 1`); `--limit N` takes the first N events only; `--live` counts the lists that the job
+makes too: right after a user's event, when nobody knows how long the next one will take.
 """
 
 import argparse
@@ -49,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     valid, refused = check_events(events)
     catalogue = embed(items, encoder, settings.seed)
     began = time.perf_counter()
-    outcome = _evaluate(valid, catalogue, settings)
+    outcome = _evaluate(valid, catalogue, settings, arguments.live)
     seconds = time.perf_counter() - began
     result = summarise(name, valid, refused, catalogue, outcome, seconds)
     _show(result)
@@ -66,6 +67,7 @@ def _arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--items", help="CSV or Parquet: item_id, title; text and categories if there are")
     parser.add_argument("--json", help="write the result to this file too")
     parser.add_argument("--limit", type=int, help="take the first N events only")
+    parser.add_argument("--live", action="store_true", help="count the lists of the job too, made right after an event")
     arguments, rest = parser.parse_known_args(argv)
     if not arguments.data and not (arguments.events and arguments.items):
         parser.error("give --data NAME, or --events FILE and --items FILE")
@@ -120,10 +122,10 @@ def embed(items: pd.DataFrame, encoder: "Encoder", seed: int) -> Catalogue:
     return catalogue
 
 
-def _evaluate(events: list[Event], catalogue: Catalogue, settings: Settings) -> Outcome:
+def _evaluate(events: list[Event], catalogue: Catalogue, settings: Settings, live: bool) -> Outcome:
     rules = Rules(settings.max_interests, settings.last_n, settings.half_life_s, settings.merge_similarity)
     protocol = Protocol(
-        exclude_consumed=settings.exclude_consumed, max_consumed=settings.max_consumed, seed=settings.seed, rules=rules
+        exclude_consumed=settings.exclude_consumed, max_consumed=settings.max_consumed, seed=settings.seed, live=live, rules=rules
     )
     with _bar("evaluating") as progress:
         task = progress.add_task("evaluating", total=len(events))

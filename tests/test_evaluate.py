@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from model.evaluate import Popularity, Protocol, coverage, evaluate, hit_rate_at_k, mrr_at_k, ndcg_at_k
+from model.evaluate import Popularity, Protocol, Users, coverage, evaluate, hit_rate_at_k, mrr_at_k, ndcg_at_k
 from model.schema import Event
 from scripts.evaluate import check_events, main, summarise
 from tests.test_score import ITEMS, make_catalogue
@@ -66,6 +66,18 @@ def test_an_event_is_predicted_before_it_is_learnt():
 
     assert len(results["headrace"].ranks) == ITEMS
     assert results["popularity"].ranks[0] == int(np.flatnonzero(np.array(make_catalogue().item_ids[:10]) == "i0")[0])
+
+
+def test_the_lists_of_the_job_are_counted_too():
+    """A live list is made right after the event before: it holds the same as a late one as long as no gap was learnt from."""
+    events = [Event(f"e{at}", "u", "view", 86_400_000 * at, item_id=f"i{at}") for at in range(20)]
+    users = Users(make_catalogue(), Protocol())
+    asked = [users.ask(event) for event in events]
+    results = evaluate(events, make_catalogue(), Protocol(warm_up=0.0, live=True)).results
+
+    assert [0, *range(0, 19)] == [one.live().request.event_time_ms // 86_400_000 for one in asked]
+    assert results["headrace"].ranks == results["headrace-live"].ranks
+    assert "headrace-live" not in evaluate(events, make_catalogue(), Protocol()).results
 
 
 def view(at: int, user: str = "u", item: str | None = "i1", action: str = "view", time_ms: int = 7) -> Event:

@@ -9,7 +9,7 @@ from model.finetune import Judgement, Learner, better_or_level
 from model.pace import Pace
 from model.schema import Example, ItemVector
 from model.score import Scorer, score
-from tests.test_score import DIM, ITEMS, ids, make_catalogue, make_request
+from tests.test_score import ITEMS, ids, make_catalogue, make_request
 
 HALF = ITEMS // 2
 torch.set_num_threads(1)  # the tensors are tiny
@@ -165,6 +165,11 @@ def test_an_example_that_comes_twice_is_learnt_once(blind):
     assert len(examples) == scorer.counts[0].sum()
 
 
+def row(pairs: Pairs, item: int, kind: int) -> tuple[np.ndarray, np.ndarray]:
+    """The partners of one item, and their weights."""
+    return next(pairs.rows(np.array([item]), kind))
+
+
 def test_forgetting_a_user_leaves_nothing(blind):
     """After `forget` the counts are those of a learner that never met the user, and no event of theirs is held."""
     ours, theirs = make_examples(blind, range(6)), make_examples(blind, range(90, 92))
@@ -176,8 +181,8 @@ def test_forgetting_a_user_leaves_nothing(blind):
     remembered = {*learner.memory.users, *learner.memory.order, *(user for group in learner.blend.kept for user in group.users)}
     assert not {"u90", "u91"} & remembered
     assert torch.allclose(after.counts[0], never.counts[0], atol=1e-3)
-    even = learner.counts.pairs.row(0, 0)[1].sum() - Learner(blind).counts.pairs.row(0, 0)[1].sum()
-    assert even == pytest.approx(float(learn(blind, ours)[0].counts.pairs.row(0, 0)[1].sum()), abs=1e-2)
+    even = row(learner.counts.pairs, 0, 0)[1].sum() - row(Learner(blind).counts.pairs, 0, 0)[1].sum()
+    assert even == pytest.approx(float(row(learn(blind, ours)[0].counts.pairs, 0, 0)[1].sum()), abs=1e-2)
 
 
 def test_only_the_newest_events_are_kept(blind):
@@ -198,6 +203,24 @@ def test_judging_leaves_out_what_the_user_had(blind):
     assert 0 <= judgement.metrics()["ndcg_at_10"] <= judgement.metrics()["hr_at_10"] <= 1
     assert judgement.metrics()["hr_at_10"] > 0.4
     assert {"hr_at_10": 0.0, "ndcg_at_10": 0.0} == learner.judge(scorer, []).metrics()
+
+
+def test_few_examples_do_not_turn_popularity_upside_down(blind):
+    """The blend's first weights are worth some examples: a few dozen new ones move none of them far."""
+    _, scorer = learn(blind, make_examples(blind, range(4)), make_examples(blind, range(4, 8)))
+    first = Learner(blind).fine_tune().blend.weights
+
+    assert 0 < (scorer.blend.weights - first).abs().max() < 0.2
+
+
+def test_examples_are_judged_as_the_job_asks(blind):
+    """The job makes a list when an event comes: the time until the next one is 0 for it."""
+    learner = Learner(blind)
+    learner.add([Example("u", f"e{at}", 86_400_000 * at, f"i{at}", "click", b"") for at in (1, 2)])
+    second = learner.memory.find(Example("u", "e2", 86_400_000 * 2, "i2", "click"))
+
+    assert [2, 1] == [second.request(live).event_time_ms // 86_400_000 for live in (False, True)]
+    assert second.request().consumed == make_request(blind, ["i1"]).consumed
 
 
 def test_the_gate_lets_through_what_is_better_or_level():
@@ -223,11 +246,11 @@ def test_pairs_are_symmetric_add_up_and_fade():
     pairs = Pairs()
     for _ in range(2):
         pairs.add(np.array([1, 1, 3]), np.array([2, 2, 1]), np.ones((3, 3)))
-    partners, weights = pairs.row(1, 0)
+    partners, weights = row(pairs, 1, 0)
     assert ([2, 3], [4, 2]) == (partners.tolist(), weights.tolist())
-    assert [4] == pairs.row(2, 0)[1].tolist()
+    assert [4] == row(pairs, 2, 0)[1].tolist()
     pairs.fade(5_000)
-    assert ([4], [2]) == (pairs.row(2, 0)[1].tolist(), pairs.row(2, 1)[1].tolist())
+    assert ([4], [2]) == (row(pairs, 2, 0)[1].tolist(), row(pairs, 2, 1)[1].tolist())
 
 
 def test_text_neighbours_are_the_same_whether_items_come_together_or_one_by_one():
