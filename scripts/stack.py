@@ -152,7 +152,7 @@ class Stack:
                 return ["nice", "-n", "19", sys.executable, "jobs/finetune.py", *self.settings()]
             case "page":
                 address = ["--host", self.place.bind, "--port", str(self.place.page_port)]
-                return [sys.executable, "-m", "serving.app", *address, *self.settings()]
+                return ["nice", "-n", "10", sys.executable, "-m", "serving.app", *address, *self.settings()]
         raise StackError(f"{name}: no such process; there are broker, jobmanager, taskmanager-1, job, learner, page")
 
     def settings(self) -> list[str]:

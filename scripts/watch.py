@@ -10,9 +10,28 @@ from kafka import KafkaConsumer, TopicPartition
 
 from jobs.settings import Settings
 from model.evaluate import Popularity
-from model.schema import POSITIVE, ModelVersion, Recommendation, decode_item_vector, decode_model_version, decode_recommendation
+from model.schema import POSITIVE, ModelVersion, decode_item_vector, decode_model_version
 
 TOP = 10
+
+
+class Place(msgspec.Struct):
+    """An item of a list, without its reasons."""
+
+    item_id: str
+    probability: float
+
+
+class Top(msgspec.Struct):
+    """What a replay needs of a list; the rest is skipped unread, for the client must not slow down what it measures."""
+
+    event_id: str
+    user_id: str
+    model_version: str
+    items: list[Place]
+
+
+_decode_top = msgspec.json.Decoder(Top).decode
 
 
 class Watch:
@@ -38,7 +57,7 @@ class Watch:
         self.embedded: set[str] = set()
         self.versions: set[str] = set()
         self.rejected = self.learnt = 0
-        self.newest: Recommendation | None = None
+        self.newest: Top | None = None
         self.first_s: float | None = None
         self._last_s = 0.0
         self._stop = threading.Event()
@@ -68,7 +87,7 @@ class Watch:
                     take(record.value, now)
 
     def _take_list(self, value: bytes, now: float) -> None:
-        made = decode_recommendation(value)
+        made = _decode_top(value)
         if made.event_id in self.lists:
             return
         self.lists[made.event_id] = now
