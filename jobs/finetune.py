@@ -114,9 +114,11 @@ class FineTune:
     def _scorer_of(self, version: ModelVersion | None) -> score.Scorer:
         if version is not None:
             try:
-                return score.load(version.path)
+                scorer = score.load(version.path)
+                scorer.table(self._learner.catalogue)  # refuses a catalogue of another encoder
+                return scorer
             except VersionError as error:
-                logger.error("the serving version cannot be read, any candidate is better: %s", error)
+                logger.error("the serving version cannot be used, the candidate is judged beside an untrained one: %s", error)
         return score.Scorer.untrained(max(1, self._learner.catalogue.vectors.shape[1]))
 
     @staticmethod
