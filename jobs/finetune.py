@@ -55,7 +55,7 @@ class Inbox:
         self.why = ""
 
     def read(self, timeout_ms: int = 500) -> None:
-        """Read on; `examples` grows, and `why` is the reason of the newest request since the last `taken`."""
+        """Read on; `examples` grows, and `why` is the reason of the newest request that was not acted on."""
         for at, records in self._consumer.poll(timeout_ms=timeout_ms).items():
             for record in records:
                 self._take(at.topic, record.value)
@@ -132,7 +132,6 @@ def begin(settings: Settings, versions: Versions, follower: CatalogueFollower) -
     if serving is not None:
         try:
             scorer = score.load(serving.path)
-            scorer.counts.zero_()  # counted again, from the topic
         except VersionError as error:
             logger.error("learning begins anew: %s", error)
     rules = Rules(settings.max_interests, settings.last_n, settings.half_life_s, settings.merge_similarity)
