@@ -1,20 +1,23 @@
 """The language model: any Hugging Face encoder, texts in, unit vectors out.
 
+Importing transformers and reading the weights takes seconds. So they wait for the first text that has to be embedded, and
+who only needs the version, or vectors that were kept, never loads torch.
+
 Source: Reimers and Gurevych, Sentence-BERT, 2019, arXiv:1908.10084 (mean pooling over the tokens).
 """
 
+import json
 from hashlib import blake2b
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
-import torch
 from rocksdict import Options, Rdict
-from transformers import AutoModel, AutoTokenizer
-from transformers.utils import logging
 
-from model import device as devices
-
-logging.disable_progress_bar()
+WEIGHTS = (".safetensors", ".bin")
+_READ_BY_OTHERS = ["*.h5", "*.msgpack", "*.ot", "*.onnx", "onnx/*", "openvino/*"]
+"""Weights for other libraries: not fetched from a hub."""
+_CHUNK = 2**20
 
 
 class Encoder:
@@ -23,19 +26,17 @@ class Encoder:
     `version` names the weights: two encoders with the same name and other weights have different versions.
 
     Args:
-        name: a folder, or a name that transformers can find.
+        name: a folder, or a name that Hugging Face's hub knows.
         device: auto, cpu, cuda, cuda:1.
         keep: a folder of this process alone, where embeddings outlive it.
+        threads: of torch in this process, on the CPU; None leaves them as they are.
     """
 
-    def __init__(self, name: str | Path, device: str = "auto", keep: Path | None = None) -> None:
-        self.device = devices.choose(device)
-        self._tokenizer = AutoTokenizer.from_pretrained(name)
-        model = AutoModel.from_pretrained(name, dtype=torch.float32).eval()
-        self.version = f"{Path(name).name}-{_fingerprint(model)}"
-        self.dim = model.config.hidden_size
-        self._model = model.to(self.device, devices.dtype(self.device))
-        self._max_tokens = min(self._tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", 512), 512)
+    def __init__(self, name: str | Path, device: str = "auto", keep: Path | None = None, threads: int | None = None) -> None:
+        self._folder, self._device, self._threads = folder_of(name), device, threads
+        self.version = f"{Path(name).name}-{fingerprint(self._folder)}"
+        self.dim = int(json.loads((self._folder / "config.json").read_text())["hidden_size"])
+        self._loading, self._loaded = Lock(), None
         self._kept = Rdict(str(keep), Options(raw_mode=True)) if keep else {}
 
     def embed(self, texts: list[str]) -> np.ndarray:
@@ -51,6 +52,12 @@ class Encoder:
         vectors = [np.frombuffer(self._kept[key], np.float16) for key in keys]
         return _unit(np.stack(vectors).astype(np.float32)) if texts else np.zeros((0, self.dim), np.float32)
 
+    def load(self) -> "LanguageModel":
+        """Load the model, if it is not loaded yet; any thread may ask for it."""
+        with self._loading:
+            self._loaded = self._loaded or LanguageModel(self._folder, self._device, self._threads)
+        return self._loaded
+
     def close(self) -> None:
         """Let go of the folder where embeddings are kept."""
         if isinstance(self._kept, Rdict):
@@ -60,29 +67,66 @@ class Encoder:
         """Forward in batches of texts of similar length, so that little is padded."""
         by_length = sorted(range(len(texts)), key=lambda at: len(texts[at]))
         vectors = np.empty((len(texts), self.dim), np.float16)
-        size = devices.batch_size(self.device)
+        size = self.load().batch_size
         for start in range(0, len(texts), size):
             batch = by_length[start : start + size]
             vectors[batch] = self._forward([texts[at] for at in batch])
         return vectors
 
-    @torch.inference_mode()
     def _forward(self, texts: list[str]) -> np.ndarray:
-        tokens = self._tokenizer(texts, padding=True, truncation=True, max_length=self._max_tokens, return_tensors="pt")
-        tokens = tokens.to(self.device)
-        hidden = self._model(**tokens).last_hidden_state.float()  # (texts, tokens, dim)
-        mask = tokens["attention_mask"].unsqueeze(-1)
-        mean = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
-        return torch.nn.functional.normalize(mean, dim=1).cpu().numpy()
+        return self.load().forward(texts)
+
+
+class LanguageModel:
+    """A tokenizer and a network, on their device."""
+
+    def __init__(self, folder: Path, device: str, threads: int | None) -> None:
+        import torch
+        from transformers import AutoModel, AutoTokenizer
+        from transformers.utils import logging
+
+        from model import device as devices
+
+        logging.disable_progress_bar()
+        if threads:
+            torch.set_num_threads(threads)
+        self._torch, self.device = torch, devices.choose(device)
+        self.dtype, self.batch_size = devices.dtype(self.device), devices.batch_size(self.device)
+        self._tokenizer = AutoTokenizer.from_pretrained(folder)
+        self._model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval().to(self.device, self.dtype)
+        longest = getattr(self._model.config, "max_position_embeddings", 512)
+        self._max_tokens = min(self._tokenizer.model_max_length, longest, 512)
+
+    def forward(self, texts: list[str]) -> np.ndarray:
+        """Shape: (texts, dim), float32, unit length."""
+        with self._torch.inference_mode():
+            tokens = self._tokenizer(texts, padding=True, truncation=True, max_length=self._max_tokens, return_tensors="pt")
+            tokens = tokens.to(self.device)
+            hidden = self._model(**tokens).last_hidden_state.float()  # (texts, tokens, dim)
+            mask = tokens["attention_mask"].unsqueeze(-1)
+            mean = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
+            return self._torch.nn.functional.normalize(mean, dim=1).cpu().numpy()
+
+
+def folder_of(name: str | Path) -> Path:
+    """The folder itself, or the local copy of what the hub has under this name (fetched if it is not there yet)."""
+    if Path(name).is_dir():
+        return Path(name)
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(str(name), ignore_patterns=_READ_BY_OTHERS))
+
+
+def fingerprint(folder: Path) -> str:
+    """Eight hexadecimal digits that follow from the weights' files."""
+    digest = blake2b(digest_size=4)
+    for file in sorted(path for path in folder.iterdir() if path.suffix in WEIGHTS):
+        digest.update(file.name.encode())
+        with file.open("rb") as weights:
+            while chunk := weights.read(_CHUNK):
+                digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-
-
-def _fingerprint(model: torch.nn.Module) -> str:
-    digest = blake2b(digest_size=4)
-    for name, weights in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(weights.contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -184,6 +184,13 @@ class Embedded(Struct, frozen=True, array_like=True, tag="embedded"):
     vector: bytes
 
 
+class UserState(Struct, frozen=True, array_like=True):
+    """What Flink's state holds of a user, in one value: the bytes of model.interest and of model.consumed."""
+
+    interests: bytes = b""
+    consumed: bytes = b""
+
+
 class Request(Struct, frozen=True, array_like=True):
     """update-interest -> score: all that a list depends on, besides the catalogue.
 
@@ -210,6 +217,7 @@ decode_fine_tune_request = msgspec.json.Decoder(FineTuneRequest).decode
 decode_recommendation = msgspec.json.Decoder(Recommendation).decode
 
 _decode_event = msgspec.json.Decoder(Event).decode
+_decode_user_state = msgspec.msgpack.Decoder(UserState).decode
 _decode_item = msgspec.json.Decoder(Item).decode
 
 
@@ -264,6 +272,18 @@ def decode_item(raw: bytes | None, max_bytes: int = 1_000_000) -> Item:
         InvalidRecord: with the reason.
     """
     return _decode(raw, _decode_item, max_bytes)
+
+
+def decode_user_state(packed: bytes | None) -> UserState:
+    """Open a user's state; none is that of a new user.
+
+    Raises:
+        StateError: the bytes cannot be read.
+    """
+    try:
+        return _decode_user_state(packed) if packed else UserState()
+    except msgspec.DecodeError as error:
+        raise StateError(f"{len(packed)} bytes of a user's state cannot be read: {error}; use the release that wrote them") from None
 
 
 def item_key(item_id: str) -> int:

@@ -103,31 +103,48 @@ class Replay:
         self._titles = dict(zip(items.item_id, items.title))
 
     def run(self) -> None:
-        first = len(self._events) - self.steady
-        rows = self._events.itertuples()
-        self.catalogue()
-        self.backlog([next(rows) for _ in range(first)])
+        rows, first = list(self._events.itertuples()), len(self._events) - self.steady
+        early = self.catalogue(rows[:first])
+        self.backlog(early, rows[early:first])
         self.learn(first)
-        self.at_speed(first, list(rows))
+        self.at_speed(first, rows[first:])
 
-    def catalogue(self) -> None:
-        """Send the items, and wait until each has its vector."""
+    def catalogue(self, events: list) -> int:
+        """Send the items, and wait until each has its vector; one event a second goes in meanwhile, for users do not wait.
+
+        Returns:
+            How many events were sent.
+        """
+        sent, began, wanted = 0, time.monotonic(), set(self._items.item_id)
+
+        def embedded() -> int:
+            nonlocal sent
+            if sent < min(len(events), 1 + time.monotonic() - began):
+                self.send(sent, events[sent : sent + 1])
+                sent += 1
+            return len(wanted & self.watch.embedded)
+
         with bar("items embedded", len(self._items)) as show:
             self.feed.items(self._items)
-            wanted = set(self._items.item_id)
-            wait(lambda: len(wanted & self.watch.embedded), len(wanted), show)
+            wait(embedded, len(wanted), show)
+        return sent
 
-    def backlog(self, events: list) -> None:
-        """Send events as fast as they can be sent, and wait until each has its list."""
+    def send(self, number: int, events: list, show=lambda done: None) -> None:
+        """Send events as fast as they can be sent; the first one is row `number`."""
+        for number, event in enumerate(events, number):
+            self.quality.add(event, self.feed.event(number, event))
+            if number % 1_000 == 0:
+                show(len(self.watch.lists))
+        self.feed.flush()
+
+    def backlog(self, number: int, events: list) -> None:
+        """Send events, and records that are refused or repeated, and wait until it is known what became of each."""
         with bar("backlog", len(events)) as show:
             began = time.monotonic()
-            for number, event in enumerate(events):
-                self.quality.add(event, self.feed.event(number, event))
-                if number % 1_000 == 0:
-                    show(len(self.watch.lists))
+            self.send(number, events, show)
             self.feed.broken()
             if events:
-                self.feed.repeat(len(events) - 1, events[-1])
+                self.feed.repeat(number + len(events) - 1, events[-1])
             self.feed.flush()
             wait(self.accounted, self.feed.read, show)
             self.backlog_per_s = len(events) / max(1e-9, self.watch.busy_s(began))

@@ -65,7 +65,7 @@ class Watch:
         self._thread.start()
 
     def busy_s(self, began: float) -> float:
-        """Seconds from `began`, or from the first list if that was later, to the newest one; monotonic clock."""
+        """Seconds from `began`, or from the first list with items if that was later, to the newest one; monotonic clock."""
         return self._last_s - max(began, self.first_s or began)
 
     def close(self) -> None:
@@ -93,7 +93,8 @@ class Watch:
         self.lists[made.event_id] = now
         self.tops[made.event_id] = [item.item_id for item in made.items[:TOP]]
         self.newest, self._last_s = made, time.monotonic()
-        self.first_s = self.first_s or self._last_s
+        if made.items:
+            self.first_s = self.first_s or self._last_s
         if made.model_version != "untrained":
             self.versions.add(made.model_version)
 

@@ -3,6 +3,7 @@
 Both are vectorised: one call is a micro-batch. torch lives here, in a worker process of its own, never in the JVM.
 """
 
+import threading
 import time
 from hashlib import blake2b
 from pathlib import Path
@@ -15,6 +16,11 @@ from model.schema import (
     Embedded, Event, InvalidRecord, Item, ItemVector, Rejected,
     decode_event, decode_item, encode_json, encode_packed, item_key,
 )  # fmt: skip
+from udfs import worker
+
+
+WARM_UP_S = 60.0
+"""The language model of `embed` is loaded by the first search, or this long after the start: at once, it would hold up the first lists."""
 
 
 class Embed(ScalarFunction):
@@ -27,22 +33,24 @@ class Embed(ScalarFunction):
         self._max_future_s, self._max_bytes = max_future_s, max_bytes
 
     def open(self, function_context) -> None:
-        import torch
-
         from model.catalogue import encoder_number, first_free
         from model.encoder import Encoder
         from model.interest import interest_space
         from udfs.replica import CatalogueFollower
 
-        torch.set_num_threads(self._threads)
+        worker.prepare()
         self._encoder = first_free(
-            self._replica_dir / "queries", lambda folder: Encoder(self._encoder_name, self._device, keep=folder)
+            self._replica_dir / "queries", lambda folder: Encoder(self._encoder_name, self._device, folder, self._threads)
         )
+        self._warm_up = threading.Timer(WARM_UP_S, self._encoder.load)
+        self._warm_up.daemon = True
+        self._warm_up.start()
         self._number = encoder_number(self._encoder.version)
         self._interest_space = interest_space
         self._follower = CatalogueFollower(*self._kafka, self._replica_dir / "embed")
 
     def close(self) -> None:
+        self._warm_up.cancel()
         self._follower.close()
         self._encoder.close()
 
@@ -88,14 +96,12 @@ class EmbedItems(ScalarFunction):
         self._max_bytes = max_bytes
 
     def open(self, function_context) -> None:
-        import torch
-
         from model.catalogue import first_free
         from model.encoder import Encoder
 
-        torch.set_num_threads(self._threads)
+        worker.prepare()
         self._encoder = first_free(
-            self._replica_dir / "embeddings", lambda folder: Encoder(self._encoder_name, self._device, keep=folder)
+            self._replica_dir / "embeddings", lambda folder: Encoder(self._encoder_name, self._device, folder, self._threads)
         )
 
     def close(self) -> None:

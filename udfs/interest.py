@@ -16,8 +16,8 @@ from pyflink.datastream.state import MapStateDescriptor, ValueStateDescriptor
 
 from model import consumed, interest
 from model.schema import (
-    CONSUMING, POSITIVE, Embedded, Event, Example, FineTuneRequest, Rejected, Request,
-    decode_embedded, decode_model_version, encode_json, encode_packed, event_key, rec_id,
+    CONSUMING, POSITIVE, Embedded, Event, Example, FineTuneRequest, Rejected, Request, UserState,
+    decode_embedded, decode_model_version, decode_user_state, encode_json, encode_packed, event_key, rec_id,
 )  # fmt: skip
 from model.versions import follow
 
@@ -44,8 +44,7 @@ class UpdateInterest(KeyedBroadcastProcessFunction):
         self._pace = (fine_tune_every, fine_tune_max_age_s)
 
     def open(self, runtime_context) -> None:
-        self._interests = runtime_context.get_state(ValueStateDescriptor("interests", Types.PICKLED_BYTE_ARRAY()))
-        self._consumed = runtime_context.get_state(ValueStateDescriptor("consumed", Types.PICKLED_BYTE_ARRAY()))
+        self._state = runtime_context.get_state(ValueStateDescriptor("user-state", Types.PICKLED_BYTE_ARRAY()))
         self._versions, self._serving = serving_versions(), None
         self._rejected = side_output("rejected-events")
         self._examples = side_output("training-examples")
@@ -74,25 +73,26 @@ class UpdateInterest(KeyedBroadcastProcessFunction):
         logger.warning("model-versions: %s is %s; serving: %s", version.version, version.status, self._serving)
 
     def _update(self, record: Embedded, ctx):
-        event, before = record.event, self._interests.value()
-        interests = interest.decode(before)
+        event, before = record.event, decode_user_state(self._state.value())
+        interests = interest.decode(before.interests)
         shown = self._last_list(event.user_id, interests)
         if not self._fold(interests, record):
             return
-        after = interest.encode(interests)
-        self._interests.update(after)
-        seen = self._consumed.value() or b""
-        if event.action in CONSUMING:
-            seen = consumed.add(seen, record.item_key, self._max_consumed)
-            self._consumed.update(seen)
+        after = UserState(interest.encode(interests), self._consume(before.consumed, record))
+        self._state.update(encode_packed(after))
         if self._serving is None:  # just started: what was broadcast before is in the state
             self._serving = ctx.get_broadcast_state(self._versions).get(SERVING) or []
-        request = Request(event.user_id, event.event_id, event.event_time_ms, self._serving, "serving", after, seen)
+        request = Request(
+            event.user_id, event.event_id, event.event_time_ms, self._serving, "serving", after.interests, after.consumed
+        )
         yield encode_packed(request)
         if event.action in POSITIVE:
-            yield self._examples, encode_json(self._example(event, before or b"", shown))
+            yield self._examples, encode_json(self._example(event, before.interests, shown))
             for request in self._learning.count(event.event_time_ms, time.monotonic()):
                 yield self._requests, encode_json(request)
+
+    def _consume(self, before: bytes, record: Embedded) -> bytes:
+        return consumed.add(before, record.item_key, self._max_consumed) if record.event.action in CONSUMING else before
 
     def _fold(self, interests: interest.Interests, record: Embedded) -> bool:
         event = record.event
@@ -102,8 +102,7 @@ class UpdateInterest(KeyedBroadcastProcessFunction):
         return interest.fold(interests, event.action, record.item_key, key, event.event_time_ms, vector, self._rules)
 
     def _forget(self, event: Event) -> bytes:
-        self._interests.clear()
-        self._consumed.clear()
+        self._state.clear()
         return encode_json(Example(event.user_id, event.event_id, event.event_time_ms, forget=True))
 
     @staticmethod

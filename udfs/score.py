@@ -14,6 +14,7 @@ from model.schema import (
     Recommendation, RecommendedItem, Rejected, Request, VersionError,
     decode_packed_request, encode_json, event_key, rec_id,
 )  # fmt: skip
+from udfs import worker
 
 KEPT_VERSIONS = 4
 RETRY_S = 30.0
@@ -31,12 +32,10 @@ class Score(ScalarFunction):
         self._refused: deque[bytes] = deque()
 
     def open(self, function_context) -> None:
-        import torch
-
+        worker.prepare(self._threads)
         from model import device, score
         from udfs.replica import CatalogueFollower
 
-        torch.set_num_threads(self._threads)
         self._score = score.score
         self._follower = CatalogueFollower(*self._kafka, self._replica_dir / "score")
         self._scorers = Scorers(score.load, score.Scorer.untrained, device.choose(self._device))
