@@ -15,6 +15,9 @@ POSITION = {
     "offset": "BIGINT METADATA VIRTUAL",
 }
 MAX_REQUEST_BYTES = 33_554_432
+LINGER_MS = 5
+PATIENT_LINGER_MS = 100
+"""How long a record waits for others on its way to Kafka: a list hardly, what is for the learner longer, in fewer requests."""
 TRANSACTION_TIMEOUT_MS = 900_000
 """The broker's limit; Flink's own default, one hour, is above it and stops the job at start."""
 
@@ -35,7 +38,7 @@ def sink(settings: Settings, name: str, key: str | None = None) -> str:
         "sink.transactional-id-prefix": f"headrace-{settings.topic_prefix}{name}",
         "properties.max.request.size": str(MAX_REQUEST_BYTES),
         "properties.transaction.timeout.ms": str(TRANSACTION_TIMEOUT_MS),
-        "properties.linger.ms": "5",
+        "properties.linger.ms": str(LINGER_MS if name == "recommendations" else PATIENT_LINGER_MS),
     }
     return _table(settings, name, f"write_{name}", columns, options, key)
 

@@ -49,7 +49,7 @@ def java_command() -> str:
 
 def kafka_command(main: str) -> list[str]:
     """The command line of one of Kafka's programs."""
-    return [java_command(), "-Xmx512m", "-XX:TieredStopAtLevel=1", "-Dlog4j2.level=INFO", "-cp", f"{JARS / 'kafka'}/*", main]
+    return [java_command(), "-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Dlog4j2.level=INFO", "-cp", f"{JARS / 'kafka'}/*", main]
 
 
 # The lists in flink-conf/, and the jars

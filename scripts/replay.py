@@ -44,10 +44,14 @@ console = Console(stderr=True)
 
 
 class Feed:
-    """Sends records, and knows what it has sent: {event_id: produce time, s}."""
+    """Sends records, and knows what it has sent: {event_id: produce time, s}.
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings, self._run = settings, f"{time.time_ns() // 1_000_000:x}"
+    Args:
+        run: what every event_id begins with.
+    """
+
+    def __init__(self, settings: Settings, run: str) -> None:
+        self._settings, self._run = settings, run
         servers = settings.bootstrap_servers.split(",")
         self._producer = KafkaProducer(bootstrap_servers=servers, linger_ms=2)
         self.sent: dict[str, float] = {}
@@ -62,7 +66,7 @@ class Feed:
 
     def event(self, number: int, event) -> str:
         """Send row `number` of the events and return its event_id."""
-        event_id = f"{self._run}-{number}"
+        event_id = f"{self._run}{number}"
         record = {name: getattr(event, name) for name in ("user_id", "item_id", "action", "event_time_ms")}
         value = {} if event.value != event.value else {"value": event.value}
         self._send(event.user_id.encode(), msgspec.json.encode({"event_id": event_id} | record | value))
@@ -72,7 +76,7 @@ class Feed:
 
     def repeat(self, number: int, event) -> None:
         """Send an event again: it calls for no second list."""
-        event_id = f"{self._run}-{number}"
+        event_id = f"{self._run}{number}"
         before = self.sent[event_id]
         self.event(number, event)
         self.sent[event_id] = before
@@ -96,7 +100,8 @@ class Replay:
 
     def __init__(self, settings: Settings, events: pd.DataFrame, items: pd.DataFrame, speed: float) -> None:
         self._events, self._items, self._speed = events, items, speed
-        self.feed, self.watch = Feed(settings), Watch(settings)
+        run = f"{time.time_ns() // 1_000_000:x}-"
+        self.feed, self.watch = Feed(settings, run), Watch(settings, run)
         self.quality = Quality(items.item_id)
         self.steady = max(1, min(int(len(events) * SHARE), int(speed * STEADY_S)))
         self.backlog_per_s = 0.0
@@ -151,7 +156,7 @@ class Replay:
 
     def accounted(self) -> int:
         """Records of which it is known what became of them."""
-        return len(self.watch.lists.keys() & self.feed.sent.keys()) + self.watch.rejected + self.feed.unanswered
+        return len(self.watch.lists) + self.watch.rejected + self.feed.unanswered
 
     def learn(self, examples: int) -> None:
         """Wait until a version that has learnt most of the backlog serves, or the learner has nothing more to learn."""
@@ -191,7 +196,7 @@ class Replay:
         fresh = pd.Series(times, dtype=float).mul(1_000).quantile([0.5, 0.99]).round(1).fillna(0.0).tolist()
         return {
             "read": self.feed.read,
-            "emitted": len(self.watch.lists.keys() & self.feed.sent.keys()),
+            "emitted": len(self.watch.lists),
             "rejected": self.watch.rejected,
             "unanswered": self.feed.unanswered,
             **self.quality.metrics(self.watch.tops),

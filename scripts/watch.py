@@ -38,13 +38,17 @@ class Watch:
     """Reads what the job writes, from now on, in a thread of its own.
 
     `lists` is {event_id: arrival time, s}; a list that comes twice counts once. `tops` keeps the first ten of each.
+
+    Args:
+        run: what the event_ids begin with whose lists count; those of others are passed over.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, run: str) -> None:
+        self._run = run
         servers = settings.bootstrap_servers.split(",")
         self._topics = {settings.topic(name): name for name in ("recommendations", "rejected-events", "model-versions", "item-vectors")}
         self._consumer = KafkaConsumer(
-            bootstrap_servers=servers, enable_auto_commit=False, isolation_level="read_committed", fetch_max_wait_ms=20
+            bootstrap_servers=servers, enable_auto_commit=False, isolation_level="read_committed"
         )
         partitions = [TopicPartition(topic, n) for topic in self._topics for n in self._consumer.partitions_for_topic(topic) or {0}]
         self._consumer.assign(partitions)
@@ -88,7 +92,7 @@ class Watch:
 
     def _take_list(self, value: bytes, now: float) -> None:
         made = _decode_top(value)
-        if made.event_id in self.lists:
+        if made.event_id in self.lists or not made.event_id.startswith(self._run):
             return
         self.lists[made.event_id] = now
         self.tops[made.event_id] = [item.item_id for item in made.items[:TOP]]
