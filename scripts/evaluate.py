@@ -1,7 +1,7 @@
 """Prequential evaluation of any stream of events: Headrace beside popularity.
 
     scripts/evaluate.py --events events.csv --items items.csv
-    scripts/evaluate.py --data ml-100k --json results.json
+    scripts/evaluate.py --data ml-100k --json results.json        # or ml-latest-2016
 
 Neither Flink nor Kafka is needed. The last line of stdout is the result as one line of JSON. Any setting of
 jobs/settings.py can be given too (`--seed 1`); `--limit N` takes the first N events only; `--live` counts the lists that the job
