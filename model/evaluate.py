@@ -78,6 +78,7 @@ class Protocol:
 
     warm_up: float = 0.2  # this share of the events is learnt from and not counted
     fine_tune_every: int = 500  # events
+    count_every: int = 100  # events; between two fine-tunings only what is counted is refreshed
     micro_batch: int = 256
     max_consumed: int = 4_096
     exclude_consumed: bool = True
@@ -211,7 +212,8 @@ def evaluate(
     popular = Popularity(len(catalogue), list(POPULARITIES.values()))
     results = {name: Result() for name in ("headrace", *(["headrace-live"] if protocol.live else []), *POPULARITIES)}
     warm = int(len(events) * protocol.warm_up)
-    bounds = sorted({0, *range(warm, len(events), protocol.fine_tune_every), len(events)})
+    fine_tuned = {*range(warm, len(events), protocol.fine_tune_every), len(events)}
+    bounds = sorted({0, *range(warm, len(events), protocol.count_every), *fine_tuned})
     for start, end in zip(bounds, bounds[1:]):
         asked = [one for one in map(users.ask, events[start:end]) if one.event.action in POSITIVE]
         if start >= warm:
@@ -221,7 +223,9 @@ def evaluate(
         for one in asked:
             _predict_popular(results, popular, catalogue, one, protocol, start >= warm)
         learner.add([one.example() for one in asked])
-        if end < len(events):
+        if end < len(events) and end not in fine_tuned:
+            scorer = learner.count()
+        elif end < len(events):
             scorer = learner.fine_tune(lambda done, of: progress(start + (end - start) * done // max(1, of), len(events)))
         progress(end, len(events))
     return Outcome(results, scorer, len(results["headrace"].ranks))
