@@ -1,7 +1,7 @@
-"""Prequential evaluation of any stream of events: Headrace beside popularity.
+"""Prequential evaluation of any stream of events: Headrace beside the methods that one would use otherwise.
 
     scripts/evaluate.py --events events.csv --items items.csv
-    scripts/evaluate.py --data ml-100k --json results.json        # or ml-latest-2016
+    scripts/evaluate.py --data ml-100k --baselines all --json results.json --plot curves.png        # or ml-latest-2016
 
 Neither Flink nor Kafka is needed. The last line of stdout is the result as one line of JSON. Any setting of
 jobs/settings.py can be given too (`--seed 1`); `--limit N` takes the first N events only; `--live` counts the lists that the job
@@ -13,6 +13,8 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,17 +23,17 @@ import numpy as np
 import pandas as pd
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from jobs.settings import Settings, load_or_exit
 from model.catalogue import Catalogue
-from model.evaluate import Outcome, Protocol, evaluate
+from model.baselines import POPULARITIES
+from model.evaluate import METHODS, Outcome, Protocol, evaluate
 from model.interest import Rules
 from model.schema import Event, Item, ItemVector
-from scripts import data
+from scripts import data, report
 
 if TYPE_CHECKING:
     from model.encoder import Encoder
@@ -42,22 +44,30 @@ def main(argv: list[str] | None = None) -> None:
     settings = load_or_exit(rest, dict(os.environ))
     torch.set_num_threads(settings.learner_threads)
     try:
-        name, events, items = _read(arguments)
-        encoder = _encoder(settings, rest)
+        result = _run(arguments, settings, rest)
     except data.DataError as error:
         print(f"headrace: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    valid, refused = check_events(events)
-    catalogue = embed(items, encoder, settings.seed)
-    began = time.perf_counter()
-    outcome = _evaluate(valid, catalogue, settings, arguments.live)
-    seconds = time.perf_counter() - began
-    result = summarise(name, valid, refused, catalogue, outcome, seconds)
-    _show(result)
+    report.show(result)
     line = json.dumps(result, allow_nan=False)
     if arguments.json:
         Path(arguments.json).write_text(line + "\n")
     print(line)
+
+
+def _run(arguments: argparse.Namespace, settings: Settings, rest: list[str]) -> dict:
+    name, events, items = _read(arguments)
+    encoder = _encoder(settings, rest)
+    valid, refused = check_events(events)
+    catalogue, protocol = embed(items, encoder, settings.seed), _protocol(settings, arguments.live)
+    began = time.perf_counter()
+    with _bar("evaluating", len(valid)) as progress:
+        outcome = evaluate(valid, catalogue, protocol, progress, methods=arguments.baselines)
+    seconds = time.perf_counter() - began
+    result = report.summarise(name, valid, refused, catalogue, outcome, seconds, report.explain(protocol))
+    if arguments.plot:
+        report.draw(outcome, name, arguments.plot)
+    return result
 
 
 def _arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
@@ -65,13 +75,24 @@ def _arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--data", help=f"a public data set: {', '.join(data.PUBLIC)}")
     parser.add_argument("--events", help="CSV or Parquet: user_id, item_id, event_time_ms; action and value if there are")
     parser.add_argument("--items", help="CSV or Parquet: item_id, title; text and categories if there are")
+    parser.add_argument("--baselines", type=_methods, default=POPULARITIES, metavar="NAMES", help=f"all, none, or some of {', '.join(METHODS)}")
     parser.add_argument("--json", help="write the result to this file too")
+    parser.add_argument("--plot", help="draw HR@10 over time into this PNG file")
     parser.add_argument("--limit", type=int, help="take the first N events only")
     parser.add_argument("--live", action="store_true", help="count the lists of the job too, made right after an event")
     arguments, rest = parser.parse_known_args(argv)
     if not arguments.data and not (arguments.events and arguments.items):
         parser.error("give --data NAME, or --events FILE and --items FILE")
     return arguments, rest
+
+
+def _methods(given: str) -> tuple[str, ...]:
+    """The names given to --baselines."""
+    names = {"all": METHODS, "none": ()}.get(given) or tuple(name.strip() for name in given.split(",") if given != "none")
+    unknown = [name for name in names if name not in METHODS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"no baseline {', '.join(unknown)}; there are all, none, {', '.join(METHODS)}")
+    return names
 
 
 def _read(arguments: argparse.Namespace) -> tuple[str, pd.DataFrame, pd.DataFrame]:
@@ -112,52 +133,27 @@ def embed(items: pd.DataFrame, encoder: "Encoder", seed: int) -> Catalogue:
     entries = [Item(row.item_id, row.title, row.text, row.categories) for row in items.itertuples(index=False)]
     entries = [entries[at] for at in np.random.default_rng(seed).permutation(len(entries))]
     catalogue = Catalogue()
-    with _bar("embedding") as progress:
-        task = progress.add_task("embedding", total=len(entries))
+    with _bar("embedding", len(entries)) as progress:
         for start in range(0, len(entries), 256):
             group = entries[start : start + 256]
             vectors = encoder.embed([item.as_text() for item in group]).astype("<f2")
             catalogue.apply(ItemVector(item.item_id, encoder.version, vector.tobytes()) for item, vector in zip(group, vectors))
-            progress.advance(task, len(group))
+            progress(start + len(group), len(entries))
     return catalogue
 
 
-def _evaluate(events: list[Event], catalogue: Catalogue, settings: Settings, live: bool) -> Outcome:
+def _protocol(settings: Settings, live: bool) -> Protocol:
     rules = Rules(settings.max_interests, settings.last_n, settings.half_life_s, settings.merge_similarity)
-    protocol = Protocol(
-        exclude_consumed=settings.exclude_consumed, max_consumed=settings.max_consumed, seed=settings.seed, live=live, rules=rules
-    )
-    with _bar("evaluating") as progress:
-        task = progress.add_task("evaluating", total=len(events))
-        return evaluate(events, catalogue, protocol, lambda done, of: progress.update(task, completed=done))
+    return Protocol(exclude_consumed=settings.exclude_consumed, max_consumed=settings.max_consumed, seed=settings.seed, live=live, rules=rules)
 
 
-def _bar(what: str) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True))
-
-
-def summarise(name: str, events: list[Event], refused: int, catalogue: Catalogue, outcome: Outcome, seconds: float) -> dict:
-    """The result as JSON values."""
-    return {
-        "data": name,
-        "events": len(events),
-        "refused": refused,
-        "users": len({event.user_id for event in events}),
-        "items": len(catalogue),
-        "predicted": outcome.predicted,
-        "methods": {method: result.metrics(len(catalogue)) for method, result in outcome.results.items()},
-        "seconds": round(seconds, 1),
-    }
-
-
-def _show(result: dict) -> None:
-    title = f"{result['data']}: {result['events']:,} events, {result['users']:,} users, {result['items']:,} items"
-    table = Table("method", "HR@10", "NDCG@10", "MRR@10", "coverage", "ms a list", title=title)
-    for method, figures in result["methods"].items():
-        table.add_row(method, *(f"{value:.4f}" for value in list(figures.values())[:-1]), f"{figures['ms_per_list']:.3f}")
-    Console().print(table)
-    print(f"{result['predicted']:,} events predicted, {result['refused']:,} rows refused, {result['seconds']:.0f} s")
+@contextmanager
+def _bar(what: str, total: int) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr; gives the function that moves it to (done, of)."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda done, of: progress.update(task, completed=done)
 
 
 if __name__ == "__main__":

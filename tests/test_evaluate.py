@@ -1,4 +1,4 @@
-"""The metrics by hand, the protocol on a small world, and streams that are hardly any."""
+"""The protocol on a small world, and streams that are hardly any."""
 
 import json
 
@@ -6,37 +6,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from model.evaluate import Popularity, Protocol, Users, coverage, evaluate, hit_rate_at_k, mrr_at_k, ndcg_at_k
-from model.schema import Event
-from scripts.evaluate import check_events, main, summarise
+from model.batch import open_requests
+from model.evaluate import METHODS, PARTS, Protocol, Users, alone, evaluate
+from model.metrics import hit_rate_at_k
+from model.schema import Event, item_key
+from model.score import score
+from model.signals import SIGNALS, signals
+from scripts.evaluate import check_events, main
+from scripts.report import explain, summarise
 from tests.test_score import ITEMS, make_catalogue
-
-RANKS = np.array([0, 1, 9, 10, -1])
-
-
-def test_metrics_are_those_computed_by_hand():
-    """Places 1, 2 and 10 are hits at 10, place 11 and a miss are none."""
-    assert hit_rate_at_k(RANKS) == pytest.approx(3 / 5)
-    assert ndcg_at_k(RANKS) == pytest.approx((1 + 0.6309297535714575 + 0.2890648263178879) / 5)
-    assert mrr_at_k(RANKS) == pytest.approx((1 + 1 / 2 + 1 / 10) / 5)
-    assert hit_rate_at_k(RANKS, 1) == pytest.approx(1 / 5)
-    assert coverage(np.array([[0, 1], [1, -1]]), 8) == pytest.approx(1 / 4)
-
-
-def test_metrics_of_nothing_are_zero():
-    assert (0, 0, 0, 0) == (hit_rate_at_k(RANKS[:0]), ndcg_at_k(RANKS[:0]), mrr_at_k(RANKS[:0]), coverage(RANKS[:0], 0))
-
-
-def test_decayed_popularity_prefers_what_is_chosen_now():
-    """Three choices long ago against two of now; what is excluded is not given."""
-    popular = Popularity(3, [float("inf"), 2.0])
-    for row in (0, 0, 0, 1, 1):
-        popular.add(row)
-
-    assert [[0, 1, 2], [1, 0, 2]] == [rows.tolist() for rows in popular.best(np.zeros(3, bool))]
-    assert [[0, 2], [0, 2]] == [rows.tolist() for rows in popular.best(np.array([False, True, False]))]
-    assert [[], []] == [rows.tolist() for rows in Popularity(0, [1.0, 2.0]).best(np.zeros(0, bool))]
-
 
 def make_events(users: int = 40, length: int = 8) -> list[Event]:
     """Users come one after the other; each stays with the even or with the odd items."""
@@ -102,12 +80,51 @@ STREAMS = {
 def test_a_stream_that_is_hardly_one_gives_figures(name, items):
     """Whatever the stream, every figure is a number, and JSON can be written."""
     events, catalogue = STREAMS[name], make_catalogue(items)
-    outcome = evaluate(events, catalogue, Protocol(fine_tune_every=7))
+    outcome = evaluate(events, catalogue, Protocol(fine_tune_every=7), methods=METHODS)
     result = summarise(name, events, 0, catalogue, outcome, 0.1)
 
-    figures = [figure for method in result["methods"].values() for figure in method.values()]
-    assert np.isfinite(figures).all()
+    assert set(METHODS) < set(result["methods"])
     assert json.loads(json.dumps(result, allow_nan=False))["items"] == items
+
+
+def test_every_method_is_asked_for_the_same_targets():
+    """One rank a method and target; new users and new items by what had happened before."""
+    outcome = evaluate(make_events(6, 8), make_catalogue(), Protocol(warm_up=0.25, live=True), methods=METHODS)
+
+    assert {"headrace", "headrace-live", *METHODS} == set(outcome.results)
+    assert {36} == {len(result.ranks) for result in outcome.results.values()} | {outcome.predicted}
+    assert [4, 5, 6, 7, 0, 1] == outcome.targets.user_events[:6]
+    assert [row // 8 for row in range(12, 48)] == outcome.targets.users
+    result = summarise("tiny", make_events(6, 8), 0, make_catalogue(), outcome, 0.1, explain(Protocol()))
+    rest = result["methods"]["headrace"]["rest"]
+    assert 21 == result["methods"]["headrace"]["new_users"]["events"] and rest["events"] <= 36 - 21
+
+
+def test_frozen_is_what_had_been_learnt_by_the_end_of_the_warm_up():
+    """The same lists as Headrace's until that learns again."""
+    protocol = Protocol(fine_tune_every=64)
+    results = evaluate(make_events(), make_catalogue(), protocol, methods=PARTS).results
+    ours, frozen = results["headrace"].lists, results["headrace-frozen"].lists
+
+    assert ours[:64] == frozen[:64] and ours[64:] != frozen[64:]
+
+
+def test_the_network_alone_orders_as_its_signal_does():
+    """The copy's P is the softmax of the network's logits, and the scorer itself is left as it was."""
+    events, catalogue = make_events(), make_catalogue()
+    scorer = evaluate(events, catalogue, methods=()).scorer
+    users = Users(catalogue, Protocol())
+    request = [users.ask(event).request for event in events][-1]
+    before = score(scorer, catalogue, [request], 5)
+    only = score(alone(scorer, "network"), catalogue, [request], ITEMS)[0]
+    table = scorer.table(catalogue)
+    batch = open_requests(catalogue, [request], Protocol().rules, scorer.sizes.last_n, scorer.keys.device)
+    logits = signals(table, batch)[list(SIGNALS).index("network")][0]
+
+    given = [logits[catalogue.row(item_key(item.item_id))].item() for item in only]
+    assert given == sorted(given, reverse=True)
+    assert np.diff(given) == pytest.approx(np.diff(np.log([item.probability for item in only])), abs=1e-4)
+    assert before == score(scorer, catalogue, [request], 5)
 
 
 def test_dislikes_are_history_but_no_targets():
