@@ -20,6 +20,7 @@ from model.factors import Bpr, Isgd
 HISTORY = 50
 _BACK_OFF = 1e-6  # what popularity adds where a method says nothing of an item
 _SHRINK = 5.0  # choices, so that an item with few of them says little
+_FIRST_FIT = 250  # events
 _TEXT_CELLS = 100_000_000  # similarities kept at once
 
 
@@ -153,11 +154,14 @@ def backed_off(popular: Popularity) -> np.ndarray:
 
 
 class Ease:
-    """A ridge regression of every item on the others, over pairs within 20 events, fitted anew every `every` events."""
+    """A ridge regression of every item on the others, over pairs within 20 events, fitted anew every `every` events.
+
+    At first sooner: whenever there are twice as many events as at the last fit.
+    """
 
     def __init__(self, world: World, every: int = 5_000, most: int = 3_000, ridge: float = 200.0, half_life: float = 30_000.0) -> None:
         self._pairs, self._popular = Pairs(world.items, half_life), Popularity(world, half_life)
-        self._every, self._most, self._ridge, self._step = every, most, ridge, 0
+        self._every, self._most, self._ridge, self._step, self._next = every, most, ridge, 0, _FIRST_FIT
         self._weights = 0.85 ** np.arange(20)
         self._rows, self._slot = np.zeros(0, np.int64), np.full(world.items, -1)
         self._fitted = np.zeros((0, 0), np.float32)
@@ -173,8 +177,9 @@ class Ease:
         self._pairs.add(row, near, self._weights[: len(near)])
         self._popular.learn(user, history, row)
         self._step += 1
-        if self._step % self._every == 0:
+        if self._step >= self._next:
             self._fit()
+            self._next = min(2 * self._step, self._step + self._every)
 
     def _fit(self) -> None:
         counts = self._popular.now()
@@ -272,7 +277,7 @@ BASELINES: dict[str, Callable[[World], Baseline]] = {
     "decayed-popularity-200": partial(Popularity, half_life=200.0),
     "transitions-1": partial(Transitions, lag=1, recency=1.0, both_ways=False),
     "transitions-10": partial(Transitions, lag=10, recency=0.85),
-    "item-knn": partial(Transitions, lag=HISTORY, recency=1.0, read=0.97),
+    "item-knn": partial(Transitions, lag=HISTORY, recency=1.0, read=0.9),
     "ease": Ease,
     "session-knn": Sessions,
     "isgd": lambda world: Isgd(world.items, world.seed),

@@ -56,6 +56,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _run(arguments: argparse.Namespace, settings: Settings, rest: list[str]) -> dict:
+    if arguments.plot:
+        report.check_drawing(arguments.plot)
     name, events, items = _read(arguments)
     encoder = _encoder(settings, rest)
     valid, refused = check_events(events)

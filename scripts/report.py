@@ -1,5 +1,6 @@
 """What an evaluation says: figures as JSON values, a table, a picture of the curves over time."""
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from scripts.data import DataError
 NEW = 5
 """A user with fewer earlier events is new, and so is an item."""
 _WINDOWS = 20  # a point of a curve is the mean over this part of the stream
+_LINES = ("-", "--", ":")
 _WIDTH = 150  # of the table, where there is no terminal
 
 
@@ -121,20 +123,27 @@ def _cells(figures: dict) -> list[str]:
     return [*first, *groups, *last, f"{figures['ms_per_list']:.3f}", f"{figures['learning_s_per_1000_events']:.2f}"]
 
 
+def check_drawing(file: str | Path) -> None:
+    """Raise a DataError where no picture can be drawn: before the work, not after it."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise DataError(f"--plot {file}: matplotlib is needed: `make setup`, or pip install 'headrace[evaluate]'")
+    if not Path(file).absolute().parent.is_dir():
+        raise DataError(f"--plot {file}: there is no such folder")
+
+
 def draw(outcome: Outcome, title: str, file: str | Path) -> None:
     """HR@10 of every method over a window that slides along the stream, as a picture."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise DataError(f"{file}: cannot be drawn without matplotlib: `make setup`, or pip install 'headrace[evaluate]'") from None
+    from matplotlib.figure import Figure  # of the extra `evaluate`
+
     window = max(1, outcome.predicted // _WINDOWS)
     figure = Figure(figsize=(11, 6), layout="constrained")
     axes = figure.add_subplot(xlabel="events predicted", ylabel=f"HR@{K} over {window:,} events", title=title)
-    for name, result in sorted(outcome.results.items(), key=lambda one: -hit_rate_at_k(np.array(one[1].ranks))):
-        curve = sliding(hits(np.array(result.ranks, np.int64)).astype(float), window)
-        main = name == "headrace"
-        axes.plot(np.arange(len(curve)) + window, curve, label=name, linewidth=2.5 if main else 1.2, color="black" if main else None)
-    axes.set_prop_cycle(None)
+    order = sorted(outcome.results, key=lambda name: -hit_rate_at_k(np.array(outcome.results[name].ranks)))
+    for at, name in enumerate(order):
+        curve = sliding(hits(np.array(outcome.results[name].ranks, np.int64)).astype(float), window)
+        look = {"color": f"C{at % 10}", "linestyle": _LINES[at // 10 % len(_LINES)], "linewidth": 1.2}
+        look = {"color": "black", "linewidth": 2.5} if name == "headrace" else look
+        axes.plot(np.arange(len(curve)) + window, curve, label=name, **look)
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
