@@ -32,6 +32,8 @@ from model.signals import SIGNALS
 LIVE = "headrace-live"
 PARTS = NETWORK, FROZEN = "network", "headrace-frozen"
 """Headrace with no other signal than its network's, and without learning after the warm-up."""
+LEAST = 3
+"""Positive events of a user of whom the last is left out: one to learn from, one to stop by, one to predict."""
 METHODS = (*BASELINES, *PARTS)
 """All that Headrace can be compared with."""
 
@@ -249,10 +251,15 @@ class Outcome:
     results: dict[str, Result]
     targets: Targets
     scorer: Scorer
+    held: list[Event] = field(default_factory=list)  # with leave-one-out: the targets
 
     @property
     def predicted(self) -> int:
         return len(self.targets.users)
+
+
+def _new_learner(catalogue: Catalogue, protocol: Protocol) -> Learner:
+    return Learner(catalogue, None, protocol.seed, rules=protocol.rules, exclude_consumed=protocol.exclude_consumed)
 
 
 def evaluate(
@@ -271,12 +278,10 @@ def evaluate(
         progress: called with (events done, of).
         methods: of METHODS, beside Headrace.
     """
-    learner = learner or Learner(catalogue, None, protocol.seed, rules=protocol.rules, exclude_consumed=protocol.exclude_consumed)
-    users, headrace = Users(catalogue, protocol), Headrace(methods, learner, protocol)
+    users, headrace = Users(catalogue, protocol), Headrace(methods, learner or _new_learner(catalogue, protocol), protocol)
     others = Comparison([name for name in methods if name in BASELINES], catalogue, protocol)
     warm = int(len(events) * protocol.warm_up)
-    bounds = sorted({0, *range(warm, len(events), protocol.fine_tune_every), len(events)})
-    for start, end in zip(bounds, bounds[1:]):
+    for start, end in _chunks(len(events), warm, protocol):
         asked = [one for one in map(users.ask, events[start:end]) if one.event.action in POSITIVE]
 
         def report(done: int, of: int) -> None:
@@ -289,3 +294,48 @@ def evaluate(
             headrace.learn(asked, lambda done, of: report(of + done, 2 * of))
         progress(end, len(events))
     return Outcome(headrace.results | others.results, others.targets, headrace.scorer)
+
+
+def _chunks(events: int, warm: int, protocol: Protocol) -> list[tuple[int, int]]:
+    """The warm-up, then as many events as Headrace learns from at once."""
+    bounds = sorted({0, *range(warm, events, protocol.fine_tune_every), events})
+    return list(zip(bounds, bounds[1:]))
+
+
+def leave_one_out(
+    events: Sequence[Event],
+    catalogue: Catalogue,
+    protocol: Protocol = Protocol(),
+    progress: Callable[[int, int], None] = lambda done, of: None,
+    methods: Sequence[str] = POPULARITIES,
+) -> Outcome:
+    """Learn all but the last event of every user, in time order; then predict the last ones.
+
+    What other users did after a user's last event has been learnt by then: the protocol of offline tables, not of a stream.
+
+    Args: as for `evaluate`; there is no FROZEN, for nothing is learnt after the first target.
+    """
+    methods = [name for name in methods if name != FROZEN]
+    users, headrace = Users(catalogue, protocol), Headrace(methods, _new_learner(catalogue, protocol), protocol)
+    others = Comparison([name for name in methods if name in BASELINES], catalogue, protocol)
+    last, held = held_out(events, catalogue), []
+    for start, end in _chunks(len(events), int(len(events) * protocol.warm_up), protocol):
+        asked = [(at, users.ask(event)) for at, event in enumerate(events[start:end], start) if event.action in POSITIVE]
+        held += [one for at, one in asked if at in last]
+        taught = [one for at, one in asked if at not in last]
+        others.take(taught, False)
+        headrace.learn(taught)
+        progress(end, len(events))
+    headrace.ask(held)
+    for one in held:
+        others.ask(one)
+    return Outcome(headrace.results | others.results, others.targets, headrace.scorer, [one.event for one in held])
+
+
+def held_out(events: Sequence[Event], catalogue: Catalogue) -> set[int]:
+    """Where the last event of every user stands who has `LEAST` positive ones on items of the catalogue."""
+    places: dict[str, list[int]] = defaultdict(list)
+    for at, event in enumerate(events):
+        if event.action in POSITIVE and catalogue.row(item_key(event.item_id or "")) >= 0:
+            places[event.user_id].append(at)
+    return {at[-1] for at in places.values() if len(at) >= LEAST}

@@ -3,6 +3,8 @@
     scripts/evaluate.py --events events.csv --items items.csv
     scripts/evaluate.py --data ml-100k --baselines all --json results.json --plot curves.png        # or ml-latest-2016
 
+    scripts/evaluate.py --data ml-100k --protocol leave-one-out        # beside RecBole's SASRec and GRU4Rec
+
 Neither Flink nor Kafka is needed. The last line of stdout is the result as one line of JSON. Any setting of
 jobs/settings.py can be given too (`--seed 1`); `--limit N` takes the first N events only; `--live` counts the lists that the job
 makes too: right after a user's event, when nobody knows how long the next one will take.
@@ -30,10 +32,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from jobs.settings import Settings, load_or_exit
 from model.catalogue import Catalogue
 from model.baselines import POPULARITIES
-from model.evaluate import METHODS, Outcome, Protocol, evaluate
+from model.evaluate import METHODS, Outcome, Protocol, evaluate, leave_one_out
 from model.interest import Rules
 from model.schema import Event, Item, ItemVector
-from scripts import data, report
+from scripts import data, offline, report
 
 if TYPE_CHECKING:
     from model.encoder import Encoder
@@ -61,15 +63,29 @@ def _run(arguments: argparse.Namespace, settings: Settings, rest: list[str]) -> 
     name, events, items = _read(arguments)
     encoder = _encoder(settings, rest)
     valid, refused = check_events(events)
+    if refused:
+        print(f"headrace: {name}: rows that are no events are left out: {len(refused):,}; the first: {refused[0]}", file=sys.stderr)
     catalogue, protocol = embed(items, encoder, settings.seed), _protocol(settings, arguments.live)
     began = time.perf_counter()
-    with _bar("evaluating", len(valid)) as progress:
-        outcome = evaluate(valid, catalogue, protocol, progress, methods=arguments.baselines)
+    outcome = (_leave_one_out if arguments.protocol == "leave-one-out" else _prequential)(arguments, valid, catalogue, protocol)
     seconds = time.perf_counter() - began
-    result = report.summarise(name, valid, refused, catalogue, outcome, seconds, report.explain(protocol))
     if arguments.plot:
         report.draw(outcome, name, arguments.plot)
-    return result
+    return report.summarise(name, valid, len(refused), catalogue, outcome, seconds, report.explain(protocol, arguments.protocol))
+
+
+def _prequential(arguments: argparse.Namespace, events: list[Event], catalogue: Catalogue, protocol: Protocol) -> Outcome:
+    with _bar("evaluating", len(events)) as progress:
+        return evaluate(events, catalogue, protocol, progress, methods=arguments.baselines)
+
+
+def _leave_one_out(arguments: argparse.Namespace, events: list[Event], catalogue: Catalogue, protocol: Protocol) -> Outcome:
+    with _bar("learning", len(events)) as progress:
+        outcome = leave_one_out(events, catalogue, protocol, progress, arguments.baselines)
+    if outcome.held and arguments.epochs:
+        with _bar("RecBole: epochs", len(offline.MODELS) * arguments.epochs) as progress:
+            offline.add_recbole(outcome, events, catalogue, protocol.seed, arguments.epochs, progress)
+    return outcome
 
 
 def _arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
@@ -77,7 +93,11 @@ def _arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--data", help=f"a public data set: {', '.join(data.PUBLIC)}")
     parser.add_argument("--events", help="CSV or Parquet: user_id, item_id, event_time_ms; action and value if there are")
     parser.add_argument("--items", help="CSV or Parquet: item_id, title; text and categories if there are")
-    parser.add_argument("--baselines", type=_methods, default=POPULARITIES, metavar="NAMES", help=f"all, none, or some of {', '.join(METHODS)}")
+    names = f"all, none, or some of {', '.join(METHODS)}"
+    parser.add_argument("--baselines", type=_methods, default=POPULARITIES, metavar="NAMES", help=names)
+    parser.add_argument("--protocol", choices=("prequential", "leave-one-out"), default="prequential")
+    epochs = "of RecBole's models with leave-one-out, at most; 0: without them"
+    parser.add_argument("--epochs", type=int, default=offline.EPOCHS, help=epochs)
     parser.add_argument("--json", help="write the result to this file too")
     parser.add_argument("--plot", help="draw HR@10 over time into this PNG file")
     parser.add_argument("--limit", type=int, help="take the first N events only")
@@ -116,16 +136,17 @@ def _encoder(settings: Settings, rest: list[str]) -> "Encoder":
         return Encoder(name, settings.device)
 
 
-def check_events(events: pd.DataFrame) -> tuple[list[Event], int]:
-    """The rows as events, and how many rows are none (an unknown action, a time before 1970)."""
-    valid, refused = [], 0
-    for number, row in enumerate(events.itertuples(index=False)):
+def check_events(events: pd.DataFrame) -> tuple[list[Event], list[str]]:
+    """The rows as events, and why others are none (an unknown action, a time before 1970): `row N: what is wrong`."""
+    valid: list[Event] = []
+    refused: list[str] = []
+    for number, row in enumerate(events.itertuples()):
         fields = {"event_id": f"e{number}", "user_id": row.user_id, "item_id": row.item_id, "action": row.action}
         fields |= {"event_time_ms": int(row.event_time_ms)} | ({"value": row.value} if row.value == row.value else {})
         try:
             valid.append(msgspec.convert(fields, Event))
-        except msgspec.ValidationError:
-            refused += 1
+        except msgspec.ValidationError as error:
+            refused.append(f"row {row.Index + 1}: {error}")
     return valid, refused
 
 
@@ -146,7 +167,8 @@ def embed(items: pd.DataFrame, encoder: "Encoder", seed: int) -> Catalogue:
 
 def _protocol(settings: Settings, live: bool) -> Protocol:
     rules = Rules(settings.max_interests, settings.last_n, settings.half_life_s, settings.merge_similarity)
-    return Protocol(exclude_consumed=settings.exclude_consumed, max_consumed=settings.max_consumed, seed=settings.seed, live=live, rules=rules)
+    given = {"exclude_consumed": settings.exclude_consumed, "max_consumed": settings.max_consumed, "seed": settings.seed}
+    return Protocol(**given, live=live, rules=rules)
 
 
 @contextmanager

@@ -3,8 +3,8 @@
     recbole_run.py FOLDER MODEL EPOCHS SEED
 
 FOLDER/events/events.inter holds what every user did, in order; the last event of a user is never trained on, the one before
-it decides when to stop. Each line on stdout is JSON: {"epoch", "valid"} after an epoch, at last {"lists", "seconds"}: the
-first ten items for every user without those that the user had.
+it decides when to stop. Each line on stdout is JSON: {"epoch", "valid"} after an epoch, at last {"lists", "learning_s",
+"lists_s"}: the first ten items for every user, without those that the user had.
 """
 
 import copy
@@ -24,7 +24,7 @@ from recbole.data import create_dataset, data_preparation
 from recbole.data.interaction import Interaction
 from recbole.utils import get_model, get_trainer, init_seed
 
-K = 10
+K, LENGTH = 10, 50
 SETTINGS = {
     "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
     "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "full", "group_by": None},
@@ -32,7 +32,7 @@ SETTINGS = {
     "metrics": ["NDCG"],
     "valid_metric": "NDCG@10",
     "stopping_step": 5,
-    "MAX_ITEM_LIST_LENGTH": 50,
+    "MAX_ITEM_LIST_LENGTH": LENGTH,
     "use_gpu": False,
     "show_progress": False,
     "state": "ERROR",
@@ -44,18 +44,19 @@ def main(folder: str, model: str, epochs: str, seed: str) -> None:
     config = Config(model=model, dataset="events", config_dict=SETTINGS | given)
     init_seed(config["seed"], True)
     logging.disable(logging.CRITICAL)
-    began = time.perf_counter()
     dataset = create_dataset(config)
     train, valid, _ = data_preparation(config, dataset)
     network = get_model(config["model"])(config, train.dataset)
-    seconds = fit(config, network, train, valid)
-    print(json.dumps({"lists": lists(network, dataset, folder), "learning_s": seconds, "seconds": time.perf_counter() - began}), flush=True)
-
-
-def fit(config, network, train, valid) -> float:
-    """Train, keep the weights of the best epoch, and return the seconds."""
-    best = {"valid": -1.0, "weights": None}
     began = time.perf_counter()
+    fit(config, network, train, valid)
+    trained = time.perf_counter()
+    found = lists(network, dataset, folder)
+    print(json.dumps({"lists": found, "learning_s": trained - began, "lists_s": time.perf_counter() - trained}), flush=True)
+
+
+def fit(config, network, train, valid) -> None:
+    """Train, and keep the weights of the best epoch."""
+    best = {"valid": -1.0, "weights": None}
 
     def keep(epoch: int, score: float) -> None:
         print(json.dumps({"epoch": epoch + 1, "valid": round(float(score), 4)}), flush=True)
@@ -64,7 +65,6 @@ def fit(config, network, train, valid) -> float:
 
     get_trainer(config["MODEL_TYPE"], config["model"])(config, network).fit(train, valid, False, saved=False, callback_fn=keep)
     network.load_state_dict(best["weights"])
-    return time.perf_counter() - began
 
 
 @torch.no_grad()
@@ -83,8 +83,8 @@ def lists(network, dataset, folder: str) -> dict[str, list[str]]:
 
 def rank(network, history: np.ndarray, user: int) -> list[int]:
     """Shape: history (t,) -> at most K item numbers, best first."""
-    last = torch.zeros(1, 50, dtype=torch.int64)
-    recent = torch.from_numpy(history[-50:])
+    last = torch.zeros(1, LENGTH, dtype=torch.int64)
+    recent = torch.from_numpy(history[-LENGTH:])
     last[0, : len(recent)] = recent
     network.eval()
     asked = {"user_id": torch.tensor([user]), "item_id_list": last, "item_length": torch.tensor([len(recent)])}

@@ -9,9 +9,10 @@ from rich.console import Console
 from rich.table import Table
 
 from model.catalogue import Catalogue
-from model.evaluate import Outcome, Protocol, Result, Targets
-from model.metrics import K, coverage, gains, hit_rate_at_k, hits, interval, intra_list_distance, mrr_at_k, ndcg_at_k, sliding, user_bootstrap
-from model.schema import Event
+from model.evaluate import LEAST, Outcome, Protocol, Result, Targets
+from model.metrics import DRAWS, K, coverage, gains, hit_rate_at_k, hits, interval
+from model.metrics import intra_list_distance, mrr_at_k, ndcg_at_k, sliding, user_bootstrap
+from model.schema import Event, item_key
 from scripts.data import DataError
 
 NEW = 5
@@ -21,14 +22,18 @@ _LINES = ("-", "--", ":")
 _WIDTH = 150  # of the table, where there is no terminal
 
 
-def explain(protocol: Protocol) -> str:
+def explain(protocol: Protocol, name: str = "prequential") -> str:
     """How the figures come about, in a paragraph."""
     out = "without the user's own earlier items" if protocol.exclude_consumed else "the user's own earlier items among them"
+    order = {
+        "prequential": f"Prequential: events in time order; the first {protocol.warm_up:.0%} are learnt from and not counted; then each "
+        f"event is predicted and after that learnt from (Headrace learns every {protocol.fine_tune_every} events).",
+        "leave-one-out": f"Leave-one-out: all events but the last of every user with {LEAST} or more are learnt from, in time order, then "
+        "the last ones are predicted; RecBole's models are trained on all but the last two, and stop by the last but one.",
+    }[name]
     return (
-        f"Prequential: events in time order; the first {protocol.warm_up:.0%} are learnt from and not counted; then each event is predicted "
-        f"and after that learnt from (Headrace learns every {protocol.fine_tune_every} events). Ranked is the whole catalogue, {out}; "
-        f"a hit is the item that came among the first {K}. Every positive action counts alike; a user's past is always visible. New: fewer "
-        f"than {NEW} earlier events. Intervals hold 95 % of {1_000:,} draws of the users."
+        f"{order} Ranked is the whole catalogue, {out}; a hit is the item that came among the first {K}. Every positive action counts "
+        f"alike; a user's past is always visible. New: fewer than {NEW} earlier events. Intervals: 95 % of {DRAWS:,} draws of the users."
     )
 
 
@@ -48,6 +53,7 @@ def summarise(
         "refused": refused,
         "users": len({event.user_id for event in events}),
         "items": len(catalogue),
+        "unknown_items": sum(catalogue.row(item_key(event.item_id or "")) < 0 for event in events),
         "predicted": outcome.predicted,
         "protocol": protocol,
         "methods": _methods(outcome, catalogue),
@@ -112,7 +118,8 @@ def show(result: dict) -> None:
     for method, figures in sorted(result["methods"].items(), key=lambda one: -one[1]["hr_at_10"]):
         table.add_row(method, *_cells(figures))
     console.print(result["protocol"], table, sep="\n", highlight=False)
-    print(f"{result['predicted']:,} events predicted, {result['refused']:,} rows refused, {result['seconds']:.0f} s")
+    counts = f"{result['predicted']:,} events predicted, {result['refused']:,} rows refused"
+    print(f"{counts}, {result['unknown_items']:,} events without an item of the catalogue, {result['seconds']:.0f} s")
 
 
 def _cells(figures: dict) -> list[str]:

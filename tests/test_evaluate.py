@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from model.batch import open_requests
-from model.evaluate import METHODS, PARTS, Protocol, Users, alone, evaluate
+from model.evaluate import METHODS, PARTS, Protocol, Users, alone, evaluate, leave_one_out
 from model.metrics import hit_rate_at_k
 from model.schema import Event, item_key
 from model.score import score
@@ -132,19 +132,117 @@ def test_dislikes_are_history_but_no_targets():
     assert 10 == evaluate(events, make_catalogue(), Protocol(warm_up=0.0)).predicted
 
 
-def test_rows_that_are_no_events_are_counted():
+def test_leave_one_out_learns_all_but_the_last_events():
+    """Six users with eight events each: six targets, the last ones, asked with seven events behind them."""
+    events = [*make_events(6, 8), view(900, "short", time_ms=10**6), view(901, "short", time_ms=10**6)]
+    outcome = leave_one_out(events, make_catalogue(), methods=METHODS)
+
+    assert [events[at].event_id for at in range(7, 48, 8)] == [event.event_id for event in outcome.held]
+    assert [7] * 6 == outcome.targets.user_events
+    assert {"headrace", *METHODS} - {"headrace-frozen"} == set(outcome.results)
+    assert {6} == {len(result.ranks) for result in outcome.results.values()}
+    assert {44} == {result.learnt for name, result in outcome.results.items() if name != "headrace"}
+
+
+def test_leave_one_out_of_users_with_too_few_events_gives_figures():
+    events = [view(at, f"u{at}", time_ms=at) for at in range(4)]
+    outcome = leave_one_out(events, make_catalogue())
+    assert json.dumps(summarise("few", events, 0, make_catalogue(), outcome, 0.1), allow_nan=False)
+    assert 0 == outcome.predicted
+
+
+def test_rows_that_are_no_events_are_left_out_and_told():
+    """The row is the one in the file, whatever the order in time."""
     rows = [("u", "i", 5, "view", 1.0), ("u", "i", 5, "jump", 1.0), ("u", "i", -5, "view", float("nan")), ("", "i", 5, "view", 0.0)]
-    valid, refused = check_events(pd.DataFrame(rows, columns=["user_id", "item_id", "event_time_ms", "action", "value"]))
-    assert (1, 3) == (len(valid), refused)
+    events = pd.DataFrame(rows, columns=["user_id", "item_id", "event_time_ms", "action", "value"])
+    valid, refused = check_events(events.iloc[::-1])
+
+    assert 1 == len(valid)
+    assert ["row 4", "row 3", "row 2"] == [reason.partition(":")[0] for reason in refused]
+    assert "$.action" in refused[2] and "$.event_time_ms" in refused[1]
 
 
-def test_a_file_that_cannot_be_read_stops_the_script_with_a_message(tmp_path, capsys):
-    """Exit code 2, the file and what is wrong on stderr, nothing on stdout."""
-    (tmp_path / "e.csv").write_text("user_id,item_id\nu,i\n")
-    (tmp_path / "i.csv").write_text("item_id,title\ni,Title\n")
+class Hashed:
+    """Stands for the language model: a vector of its own for every text, the empty one too."""
+
+    version, dim = "hashed-1", 16
+
+    def embed(self, texts: list[str]) -> np.ndarray:
+        vectors = np.stack([np.random.default_rng(list(text.encode())).standard_normal(self.dim) for text in texts])
+        return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def run(monkeypatch, tmp_path, capsys, events: str, items: str, *options: str) -> tuple[dict, str]:
+    """Evaluate two CSV files; the line of JSON, and what stderr said."""
+    monkeypatch.setattr("scripts.evaluate._encoder", lambda settings, rest: Hashed())
+    (tmp_path / "e.csv").write_text(events)
+    (tmp_path / "i.csv").write_text(items)
+    main(["--events", f"{tmp_path}/e.csv", "--items", f"{tmp_path}/i.csv", *options])
+    out, err = capsys.readouterr()
+    return json.loads(out.splitlines()[-1], parse_constant=pytest.fail), err
+
+
+HEAD, CATALOGUE = "user_id,item_id,event_time_ms", "item_id,title\n" + "".join(f"i{at},Title {at}\n" for at in range(6))
+FILES = {
+    "all times equal": ("".join(f"u{at % 3},i{at % 6},7\n" for at in range(12)), CATALOGUE),
+    "items without text": ("".join(f"u{at % 3},i{at % 6},{at}\n" for at in range(12)), "item_id,title\n" + "".join(f"i{at}, \n" for at in range(6))),
+    "items without a title": ("".join(f"u{at % 3},i{at % 6},{at}\n" for at in range(12)), "item_id,title\ni1,\ni2,\n"),
+    "events without a known item": ("".join(f"u{at % 3},x{at},{at}\n" for at in range(12)), CATALOGUE),
+    "one user": ("".join(f"u,i{at % 6},{at}\n" for at in range(12)), CATALOGUE),
+    "one item": ("".join(f"u{at},i0,{at}\n" for at in range(12)), "item_id,title\ni0,Title\n"),
+    "one event": ("u,i0,5\n", CATALOGUE),
+    "every row refused": ("u,i0,-5\n", CATALOGUE),
+    "an item that comes twice": ("".join(f"u{at % 3},i{at % 6},{at}\n" for at in range(12)), CATALOGUE + "i0,Other\n"),
+}
+
+
+@pytest.mark.parametrize("protocol", ["prequential", "leave-one-out"])
+@pytest.mark.parametrize("name", FILES)
+def test_files_that_are_hardly_a_stream_give_figures(monkeypatch, tmp_path, capsys, name, protocol):
+    """The last line is JSON without a NaN, one entry a method."""
+    rows, items = FILES[name]
+    options = ("--baselines", "popularity,text,ease,network", "--protocol", protocol, "--epochs", "0")
+    result, _ = run(monkeypatch, tmp_path, capsys, f"{HEAD}\n{rows}", items, *options)
+
+    assert {"headrace", "popularity", "text", "ease", "network"} == set(result["methods"])
+    assert {"events", "hr_at_10", "ndcg_at_10", "mrr_at_10"} < set(result["methods"]["headrace"]["new_items"])
+
+
+def test_what_was_left_out_is_told(monkeypatch, tmp_path, capsys):
+    """How many rows are no events, which the first one is, and how many events are on items that nobody knows."""
+    rows = "u,i0,5,view\nu,i1,3,hop\nu,nowhere,7,view\n"
+    result, err = run(monkeypatch, tmp_path, capsys, f"{HEAD},action\n{rows}", CATALOGUE, "--baselines", "none")
+
+    assert "e.csv: rows that are no events are left out: 1; the first: row 2: Invalid enum value 'hop'" in err
+    assert (1, 1, {"headrace"}) == (result["refused"], result["unknown_items"], set(result["methods"]))
+
+
+WRONG = {
+    "e.csv: cannot be read as CSV or Parquet": ("", CATALOGUE),
+    "e.csv: no rows": (f"{HEAD}\n", CATALOGUE),
+    "e.csv: no column event_time_ms; there are user_id, item_id": ("user_id,item_id\nu,i\n", CATALOGUE),
+    "i.csv: no column title; there are item_id, name": (f"{HEAD}\nu,i0,5\n", "item_id,name\ni0,Title\n"),
+    "e.csv: column event_time_ms, row 2: 'noon' is no number": (f"{HEAD}\nu,i0,5\nu,i1,noon\n", CATALOGUE),
+    "e.csv: column event_time_ms, row 1: 'inf' is no number": (f"{HEAD}\nu,i0,inf\n", CATALOGUE),
+    "e.csv: column event_time_ms, row 2: '1e30' is no time in milliseconds": (f"{HEAD}\nu,i0,5\nu,i0,1e30\n", CATALOGUE),
+    "e.csv: column item_id, row 1: empty": (f"{HEAD}\nu,,5\n", CATALOGUE),
+    "i.csv: column item_id, row 2: empty": (f"{HEAD}\nu,i0,5\n", "item_id,title\ni0,T\n,T\n"),
+    "e.csv: column value, row 1: 'much' is no number": (f"{HEAD},value\nu,i0,5,much\n", CATALOGUE),
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_a_file_that_cannot_be_read_stops_the_script_with_a_message(monkeypatch, tmp_path, capsys, message):
+    """Exit code 2, the file, the column and the row on stderr, nothing on stdout."""
     with pytest.raises(SystemExit) as stopped:
-        main(["--events", f"{tmp_path}/e.csv", "--items", f"{tmp_path}/i.csv"])
+        run(monkeypatch, tmp_path, capsys, *WRONG[message])
     out, err = capsys.readouterr()
 
     assert (2, "") == (stopped.value.code, out)
-    assert "e.csv: no column event_time_ms" in err
+    assert message in err
+
+
+def test_a_baseline_that_there_is_not_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        main(["--data", "ml-100k", "--baselines", "popularity,svd"])
+    assert "no baseline svd; there are all, none, popularity" in capsys.readouterr().err
