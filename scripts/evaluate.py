@@ -40,6 +40,8 @@ from scripts import data, offline, report
 if TYPE_CHECKING:
     from model.encoder import Encoder
 
+DEFAULT = "ml-100k"
+
 
 def main(argv: list[str] | None = None) -> None:
     arguments, rest = _arguments(argv)
@@ -90,7 +92,7 @@ def _leave_one_out(arguments: argparse.Namespace, events: list[Event], catalogue
 
 def _arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    parser.add_argument("--data", help=f"a public data set: {', '.join(data.PUBLIC)}")
+    parser.add_argument("--data", help=f"a public data set: {', '.join(data.PUBLIC)} (without --events: {DEFAULT})")
     parser.add_argument("--events", help="CSV or Parquet: user_id, item_id, event_time_ms; action and value if there are")
     parser.add_argument("--items", help="CSV or Parquet: item_id, title; text and categories if there are")
     names = f"all, none, or some of {', '.join(METHODS)}"
@@ -103,8 +105,9 @@ def _arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--limit", type=int, help="take the first N events only")
     parser.add_argument("--live", action="store_true", help="count the lists of the job too, made right after an event")
     arguments, rest = parser.parse_known_args(argv)
-    if not arguments.data and not (arguments.events and arguments.items):
+    if bool(arguments.events) != bool(arguments.items) or arguments.data and arguments.events:
         parser.error("give --data NAME, or --events FILE and --items FILE")
+    arguments.data = arguments.data or (None if arguments.events else DEFAULT)
     return arguments, rest
 
 

@@ -24,14 +24,16 @@ from recbole.data import create_dataset, data_preparation
 from recbole.data.interaction import Interaction
 from recbole.utils import get_model, get_trainer, init_seed
 
-K, LENGTH = 10, 50
+K = 10
+LENGTH = 20  # events that a model looks back, as many as Headrace's network
 SETTINGS = {
     "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
     "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "full", "group_by": None},
     "train_neg_sample_args": None,  # softmax over all items
     "metrics": ["NDCG"],
     "valid_metric": "NDCG@10",
-    "stopping_step": 5,
+    "train_batch_size": 512,  # a quarter of RecBole's: few epochs have to do on a CPU
+    "stopping_step": 3,
     "MAX_ITEM_LIST_LENGTH": LENGTH,
     "use_gpu": False,
     "show_progress": False,

@@ -242,6 +242,12 @@ def test_a_file_that_cannot_be_read_stops_the_script_with_a_message(monkeypatch,
     assert message in err
 
 
+def test_events_without_items_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        main(["--events", "e.csv"])
+    assert "give --data NAME, or --events FILE and --items FILE" in capsys.readouterr().err
+
+
 def test_a_baseline_that_there_is_not_is_refused(capsys):
     with pytest.raises(SystemExit):
         main(["--data", "ml-100k", "--baselines", "popularity,svd"])
