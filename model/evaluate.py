@@ -125,6 +125,7 @@ class Users:
         opened = interest.decode(self._interests.get(event.user_id))
         interest.use_encoder(opened, catalogue.encoder)
         named, vector = event_key(event.event_id), catalogue.lookup(key)
+        vector = None if vector is None else vector.astype("<f2").astype(np.float32)  # as it travels in the job
         if interest.fold(opened, event.action, key, named, event.event_time_ms, vector, protocol.rules):
             self._interests[event.user_id] = interest.encode(opened)
         if event.action in CONSUMING:
