@@ -176,11 +176,24 @@ def _protocol(settings: Settings, live: bool) -> Protocol:
 
 @contextmanager
 def _bar(what: str, total: int) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on stderr; gives the function that moves it to (done, of)."""
+    """A progress bar on stderr, a line for every tenth where that is no terminal; gives the function that moves it to (done, of)."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task(what, total=total)
-        yield lambda done, of: progress.update(task, completed=done)
+        yield _lines(what) if progress.disable else lambda done, of: progress.update(task, completed=done)
+
+
+def _lines(what: str) -> Callable[[int, int], None]:
+    tenth, began = 0, time.monotonic()
+
+    def show(done: int, of: int) -> None:
+        nonlocal tenth
+        if 10 * done >= (tenth + 1) * of > 0:
+            tenth = 10 * done // of
+            print(f"{what}: {done:,} of {of:,} after {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+
+    return show
 
 
 if __name__ == "__main__":

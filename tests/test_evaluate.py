@@ -12,7 +12,7 @@ from model.metrics import hit_rate_at_k
 from model.schema import Event, item_key
 from model.score import score
 from model.signals import SIGNALS, signals
-from scripts.evaluate import check_events, main
+from scripts.evaluate import _bar, check_events, main
 from scripts.report import explain, summarise
 from tests.test_score import ITEMS, make_catalogue
 
@@ -206,6 +206,15 @@ def test_files_that_are_hardly_a_stream_give_figures(monkeypatch, tmp_path, caps
 
     assert {"headrace", "popularity", "text", "ease", "network"} == set(result["methods"])
     assert {"events", "hr_at_10", "ndcg_at_10", "mrr_at_10"} < set(result["methods"]["headrace"]["new_items"])
+
+
+def test_where_there_is_no_terminal_progress_is_a_line_for_every_tenth(capsys):
+    with _bar("evaluating", 40) as show:
+        for done in range(41):
+            show(done, 40)
+    lines = capsys.readouterr().err.splitlines()
+
+    assert [f"evaluating: {done} of 40 after" for done in range(4, 41, 4)] == [line.rpartition(" after")[0] + " after" for line in lines]
 
 
 def test_what_was_left_out_is_told(monkeypatch, tmp_path, capsys):
