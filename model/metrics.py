@@ -4,7 +4,7 @@ import numpy as np
 
 K = 10
 DRAWS = 1_000
-_CHUNK = 2_000  # lists whose vectors are laid side by side at once
+_CHUNK = 500  # lists whose vectors are laid side by side at once
 
 
 def hit_rate_at_k(ranks: np.ndarray, k: int = K) -> float:
@@ -68,20 +68,19 @@ def intra_list_distance(lists: np.ndarray, vectors: np.ndarray) -> float:
 
     Shape: lists (n, k) rows of the vectors, -1 for an empty place; vectors (items, d).
     """
-    parts = [_distances(lists[start : start + _CHUNK], vectors) for start in range(0, len(lists), _CHUNK)]
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    units = np.concatenate((vectors / np.maximum(lengths, 1e-12), np.zeros((1, vectors.shape[1]), vectors.dtype)))  # the last: no item
+    lists = np.where(lists >= 0, lists, len(vectors))[(lists >= 0).sum(1) > 1]
+    squares = np.square(units).sum(1)
+    parts = [_distances(lists[start : start + _CHUNK], units, squares) for start in range(0, len(lists), _CHUNK)]
     return _mean(np.concatenate(parts)) if parts else 0.0
 
 
-def _distances(lists: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-    """|sum of v|^2 = sum of |v|^2 + the cosines of all pairs, both ways; (lists with two items,)."""
-    lists = lists[(lists >= 0).sum(1) > 1]
-    if not len(lists):
-        return np.zeros(0)
-    units = vectors[lists] * (lists >= 0)[..., None]
-    units = units / np.maximum(np.linalg.norm(units, axis=2, keepdims=True), 1e-12)
-    count = (lists >= 0).sum(1)
-    cosines = (np.square(units.sum(1)).sum(1) - np.square(units).sum((1, 2))) / (count * (count - 1))
-    return 1 - cosines
+def _distances(lists: np.ndarray, units: np.ndarray, squares: np.ndarray) -> np.ndarray:
+    """|sum of u|^2 = sum of |u|^2 + the cosines of all pairs, both ways; lists (n, k), squares |u|^2 -> (n,)."""
+    count = (lists < len(units) - 1).sum(1)
+    cosines = np.square(units[lists].sum(1)).sum(1) - squares[lists].sum(1)
+    return 1 - cosines / (count * (count - 1))
 
 
 def user_bootstrap(users: np.ndarray, values: np.ndarray, seed: int = 0, draws: int = DRAWS) -> np.ndarray:
