@@ -34,7 +34,7 @@ down: setup  ## stop what `make up` started
 replay: setup  ## send a file of events through the running stack: ARGS='--events FILE --items FILE'
 	@$(PYTHON) scripts/replay.py $(ARGS)
 
-evaluate: setup  ## score the recommender on a file of events, without Flink: ARGS='--data ml-100k'
+evaluate: setup  ## score the recommender beside other methods, without Flink (10 minutes): ARGS='--baselines all'
 	@$(PYTHON) scripts/evaluate.py $(ARGS)
 
 bench: setup  ## how fast the parts are, beside simpler ways (a minute)

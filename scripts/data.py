@@ -11,6 +11,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from model.schema import HeadraceError
@@ -141,14 +142,14 @@ def read(events_file: str | Path, items_file: str | Path) -> tuple[pd.DataFrame,
 
     Returns:
         events: `user_id, item_id` (str), `event_time_ms` (int64), `action` (default view), `value` (float or NaN), in
-            time order, ties in the order of the file.
+            time order, ties in the order of the file; the index is where a row stood in the file, from 0.
         items: `item_id, title, text` (str), `categories` (lists of str; in a CSV separated by `|`).
 
     Raises:
         DataError: naming the file, the column and the row.
     """
     events = _table(events_file, ["user_id", "item_id", "event_time_ms"])
-    events["event_time_ms"] = _numbers(events, "event_time_ms", events_file).astype("int64")
+    events["event_time_ms"] = _times(events, "event_time_ms", events_file)
     events["action"] = events["action"].fillna("view").astype(str) if "action" in events else "view"
     events["value"] = _numbers(events, "value", events_file, required=False) if "value" in events else float("nan")
     for column in ("user_id", "item_id"):
@@ -162,7 +163,7 @@ def read(events_file: str | Path, items_file: str | Path) -> tuple[pd.DataFrame,
 
 
 def _in_time_order(events: pd.DataFrame) -> pd.DataFrame:
-    return events.sort_values("event_time_ms", kind="stable", ignore_index=True)
+    return events.sort_values("event_time_ms", kind="stable")
 
 
 def _table(file: str | Path, needed: list[str]) -> pd.DataFrame:
@@ -178,9 +179,21 @@ def _table(file: str | Path, needed: list[str]) -> pd.DataFrame:
     return table
 
 
+def _times(table: pd.DataFrame, column: str, file: str | Path) -> pd.Series:
+    """A column of milliseconds since 1970; int64."""
+    if pd.api.types.is_datetime64_any_dtype(table[column]):
+        raise DataError(f"{file}: column {column} holds dates; milliseconds since 1970 are wanted")
+    numbers = _numbers(table, column, file)
+    wrong = numbers.abs() >= 2**48
+    if wrong.any():
+        row = wrong.to_numpy().argmax()
+        raise DataError(f"{file}: column {column}, row {row + 1}: {table[column].iloc[row]!r} is no time in milliseconds since 1970")
+    return numbers.astype("int64")
+
+
 def _numbers(table: pd.DataFrame, column: str, file: str | Path, required: bool = True) -> pd.Series:
-    numbers = pd.to_numeric(table[column], errors="coerce")
-    wrong = numbers.isna() & (required | table[column].notna())
+    numbers = pd.to_numeric(table[column], errors="coerce").astype(float)
+    wrong = ~np.isfinite(numbers) & (required | table[column].notna())
     if wrong.any():
         row = wrong.to_numpy().argmax()
         raise DataError(f"{file}: column {column}, row {row + 1}: {table[column].iloc[row]!r} is no number")
