@@ -132,7 +132,7 @@ class Learner:
             return self.fine_tune()
         with self._seeded():
             self._count(self.memory.take_new(), self.pace.ranked)
-        self._returned = self._returned.with_counts(self._scorer)
+            self._returned = self._returned.with_counts(self._scorer)
         return self._returned
 
     def fine_tune(self, progress: Callable[[int, int], None] = lambda done, of: None) -> Scorer:

@@ -69,23 +69,32 @@ def _following(table: Table, batch: MicroBatch) -> list[torch.Tensor]:
 def _peers(table: Table, batch: MicroBatch) -> list[torch.Tensor]:
     """What stands near the user's last items in the histories of those who are most alike."""
     places = table.places(batch.history)  # (B, T, PLACES)
-    (B, T, P), (u, L), n = places.shape, table.taken.shape, len(table.bias)
+    (B, T, P), n = places.shape, len(table.bias)
     if not places.numel():
         return [table.back_off.log().expand(B, n)]
     recency = _ALIKE ** torch.arange(T - 1, -1, -1, device=places.device)
     weights = (recency * table.rarity[batch.history])[..., None].expand(B, T, P)
-    there = places >= 0
-    owner = torch.where(there, places // L, u).flatten(1)
-    alike = weights.new_zeros(B, u + 1).scatter_add_(1, owner, weights.flatten(1))
-    best = alike[:, :u].topk(min(_MOST_ALIKE, u))  # (B, a)
-    a = best.values.shape[1]
-    number = torch.full((B, u + 1), a, device=places.device).scatter_(1, best.indices, torch.arange(a, device=places.device).expand(B, a))
-    number[:, u] = a
-    shared = number.gather(1, owner) * L + places.flatten(1) % L
-    strength = weights.new_zeros(B, (a + 1) * L).scatter_add_(1, shared, weights.flatten(1))[:, : a * L]
-    near = (strength.view(B, a, L) * best.values[..., None]) @ _nearness(L, places.device)
-    votes = near.new_zeros(B, n + 1).scatter_add_(1, table.taken[best.indices].flatten(1), near.flatten(1))[:, :-1]
+    peers, shared = _most_alike(places.flatten(1), weights.flatten(1), *table.taken.shape)
+    near = shared @ _nearness(shared.shape[2], places.device)
+    votes = near.new_zeros(B, n + 1).scatter_add_(1, table.taken[peers].flatten(1), near.flatten(1))[:, :-1]
     return [(votes / votes.sum(1, keepdim=True).clamp(min=1e-9)).add_(table.back_off).log_()]
+
+
+def _most_alike(places: torch.Tensor, weights: torch.Tensor, u: int, L: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The peers who share most with the user, and how much each of their places says.
+
+    Shape: places (B, s) of shared items in the histories of u peers, -1 for none, and weights (B, s) -> peers (B, a),
+    amounts (B, a, L).
+    """
+    B, owner = len(places), torch.where(places >= 0, places // L, u)  # (B, s)
+    alike = weights.new_zeros(B, u + 1).scatter_add_(1, owner, weights)
+    best = alike[:, :u].topk(min(_MOST_ALIKE, u))
+    a = best.values.shape[1]
+    number = torch.full((B, u + 1), a, device=places.device)  # of a peer among the best, a for the others
+    number.scatter_(1, best.indices, torch.arange(a, device=places.device).expand(B, a))
+    at = number.gather(1, owner).masked_fill_(places < 0, a) * L + places % L
+    amounts = weights.new_zeros(B, (a + 1) * L).scatter_add_(1, at, weights)[:, : a * L]
+    return best.indices, amounts.view(B, a, L) * best.values[..., None]
 
 
 def _nearness(L: int, device: torch.device) -> torch.Tensor:

@@ -36,8 +36,8 @@ class Table:
         neighbours: name -> (items, weights) of a counted table.
         peers: (items taken by each, places of each item among those), see model/peers.py.
 
-    Shape: text (n, width), keys (m,), counts (HALF_LIVES, m), neighbours (m, c), peers (u, LENGTH), (m, PLACES) -> rows (n + 1,) of the scorer, m for
-    none; back (m + 1,) rows of the catalogue, n for none; items (n + 1, width); bias (n,); log_counts (HALF_LIVES, n);
+    Shape: text (n, width), keys (m,), counts (HALF_LIVES, m), neighbours (m, c), peers (u, LENGTH), (m, PLACES) -> rows
+    (n + 1,) of the scorer, m for none; back (m + 1,) rows of the catalogue, n for none; items (n + 1, width); bias (n,); log_counts (HALF_LIVES, n);
     back_off (n,); vectors (n, 64); taken (u, LENGTH) rows of the catalogue, n for none; rarity (n + 1,).
     """
 
