@@ -34,7 +34,7 @@ down: setup  ## stop what `make up` started
 replay: setup  ## send a file of events through the running stack: ARGS='--events FILE --items FILE'
 	@$(PYTHON) scripts/replay.py $(ARGS)
 
-evaluate: setup  ## score the recommender on a file of events, without Flink: ARGS='--data ml-100k'
+evaluate: setup  ## score the recommender beside other methods, without Flink (10 minutes): ARGS='--baselines all'
 	@$(PYTHON) scripts/evaluate.py $(ARGS)
 
 bench: setup  ## how fast the parts are, beside simpler ways (a minute)
@@ -81,6 +81,6 @@ java:
 	echo "setup: .venv with $$python (Flink, torch and the rest: about 6 GB; a minute or two the first time)"; \
 	rm -f .venv/.ready; \
 	[ -x $(PYTHON) ] || $$uv venv --quiet --python $$python .venv; \
-	$$uv pip install --quiet --python $(PYTHON) --editable '.[test]'; \
+	$$uv pip install --quiet --python $(PYTHON) --editable '.[test,evaluate]'; \
 	touch .venv/.ready; \
 	echo "setup: done"

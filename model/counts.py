@@ -14,6 +14,7 @@ import torch
 
 from model.memory import IS_POSITIVE, Flat, User
 from model.pace import Pace
+from model.peers import Peers
 from model.score import Scorer
 from model.signals import RECENCY
 from model.table import HALF_LIVES, LATELY
@@ -69,12 +70,14 @@ class Counts:
     """Counts events into a scorer; `learnt` is how many there were."""
 
     def __init__(self, pace: Pace) -> None:
-        self.pace, self.pairs = pace, Pairs()
+        self.pace, self.pairs, self.peers = pace, Pairs(), Peers(pace.peers)
         self.learnt = self._since_ease = 0
 
     def add(self, scorer: Scorer, flat: Flat, spots: np.ndarray) -> None:
         """Count new events: spots (n,) their places in `flat`, -1 for an item that is not there."""
         n, known = len(spots), spots >= 0
+        names = list(flat.places)
+        self.peers.add(scorer, [names[owner] for owner in flat.owner[spots[known]]], flat.rows[spots[known]].tolist())
         self.learnt += n
         spots, ages = spots[known], np.arange(n - 1, -1, -1)[known]
         for counts, half_life in zip(scorer.counts, HALF_LIVES):
@@ -88,14 +91,15 @@ class Counts:
         if self._ease_is_due():
             self._since_ease = 0
             self._fit_ease(scorer)
-        scorer.changed()
+        scorer.counted()
 
     def _ease_is_due(self) -> bool:
         first = self.learnt >= _FIRST_EASE and self._since_ease == self.learnt
         return first or self._since_ease >= max(self.pace.ease_every, self.learnt // _EASE_GROWTH)
 
-    def remove(self, scorer: Scorer, user: User, row_of: dict[int, int]) -> None:
+    def remove(self, scorer: Scorer, user_id: str, user: User, row_of: dict[int, int]) -> None:
         """Take out what a user's events added."""
+        self.peers.forget(scorer, user_id)
         rows = np.array([row_of.get(key, -1) for key in user.keys], np.int64)
         known = rows >= 0
         rows, steps = rows[known], np.frombuffer(user.steps, np.int64)[known]
@@ -108,7 +112,7 @@ class Counts:
         first, second, amounts = pairs_of(rows, positive, np.zeros(len(spots), np.int64), spots, ages)
         self.pairs.add(first, second, -amounts)
         self._refresh(scorer, np.unique(np.concatenate((first, second))))
-        scorer.changed()
+        scorer.counted()
 
     def _refresh(self, scorer: Scorer, changed: np.ndarray) -> None:
         """Write the strongest partners of these items into the scorer's tables."""

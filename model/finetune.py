@@ -1,15 +1,16 @@
-"""Learning from examples as they come: counts, then the network, then the blend, in small steps.
+"""Learning from examples as they come, at two speeds: what is counted follows within seconds, what is trained a little later.
 
-    examples ─► memory (memory.py) ─┬─► blend learns (ranking.py) ─► counted (counts.py) ─► the next chunk
-                                    └─► network learns (sequences.py) ─► a new scorer
+    examples ─► memory (memory.py) ─► count:     blend looks (ranking.py) ─► counted (counts.py) ─► a scorer with new counts
+                                   └► fine_tune: blend and network (sequences.py) take steps ─────► a new scorer
 
-An example is used three times, in this order: the blend learns from the signals as they were before it; it is counted
-(popularity, neighbours); the network takes a few steps on windows of the users' events, half of them new, half replayed.
+An example is used three times, in this order: the blend takes the signals as they were before it; it is counted
+(popularity, neighbours); the blend and the network take a few steps, half of them on new examples, half on replayed ones.
 So the blend sees each signal at the strength that it has on events that are still to come.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,7 @@ from model.catalogue import Catalogue
 from model.counts import Counts
 from model.growth import Known, take_in
 from model.interest import Rules
-from model.memory import Flat, Memory, Remembered
+from model.memory import Memory, Remembered
 from model.pace import Pace
 from model.ranking import BlendLearner
 from model.schema import Example
@@ -30,6 +31,7 @@ from model.table import TRENDING
 
 _JUDGED_AT = 10  # places of a list
 _LEAST_STEPS = 3  # of the network, for however few examples
+_HEAP = 2_000  # examples; more at once are learnt in parts, between which the network learns
 
 
 @dataclass
@@ -94,9 +96,13 @@ class Learner:
     def _begin(self, scorer: Scorer) -> None:
         """Go on with these weights; what was counted is counted anew."""
         self._scorer, self._known, self.counts = scorer, Known(), Counts(self.pace)
+        self._counted: list[Remembered] = []  # the network has not learnt from these yet
+        self._before: torch.Tensor | None = None  # what was trending before them
+        self._returned: Scorer | None = None
         self._network = NetworkLearner(scorer, self.pace, self._random)
         self.blend = BlendLearner(scorer, self.pace, self._random, self.rules, self.exclude_consumed)
         scorer.counts.zero_()
+        scorer.peers_taken, scorer.peers_places = scorer.peers_taken[:0], torch.full_like(scorer.peers_places, -1)
 
     def add(self, examples: Sequence[Example]) -> None:
         """Take over examples in their order; one that came before is passed over, one that forgets is obeyed."""
@@ -109,9 +115,25 @@ class Learner:
     def forget(self, user_id: str) -> None:
         """Delete all that is held of a user: events, examples, and what they added to the counts."""
         user = self.memory.forget(user_id)
+        self._counted = [one for one in self._counted if one.example.user_id != user_id]
         self.blend.forget(user_id)
         if user is not None:
-            self.counts.remove(self._scorer, user, self._known.row_of)
+            self.counts.remove(self._scorer, user_id, user, self._known.row_of)
+
+    def count(self) -> Scorer:
+        """Count the examples since the last call; what is trained stays as `fine_tune` left it. Takes milliseconds.
+
+        Where the catalogue has changed, there is no place for its new items yet: then it fine-tunes.
+
+        Returns:
+            The scorer that `fine_tune` returned last, with new counts; the ones returned before do not change.
+        """
+        if self._returned is None or self._revision != self.catalogue.revision:
+            return self.fine_tune()
+        with self._seeded():
+            self._count(self.memory.take_new(), self.pace.ranked)
+            self._returned = self._returned.with_counts(self._scorer)
+        return self._returned
 
     def fine_tune(self, progress: Callable[[int, int], None] = lambda done, of: None) -> Scorer:
         """Learn from the examples since the last call and return a new scorer; the ones returned before do not change.
@@ -119,59 +141,82 @@ class Learner:
         Args:
             progress: called with (done, of) as the work goes on.
         """
-        if len(self.catalogue) and self._scorer.sizes.dim != self.catalogue.vectors.shape[1]:
+        if self._of_another_encoder():
             self._begin(self._new_scorer())
+        with self._seeded():
+            self._take_in()
+            new = self.memory.take_new()
+            share = min(self.pace.ranked, self.pace.most_ranked / max(1, len(new)))  # of them for the blend
+            for start, end in self._parts(len(new)):
+                for at in range(start, end, self.pace.chunk):
+                    self._count(new[at : min(end, at + self.pace.chunk)], share)
+                    self.blend.learn(at_least=self.pace.ranked_batch)
+                    progress(min(end, at + self.pace.chunk), len(new))
+                self.blend.learn()
+                self._train(new[end:], (end - start) / max(1, len(new)))
+        self._scorer.changed()
+        self._returned = copy.deepcopy(self._scorer)
+        return self._returned
+
+    def _of_another_encoder(self) -> bool:
+        return len(self.catalogue) > 0 and self._scorer.sizes.dim != self.catalogue.vectors.shape[1]
+
+    @contextmanager
+    def _seeded(self) -> Iterator[None]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed * 1_000_003 + self.counts.learnt)
-            self._known = take_in(self._scorer, self.catalogue, self._known, self.pace)
-            self._learn(self.memory.take_new(), progress)
-        self._scorer.changed()
-        return copy.deepcopy(self._scorer)
+            yield
 
-    def _learn(self, new: list[Remembered], progress: Callable[[int, int], None]) -> None:
-        """Learn part by part: the blend and the counts chunk by chunk, then the network."""
-        scorer, flat = self._scorer, self._flatten()
-        spots = flat.spots(new)
-        reach = np.append(flat.starts[1:], len(flat.rows))  # where the events of each user end that are learnt already
-        np.minimum.at(reach, flat.owner[spots[spots >= 0]], spots[spots >= 0])
-        share = min(self.pace.ranked, self.pace.most_ranked / max(1, len(new)))  # of them for the blend
-        done = 0
-        while done < len(new):
-            end = min(len(new), done + self._part(len(new)))
-            before = scorer.counts[TRENDING].clone()
-            for start in range(done, end, self.pace.chunk):
-                chunk = slice(start, min(end, start + self.pace.chunk))
-                self._learn_chunk(flat, spots[chunk], new[chunk], share)
-                progress(chunk.stop, len(new))
-            known = spots[done:end][spots[done:end] >= 0]
-            np.maximum.at(reach, flat.owner[known], known + 1)
-            steps = self._steps(end - done, len(new))
-            self._network.learn(self._known, flat, known, reach, before, steps, self.counts.learnt)
-            done = end
+    def _take_in(self) -> None:
+        """Make room for the items that are new in the catalogue."""
+        self._revision = self.catalogue.revision
+        self._known = take_in(self._scorer, self.catalogue, self._known, self.pace)
+        self._there = np.zeros(len(self._scorer.keys), bool)
+        self._there[self._known.there.numpy()] = True
 
-    def _flatten(self) -> Flat:
-        there = np.zeros(len(self._scorer.keys), bool)
-        there[self._known.there.numpy()] = True
-        return self.memory.flatten(self._known.row_of, there)
-
-    def _learn_chunk(self, flat: Flat, spots: np.ndarray, examples: list[Remembered], share: float) -> None:
-        """The blend learns from a share of the examples, then all are counted."""
+    def _count(self, examples: list[Remembered], share: float) -> None:
+        """The blend looks at a share of the examples, then all are counted."""
+        if not examples:
+            return
         if self.counts.learnt and len(self.catalogue) > 1:
-            self.blend.learn(self.catalogue, examples, share)
+            self.blend.look(self.catalogue, examples, share)
+        if self._before is None:
+            self._before = self._scorer.counts[TRENDING].clone()
         for step, one in enumerate(examples, self.counts.learnt):
             one.user.steps[one.place] = step
-        self.counts.add(self._scorer, flat, spots)
+        flat = self.memory.flatten(self._known.row_of, self._there, dict.fromkeys(one.example.user_id for one in examples))
+        self.counts.add(self._scorer, flat, flat.spots(examples))
+        self._counted += examples
 
-    def _part(self, new: int) -> int:
-        """Examples to learn from before the blend sees the network again: all, or growing parts of a large heap."""
-        if new <= 4 * self.pace.chunk:
-            return new
-        return max(self.pace.chunk, new // 8, self.counts.learnt // 2)
+    def _train(self, later: list[Remembered], share: float) -> None:
+        """The network learns from what was counted since the last call.
 
-    def _steps(self, part: int, new: int) -> int:
-        """Steps of the network for a part of the new examples."""
-        wanted = self.pace.visits * part / (self.pace.window * self.pace.windows)
-        return max(_LEAST_STEPS, int(min(wanted, self.pace.most_steps * part / new)))
+        Args:
+            later: examples that it must not see yet.
+            share: of the steps that one call may take.
+        """
+        flat = self.memory.flatten(self._known.row_of, self._there)
+        hidden, new = flat.spots(later), flat.spots([one for one in self._counted if one.place >= 0])
+        reach = np.append(flat.starts[1:], len(flat.rows))  # where the events of each user end that may be seen
+        np.minimum.at(reach, flat.owner[hidden[hidden >= 0]], hidden[hidden >= 0])
+        if self._before is not None:
+            steps = self._steps(len(self._counted), share)
+            self._network.learn(self._known, flat, new[new >= 0], reach, self._before, steps, self.counts.learnt)
+            self._scorer.changed()
+        self._counted, self._before = [], None
+
+    def _parts(self, new: int) -> Iterator[tuple[int, int]]:
+        """Where the parts start and end after which the network learns: one, or growing ones of a large heap."""
+        done = 0
+        while not done or done < new:
+            part = max(1, new) if new <= _HEAP else max(self.pace.chunk, new // 8, self.counts.learnt // 2)
+            yield done, min(new, done + part)
+            done += part
+
+    def _steps(self, new: int, share: float) -> int:
+        """Steps of the network for so many new examples."""
+        wanted = self.pace.visits * new / (self.pace.window * self.pace.windows)
+        return max(_LEAST_STEPS, int(min(wanted, self.pace.most_steps * share)))
 
     def judge(self, scorer: Scorer, examples: Sequence[Example]) -> Judgement:
         """Score examples as the job would have, when the event before each came, without what was consumed by then.

@@ -54,6 +54,7 @@ def _grow(scorer: Scorer, keys: np.ndarray, pace: Pace) -> None:
         old = getattr(network, name).data
         setattr(network, name, nn.Parameter(torch.cat((old, old.new_zeros(more, *old.shape[1:])))))
     scorer.counts = F.pad(scorer.counts, (0, more))
+    scorer.peers_places = F.pad(scorer.peers_places, (0, 0, 0, more), value=-1)
     scorer.keys = torch.cat((scorer.keys, torch.from_numpy(keys.copy())))
     for name in NEIGHBOURS:
         items, weights = scorer.neighbours(name)

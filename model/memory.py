@@ -2,7 +2,7 @@
 
 from array import array
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -150,21 +150,23 @@ class Memory:
         place = len(events) - 1 - events[::-1].index(event) if event in events else len(events)
         return Remembered(example, user, user.dropped + place)
 
-    def flatten(self, row_of: dict[int, int], there: np.ndarray) -> Flat:
-        """Lay all users' events side by side.
+    def flatten(self, row_of: dict[int, int], there: np.ndarray, of: Iterable[str] | None = None) -> Flat:
+        """Lay users' events side by side.
 
         Args:
             row_of: item key -> row of the scorer.
             there: which rows of the scorer are items of the catalogue; (m,) bool.
+            of: whose; everybody's if not given.
         """
-        users = list(self.users.values())
+        names = list(self.users if of is None else of)
+        users = [self.users[name] for name in names]
         keys, times, actions = (_joined(users, name) for name in ("keys", "times", "actions"))
         rows = np.fromiter((row_of.get(key, -1) for key in keys.tolist()), np.int64, len(keys))
         known = np.append(there, False)[rows]
         lengths = np.array([len(user.keys) for user in users], np.int64)
         place = np.where(known, np.cumsum(known) - 1, -1)
         owner = np.repeat(np.arange(len(users)), lengths)[known]
-        places = dict(zip(self.users, np.split(place, np.cumsum(lengths)[:-1]))) if users else {}
+        places = dict(zip(names, np.split(place, np.cumsum(lengths)[:-1]))) if users else {}
         actions = actions[known].astype(np.int64)
         starts = np.searchsorted(owner, np.arange(len(users)))
         return Flat(rows[known], times[known], actions, IS_POSITIVE[actions], owner, starts, places)

@@ -89,10 +89,10 @@ class Network(nn.Module):
         for table in (self.gap, self.action):
             nn.init.normal_(table.weight, std=_SPREAD)
 
-    def items(self, vectors: torch.Tensor, ids: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-        """Shape: vectors (n, dim), ids (n, width), counts (n,) -> (n, width)."""
+    def items(self, text: torch.Tensor, ids: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+        """Shape: text (n, width), the projected vectors, ids (n, width), counts (n,) -> (n, width)."""
         gate = torch.sigmoid(self.gate[0] + self.gate[1] * torch.log1p(counts) - 1)
-        return self.project(vectors) + gate[:, None] * ids
+        return text + gate[:, None] * ids
 
     def forward(
         self, tokens: torch.Tensor, gaps: torch.Tensor, actions: torch.Tensor, kind: torch.Tensor, newest: bool = False

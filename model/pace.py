@@ -8,14 +8,15 @@ class Pace:
     """How much is learnt from how much; the defaults are measured on ml-100k."""
 
     window: int = 32  # events
-    windows: int = 64  # of new events in a step, and as many replayed
-    visits: float = 8.0  # of each new event by a step of the network
+    windows: int = 32  # of new events in a step, and as many replayed
+    visits: float = 16.0  # of each new event by a step of the network
     most_steps: int = 300  # of the network in one call
     live: float = 0.5  # share of what is learnt as the job asks: right after an event, not when the next one comes
     negatives: int = 512  # items that each target of a step is held against
-    chunk: int = 500  # examples between two refreshes of the counts
+    chunk: int = 100  # examples counted at once, where many come together
     neighbours: int = 128  # kept for an item in each counted table
     text_neighbours: int = 32
+    peers: int = 4_096  # users kept to find who is alike
     ease_every: int = 5_000  # examples
     ease_items: int = 3_000  # those most chosen
     ease_ridge: float = 200.0  # choices

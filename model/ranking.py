@@ -1,7 +1,7 @@
 """How the blend learns: from the signals as they were before an example was counted, new examples and replayed ones."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,27 +52,34 @@ class BlendLearner:
     def __init__(self, scorer: Scorer, pace: Pace, random: np.random.Generator, rules: Rules, exclude_consumed: bool) -> None:
         self.pace, self.rules, self.exclude_consumed = pace, rules, exclude_consumed
         self.kept: deque[Ranked] = deque()
+        self._fresh: list[Ranked] = []
         self._scorer, self._random, self._learnt = scorer, random, 0
         self._optimizer = AdamW(scorer.blend, _FIRST_RATE)
         self._first = scorer.blend.weights.detach().clone()
 
-    def learn(self, catalogue: Catalogue, examples: Sequence[Remembered], share: float) -> None:
-        """Take steps on a share of these examples; they must not have been counted yet."""
+    def look(self, catalogue: Catalogue, examples: Sequence[Remembered], share: float) -> None:
+        """Take the signals of a share of these examples; they must not have been counted yet."""
         wanted = [one for one in examples if catalogue.row(item_key(one.example.item_id)) >= 0]
         if share < 1:
             wanted = [one for one in wanted if self._random.random() < share]
         size = max(1, _CELLS // max(1, len(catalogue)))
         groups = [self._rank(catalogue, wanted[start : start + size]) for start in range(0, len(wanted), size)]
-        fresh = joined([group for group in groups if group.users])
-        if fresh.users:
-            self._drop_others(fresh.signals.shape[1])
+        self._fresh += [group for group in groups if group.users]
+
+    def learn(self, at_least: int = 1) -> None:
+        """Take steps on the examples that were looked at since the last call, once they are enough, and on some from before."""
+        if sum(len(group.users) for group in self._fresh) >= at_least:
+            width = self._fresh[-1].signals.shape[1]
+            fresh = joined([group for group in self._fresh if group.signals.shape[1] == width])
+            self._fresh.clear()
+            self._drop_others(width)
             self._step(fresh)
             self._keep(fresh)
 
     def forget(self, user_id: str) -> None:
         """Drop a user's examples."""
-        kept = [group[torch.tensor([user != user_id for user in group.users]).nonzero()[:, 0]] for group in self.kept]
-        self.kept = deque(group for group in kept if group.users)
+        self.kept = deque(_without(self.kept, user_id))
+        self._fresh = _without(self._fresh, user_id)
 
     def _drop_others(self, width: int) -> None:
         """Groups from when the catalogue was smaller than the candidates can share no step with new ones."""
@@ -117,6 +124,11 @@ class BlendLearner:
         offset, label = _offsets(items, scored.candidates, drawn, excluded)
         users = [one.example.user_id for one in examples]
         return Ranked(users, scored.at(items).half(), batch.context, offset, label)[allowed.nonzero()[:, 0]]
+
+
+def _without(groups: Iterable[Ranked], user_id: str) -> list[Ranked]:
+    kept = [group[torch.tensor([user != user_id for user in group.users]).nonzero()[:, 0]] for group in groups]
+    return [group for group in kept if group.users]
 
 
 def joined(groups: Sequence[Ranked]) -> Ranked:

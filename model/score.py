@@ -22,9 +22,9 @@ from model.network import Network, Sizes
 from model.reasons import explain
 from model.schema import RecommendedItem, Request, VersionError
 from model.signals import SIGNALS
-from model.table import HALF_LIVES, NEIGHBOURS, Table
+from model.table import HALF_LIVES, LENGTH, NEIGHBOURS, PLACES, Table
 
-LAYOUT = 1
+LAYOUT = 2
 _CELLS = 700_000  # users x items scored at once: the signals of a micro-batch stay in the processor's cache
 
 
@@ -32,7 +32,8 @@ class Scorer(nn.Module):
     """All that a model version holds. Item tables have one row per item that the version knows.
 
     Shape: keys (m,) int64 item keys; counts (HALF_LIVES, m); per name in NEIGHBOURS: items (m, c) int32 rows of this
-    table, -1 for none, and weights (m, c).
+    table, -1 for none, and weights (m, c); peers_taken (u, LENGTH) int32 rows of this table, -1 for none; peers_places
+    (m, PLACES) int32 places in it, counted through, -1 for none.
     """
 
     def __init__(self, sizes: Sizes, items: int = 0, encoder_version: str = "") -> None:
@@ -44,7 +45,10 @@ class Scorer(nn.Module):
         for name in NEIGHBOURS:
             self.register_buffer(f"{name}_items", torch.full((items, 0), -1, dtype=torch.int32))
             self.register_buffer(f"{name}_weights", torch.zeros(items, 0))
-        self._kept: tuple | None = None
+        self.register_buffer("peers_taken", torch.full((0, LENGTH), -1, dtype=torch.int32))
+        self.register_buffer("peers_places", torch.full((items, PLACES), -1, dtype=torch.int32))
+        self._text: tuple | None = None
+        self._table: tuple | None = None
         self.eval()
 
     @classmethod
@@ -62,16 +66,31 @@ class Scorer(nn.Module):
         Raises:
             VersionError: the scorer was made for another encoder than the catalogue's.
         """
-        if self._kept is None or self._kept[0] is not catalogue or self._kept[1] != catalogue.revision:
+        state = (catalogue, catalogue.revision)
+        if not _same(self._table, state):
             self._check(catalogue)
+            text = self._text[1] if _same(self._text, state) else None
             neighbours = {name: self.neighbours(name) for name in NEIGHBOURS}
-            table = Table(self.network, self.keys, self.counts, neighbours, catalogue)
-            self._kept = (catalogue, catalogue.revision, table)
-        return self._kept[2]
+            peers = self.peers_taken, self.peers_places
+            table = Table(self.network, text, self.keys, self.counts, neighbours, peers, catalogue)
+            self._text, self._table = (state, table.text), (state, table)
+        return self._table[1]
+
+    def counted(self) -> None:
+        """Drop what was computed from the counts of before."""
+        self._table = None
 
     def changed(self) -> None:
         """Drop what was computed from the weights and counts of before."""
-        self._kept = None
+        self._text = self._table = None
+
+    def with_counts(self, other: "Scorer") -> "Scorer":
+        """This scorer's network and blend beside a copy of what another one has counted since; they share the trained part."""
+        scorer = Scorer(self.sizes, 0, self.encoder_version)
+        scorer.network, scorer.blend, scorer._text = self.network, self.blend, self._text
+        for name, tensor in other.named_buffers():
+            scorer.register_buffer(name, tensor.clone())
+        return scorer
 
     def _check(self, catalogue: Catalogue) -> None:
         have, dim = catalogue.encoder_version, catalogue.vectors.shape[1]
@@ -82,7 +101,11 @@ class Scorer(nn.Module):
             )
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"_kept": None}
+        return self.__dict__ | {"_text": None, "_table": None}
+
+
+def _same(kept: tuple | None, state: tuple[Catalogue, int]) -> bool:
+    return kept is not None and kept[0][0] is state[0] and kept[0][1] == state[1]
 
 
 def save(scorer: Scorer, registry_path: str, version: str, about: dict) -> str:

@@ -3,8 +3,11 @@
 Source: Yi et al., Sampling-bias-corrected neural modeling, 2019, doi:10.1145/3298689.3346996 (logQ).
 """
 
+import copy
+
 import numpy as np
 import torch
+from torch import nn
 
 from model.adamw import AdamW
 from model.batch import gap_number
@@ -17,18 +20,23 @@ from model.table import EVER, UNSEEN
 
 _FIRST_RATE, _RATE, _SETTLED = 3e-3, 2e-3, 10_000  # learning rates, and after how many examples the second one holds
 _WEIGHT_DECAY = 0.01
+_AVERAGED = 0.975  # what a step leaves of the average of the weights before
 _SHUFFLED = 0.5
 """In this share of the windows the order of events at one time is drawn anew: they came in no order."""
 _SAME_TIME_MS = 0.5  # events less far apart may change places
 
 
 class NetworkLearner:
-    """Takes steps with a scorer's network."""
+    """Takes steps with a network of its own; the scorer's network is the running average of its weights.
+
+    Source: Izmailov et al., Averaging weights leads to wider optima and better generalization, 2018, arXiv:1803.05407.
+    """
 
     def __init__(self, scorer: Scorer, pace: Pace, random: np.random.Generator) -> None:
         self.pace = pace
         self._scorer, self._random = scorer, random
-        self._optimizer = AdamW(scorer.network, _FIRST_RATE, _WEIGHT_DECAY)
+        self._network = copy.deepcopy(scorer.network)
+        self._optimizer = AdamW(self._network, _FIRST_RATE, _WEIGHT_DECAY)
 
     def learn(self, known: Known, flat: Flat, new: np.ndarray, reach: np.ndarray, before: torch.Tensor, steps: int, learnt: int) -> None:
         """Take steps on windows around new events and as many windows from before.
@@ -40,7 +48,8 @@ class NetworkLearner:
         """
         if not len(new) or len(known.there) < 2:
             return
-        network, size = self._scorer.network, min(self.pace.windows, 4 + len(new) // 4)
+        network, size = self._network, min(self.pace.windows, 4 + len(new) // 4)
+        self._grow()
         popularity = torch.log(before + UNSEEN)
         self._optimizer.lr = _FIRST_RATE if learnt <= _SETTLED else _RATE
         network.train()
@@ -48,6 +57,20 @@ class NetworkLearner:
             windows = self._windows(flat, self._ends(flat, new, reach, size))
             self._optimizer.step(self._loss(known, *windows, popularity))
         network.eval()
+        self._average(_AVERAGED**steps)
+
+    @torch.no_grad()
+    def _grow(self) -> None:
+        """Take over the rows of items that are new in the scorer."""
+        for name in ("ids", "bias"):
+            mine, grown = getattr(self._network, name), getattr(self._scorer.network, name)
+            if len(mine) < len(grown):
+                setattr(self._network, name, nn.Parameter(torch.cat((mine, grown[len(mine) :]))))
+
+    @torch.no_grad()
+    def _average(self, kept: float) -> None:
+        for average, newest in zip(self._scorer.network.parameters(), self._network.parameters()):
+            average.lerp_(newest, 1 - kept)
 
     def _ends(self, flat: Flat, new: np.ndarray, reach: np.ndarray, size: int) -> np.ndarray:
         """Where windows end: as many a little after a new event as anywhere; (2 * size,) places in `flat`."""
@@ -95,13 +118,13 @@ class NetworkLearner:
 
         Shape: as `_windows` gives them, (b, T) each; popularity (m,) -> ().
         """
-        network, wanted, there = self._scorer.network, targets[targets >= 0], known.there  # (w,)
+        network, wanted, there = self._network, targets[targets >= 0], known.there  # (w,)
         half = self.pace.negatives // 2
         uniform = there[torch.from_numpy(self._random.integers(0, len(there), half))]
         drawn = wanted[torch.from_numpy(self._random.integers(0, len(wanted), half))]
         negatives = torch.cat((uniform, drawn))  # (S,)
         used, place = torch.unique(torch.cat((rows.flatten(), wanted, negatives)), return_inverse=True)
-        items = network.items(known.vectors[used], network.ids[used], self._scorer.counts[EVER][used])  # (used, width)
+        items = network.items(network.project(known.vectors[used]), network.ids[used], self._scorer.counts[EVER][used])  # (used, width)
         bias = network.bias[used] + network.popularity * popularity[used]
         at_rows, at_wanted, at_negatives = place.split((rows.numel(), len(wanted), len(negatives)))
         hidden = network(items[at_rows].view(*rows.shape, -1), gaps, actions, kind)[targets >= 0]  # (w, width)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 
 from model.batch import MicroBatch
-from model.table import Table
+from model.table import NEAR, Table
 
 Family = Callable[[Table, MicroBatch], list[torch.Tensor]]
 """Gives its signals, each (B, n), or (1, n) where it is the same for every user."""
@@ -23,6 +23,9 @@ SHARPNESS = 8.0
 _FOLLOWING = ("transitions", "recent-transitions", "ease")
 _TEXT_SCALE = 5.0  # from a cosine to the scale of a log probability
 _NO_INTEREST = 1e-9
+_ALIKE = 0.9  # what a shared item counts for being alike, beside the next newer one
+_MOST_ALIKE = 100  # peers asked
+_NEARER = 0.9  # what one place further away counts
 
 
 def recencies(T: int, device: torch.device) -> torch.Tensor:
@@ -36,8 +39,7 @@ def led(table: Table, batch: MicroBatch, name: str) -> tuple[torch.Tensor, torch
     Shape: items (B, T, c) rows of the catalogue, n for none, and weights (B, T, c).
     """
     if name not in batch.led:
-        items, weights = table.neighbours[name]
-        batch.led[name] = items[batch.history], weights[batch.history]
+        batch.led[name] = table.led(name, batch.history)
     return batch.led[name]
 
 
@@ -64,6 +66,44 @@ def _following(table: Table, batch: MicroBatch) -> list[torch.Tensor]:
     return signals
 
 
+def _peers(table: Table, batch: MicroBatch) -> list[torch.Tensor]:
+    """What stands near the user's last items in the histories of those who are most alike."""
+    places = table.places(batch.history)  # (B, T, PLACES)
+    (B, T, P), n = places.shape, len(table.bias)
+    if not places.numel():
+        return [table.back_off.log().expand(B, n)]
+    recency = _ALIKE ** torch.arange(T - 1, -1, -1, device=places.device)
+    weights = (recency * table.rarity[batch.history])[..., None].expand(B, T, P)
+    peers, shared = _most_alike(places.flatten(1), weights.flatten(1), *table.taken.shape)
+    near = shared @ _nearness(shared.shape[2], places.device)
+    votes = near.new_zeros(B, n + 1).scatter_add_(1, table.taken[peers].flatten(1), near.flatten(1))[:, :-1]
+    return [(votes / votes.sum(1, keepdim=True).clamp(min=1e-9)).add_(table.back_off).log_()]
+
+
+def _most_alike(places: torch.Tensor, weights: torch.Tensor, u: int, L: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The peers who share most with the user, and how much each of their places says.
+
+    Shape: places (B, s) of shared items in the histories of u peers, -1 for none, and weights (B, s) -> peers (B, a),
+    amounts (B, a, L).
+    """
+    B, owner = len(places), torch.where(places >= 0, places // L, u)  # (B, s)
+    alike = weights.new_zeros(B, u + 1).scatter_add_(1, owner, weights)
+    best = alike[:, :u].topk(min(_MOST_ALIKE, u))
+    a = best.values.shape[1]
+    number = torch.full((B, u + 1), a, device=places.device)  # of a peer among the best, a for the others
+    number.scatter_(1, best.indices, torch.arange(a, device=places.device).expand(B, a))
+    at = number.gather(1, owner).masked_fill_(places < 0, a) * L + places % L
+    amounts = weights.new_zeros(B, (a + 1) * L).scatter_add_(1, at, weights)[:, : a * L]
+    return best.indices, amounts.view(B, a, L) * best.values[..., None]
+
+
+def _nearness(L: int, device: torch.device) -> torch.Tensor:
+    """How near two places of a ring are, 0 for one and the same; (L, L)."""
+    apart = (torch.arange(L, device=device)[:, None] - torch.arange(L, device=device)).abs()
+    apart = torch.minimum(apart, L - apart)
+    return torch.where((apart > 0) & (apart <= NEAR), _NEARER ** (apart - 1.0), 0.0)
+
+
 def _text(table: Table, batch: MicroBatch) -> list[torch.Tensor]:
     """The largest similarity of the item's text to one of the last events."""
     items, weights = led(table, batch, "text")
@@ -86,13 +126,14 @@ FAMILIES: tuple[tuple[Family, dict[str, float]], ...] = (
     (_network, {"network": 0.0}),
     (_popularity, {"popular": 0.0, "lately-popular": 0.0, "trending": 0.0, "trending-now": 0.0}),
     (_following, dict.fromkeys(_FOLLOWING, 0.0)),
+    (_peers, {"peers": 0.0}),
     (_text, {"text": 0.0}),
     (_interest, {"interest": 1.0, "next-interest": 0.5}),
 )
 """Function, and the names of its signals with their weights before anything is learnt."""
 SIGNALS = {name: weight for _, names in FAMILIES for name, weight in names.items()}
 """All of them, in the blend's order."""
-FIRST_WEIGHTS = {"network": 0.8, "trending": 0.1, "transitions": 0.1, "recent-transitions": 0.1, "ease": 0.1, "text": 0.05}
+FIRST_WEIGHTS = {"network": 0.8, "trending": 0.1, "transitions": 0.1, "recent-transitions": 0.1, "ease": 0.1, "peers": 0.1, "text": 0.05}
 """Weights from which learning sets out; 0 for the others."""
 
 

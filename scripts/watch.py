@@ -9,7 +9,7 @@ import numpy as np
 from kafka import KafkaConsumer, TopicPartition
 
 from jobs.settings import Settings
-from model.evaluate import Popularity
+from model.baselines import best_rows
 from model.schema import POSITIVE, ModelVersion, decode_item_vector, decode_model_version
 
 TOP = 10
@@ -124,7 +124,7 @@ class Quality:
 
     def __init__(self, item_ids: Iterable[str]) -> None:
         self._rows = {item_id: row for row, item_id in enumerate(item_ids)}
-        self._popular = Popularity(len(self._rows), [float("inf")])
+        self._chosen = np.zeros(len(self._rows))  # how often, by now
         self._had: dict[str, list[int]] = {}
         self._list_of: dict[str, str] = {}
         self.timed: list[str] = []
@@ -136,7 +136,7 @@ class Quality:
         if row >= 0:
             self._had.setdefault(event.user_id, []).append(row)
             if event.action in POSITIVE:
-                self._popular.add(row)
+                self._chosen[row] += 1
         self._list_of[event.user_id] = event_id
         if timed:
             self.timed.append(event_id)
@@ -147,7 +147,7 @@ class Quality:
         if before is not None and event.action in POSITIVE:
             excluded = np.zeros(len(self._rows), bool)
             excluded[self._had.get(event.user_id, [])] = True
-            popular = self._rows.get(event.item_id, -1) in self._popular.best(excluded)[0]
+            popular = self._rows.get(event.item_id, -1) in best_rows(self._chosen, excluded, TOP)
             self._asked.append((before, event.item_id, popular))
 
     def metrics(self, tops: dict[str, list[str]]) -> dict[str, float]:

@@ -11,6 +11,7 @@ PHRASES = {
     "transitions": ("often follows {}", "often comes next"),
     "recent-transitions": ("lately follows {}", "lately comes next"),
     "ease": ("goes together with {}", "goes together with past events"),
+    "peers": ("taken around {} by users alike", "taken by users alike"),
     "text": ("reads like {}", "reads like past events"),
     "popular": ("popular with those of {}", "popular"),
     "lately-popular": ("lately popular with those of {}", "lately popular"),

@@ -1,4 +1,4 @@
-"""The metrics by hand, the protocol on a small world, and streams that are hardly any."""
+"""The protocol on a small world, and streams that are hardly any."""
 
 import json
 
@@ -6,37 +6,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from model.evaluate import Popularity, Protocol, Users, coverage, evaluate, hit_rate_at_k, mrr_at_k, ndcg_at_k
-from model.schema import Event
-from scripts.evaluate import check_events, main, summarise
+from model.batch import open_requests
+from model.evaluate import METHODS, PARTS, Protocol, Users, alone, evaluate, leave_one_out
+from model.metrics import hit_rate_at_k
+from model.schema import Event, item_key
+from model.score import score
+from model.signals import SIGNALS, signals
+from scripts.evaluate import _bar, check_events, main
+from scripts.report import explain, summarise
 from tests.test_score import ITEMS, make_catalogue
-
-RANKS = np.array([0, 1, 9, 10, -1])
-
-
-def test_metrics_are_those_computed_by_hand():
-    """Places 1, 2 and 10 are hits at 10, place 11 and a miss are none."""
-    assert hit_rate_at_k(RANKS) == pytest.approx(3 / 5)
-    assert ndcg_at_k(RANKS) == pytest.approx((1 + 0.6309297535714575 + 0.2890648263178879) / 5)
-    assert mrr_at_k(RANKS) == pytest.approx((1 + 1 / 2 + 1 / 10) / 5)
-    assert hit_rate_at_k(RANKS, 1) == pytest.approx(1 / 5)
-    assert coverage(np.array([[0, 1], [1, -1]]), 8) == pytest.approx(1 / 4)
-
-
-def test_metrics_of_nothing_are_zero():
-    assert (0, 0, 0, 0) == (hit_rate_at_k(RANKS[:0]), ndcg_at_k(RANKS[:0]), mrr_at_k(RANKS[:0]), coverage(RANKS[:0], 0))
-
-
-def test_decayed_popularity_prefers_what_is_chosen_now():
-    """Three choices long ago against two of now; what is excluded is not given."""
-    popular = Popularity(3, [float("inf"), 2.0])
-    for row in (0, 0, 0, 1, 1):
-        popular.add(row)
-
-    assert [[0, 1, 2], [1, 0, 2]] == [rows.tolist() for rows in popular.best(np.zeros(3, bool))]
-    assert [[0, 2], [0, 2]] == [rows.tolist() for rows in popular.best(np.array([False, True, False]))]
-    assert [[], []] == [rows.tolist() for rows in Popularity(0, [1.0, 2.0]).best(np.zeros(0, bool))]
-
 
 def make_events(users: int = 40, length: int = 8) -> list[Event]:
     """Users come one after the other; each stays with the even or with the odd items."""
@@ -102,12 +80,51 @@ STREAMS = {
 def test_a_stream_that_is_hardly_one_gives_figures(name, items):
     """Whatever the stream, every figure is a number, and JSON can be written."""
     events, catalogue = STREAMS[name], make_catalogue(items)
-    outcome = evaluate(events, catalogue, Protocol(fine_tune_every=7))
+    outcome = evaluate(events, catalogue, Protocol(fine_tune_every=7), methods=METHODS)
     result = summarise(name, events, 0, catalogue, outcome, 0.1)
 
-    figures = [figure for method in result["methods"].values() for figure in method.values()]
-    assert np.isfinite(figures).all()
+    assert set(METHODS) < set(result["methods"])
     assert json.loads(json.dumps(result, allow_nan=False))["items"] == items
+
+
+def test_every_method_is_asked_for_the_same_targets():
+    """One rank a method and target; new users and new items by what had happened before."""
+    outcome = evaluate(make_events(6, 8), make_catalogue(), Protocol(warm_up=0.25, live=True), methods=METHODS)
+
+    assert {"headrace", "headrace-live", *METHODS} == set(outcome.results)
+    assert {36} == {len(result.ranks) for result in outcome.results.values()} | {outcome.predicted}
+    assert [4, 5, 6, 7, 0, 1] == outcome.targets.user_events[:6]
+    assert [row // 8 for row in range(12, 48)] == outcome.targets.users
+    result = summarise("tiny", make_events(6, 8), 0, make_catalogue(), outcome, 0.1, explain(Protocol()))
+    rest = result["methods"]["headrace"]["rest"]
+    assert 21 == result["methods"]["headrace"]["new_users"]["events"] and rest["events"] <= 36 - 21
+
+
+def test_frozen_is_what_had_been_learnt_by_the_end_of_the_warm_up():
+    """The same lists as Headrace's until that learns again."""
+    protocol = Protocol(fine_tune_every=64)
+    results = evaluate(make_events(), make_catalogue(), protocol, methods=PARTS).results
+    ours, frozen = results["headrace"].lists, results["headrace-frozen"].lists
+
+    assert ours[:64] == frozen[:64] and ours[64:] != frozen[64:]
+
+
+def test_the_network_alone_orders_as_its_signal_does():
+    """The copy's P is the softmax of the network's logits, and the scorer itself is left as it was."""
+    events, catalogue = make_events(), make_catalogue()
+    scorer = evaluate(events, catalogue, methods=()).scorer
+    users = Users(catalogue, Protocol())
+    request = [users.ask(event).request for event in events][-1]
+    before = score(scorer, catalogue, [request], 5)
+    only = score(alone(scorer, "network"), catalogue, [request], ITEMS)[0]
+    table = scorer.table(catalogue)
+    batch = open_requests(catalogue, [request], Protocol().rules, scorer.sizes.last_n, scorer.keys.device)
+    logits = signals(table, batch)[list(SIGNALS).index("network")][0]
+
+    given = [logits[catalogue.row(item_key(item.item_id))].item() for item in only]
+    assert given == sorted(given, reverse=True)
+    assert np.diff(given) == pytest.approx(np.diff(np.log([item.probability for item in only])), abs=1e-4)
+    assert before == score(scorer, catalogue, [request], 5)
 
 
 def test_dislikes_are_history_but_no_targets():
@@ -115,19 +132,132 @@ def test_dislikes_are_history_but_no_targets():
     assert 10 == evaluate(events, make_catalogue(), Protocol(warm_up=0.0)).predicted
 
 
-def test_rows_that_are_no_events_are_counted():
+def test_leave_one_out_learns_all_but_the_last_events():
+    """Six users with eight events each: six targets, the last ones, asked with seven events behind them."""
+    events = [*make_events(6, 8), view(900, "short", time_ms=10**6), view(901, "short", time_ms=10**6)]
+    outcome = leave_one_out(events, make_catalogue(), methods=METHODS)
+
+    assert [events[at].event_id for at in range(7, 48, 8)] == [event.event_id for event in outcome.held]
+    assert [7] * 6 == outcome.targets.user_events
+    assert {"headrace", *METHODS} - {"headrace-frozen"} == set(outcome.results)
+    assert {6} == {len(result.ranks) for result in outcome.results.values()}
+    assert {44} == {result.learnt for name, result in outcome.results.items() if name != "headrace"}
+
+
+def test_leave_one_out_of_users_with_too_few_events_gives_figures():
+    events = [view(at, f"u{at}", time_ms=at) for at in range(4)]
+    outcome = leave_one_out(events, make_catalogue())
+    assert json.dumps(summarise("few", events, 0, make_catalogue(), outcome, 0.1), allow_nan=False)
+    assert 0 == outcome.predicted
+
+
+def test_rows_that_are_no_events_are_left_out_and_told():
+    """The row is the one in the file, whatever the order in time."""
     rows = [("u", "i", 5, "view", 1.0), ("u", "i", 5, "jump", 1.0), ("u", "i", -5, "view", float("nan")), ("", "i", 5, "view", 0.0)]
-    valid, refused = check_events(pd.DataFrame(rows, columns=["user_id", "item_id", "event_time_ms", "action", "value"]))
-    assert (1, 3) == (len(valid), refused)
+    events = pd.DataFrame(rows, columns=["user_id", "item_id", "event_time_ms", "action", "value"])
+    valid, refused = check_events(events.iloc[::-1])
+
+    assert 1 == len(valid)
+    assert ["row 4", "row 3", "row 2"] == [reason.partition(":")[0] for reason in refused]
+    assert "$.action" in refused[2] and "$.event_time_ms" in refused[1]
 
 
-def test_a_file_that_cannot_be_read_stops_the_script_with_a_message(tmp_path, capsys):
-    """Exit code 2, the file and what is wrong on stderr, nothing on stdout."""
-    (tmp_path / "e.csv").write_text("user_id,item_id\nu,i\n")
-    (tmp_path / "i.csv").write_text("item_id,title\ni,Title\n")
+class Hashed:
+    """Stands for the language model: a vector of its own for every text, the empty one too."""
+
+    version, dim = "hashed-1", 16
+
+    def embed(self, texts: list[str]) -> np.ndarray:
+        vectors = np.stack([np.random.default_rng(list(text.encode())).standard_normal(self.dim) for text in texts])
+        return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def run(monkeypatch, tmp_path, capsys, events: str, items: str, *options: str) -> tuple[dict, str]:
+    """Evaluate two CSV files; the line of JSON, and what stderr said."""
+    monkeypatch.setattr("scripts.evaluate._encoder", lambda settings, rest: Hashed())
+    (tmp_path / "e.csv").write_text(events)
+    (tmp_path / "i.csv").write_text(items)
+    main(["--events", f"{tmp_path}/e.csv", "--items", f"{tmp_path}/i.csv", *options])
+    out, err = capsys.readouterr()
+    return json.loads(out.splitlines()[-1], parse_constant=pytest.fail), err
+
+
+HEAD, CATALOGUE = "user_id,item_id,event_time_ms", "item_id,title\n" + "".join(f"i{at},Title {at}\n" for at in range(6))
+FILES = {
+    "all times equal": ("".join(f"u{at % 3},i{at % 6},7\n" for at in range(12)), CATALOGUE),
+    "items without text": ("".join(f"u{at % 3},i{at % 6},{at}\n" for at in range(12)), "item_id,title\n" + "".join(f"i{at}, \n" for at in range(6))),
+    "items without a title": ("".join(f"u{at % 3},i{at % 6},{at}\n" for at in range(12)), "item_id,title\ni1,\ni2,\n"),
+    "events without a known item": ("".join(f"u{at % 3},x{at},{at}\n" for at in range(12)), CATALOGUE),
+    "one user": ("".join(f"u,i{at % 6},{at}\n" for at in range(12)), CATALOGUE),
+    "one item": ("".join(f"u{at},i0,{at}\n" for at in range(12)), "item_id,title\ni0,Title\n"),
+    "one event": ("u,i0,5\n", CATALOGUE),
+    "every row refused": ("u,i0,-5\n", CATALOGUE),
+    "an item that comes twice": ("".join(f"u{at % 3},i{at % 6},{at}\n" for at in range(12)), CATALOGUE + "i0,Other\n"),
+}
+
+
+@pytest.mark.parametrize("protocol", ["prequential", "leave-one-out"])
+@pytest.mark.parametrize("name", FILES)
+def test_files_that_are_hardly_a_stream_give_figures(monkeypatch, tmp_path, capsys, name, protocol):
+    """The last line is JSON without a NaN, one entry a method."""
+    rows, items = FILES[name]
+    options = ("--baselines", "popularity,text,ease,network", "--protocol", protocol, "--epochs", "0")
+    result, _ = run(monkeypatch, tmp_path, capsys, f"{HEAD}\n{rows}", items, *options)
+
+    assert {"headrace", "popularity", "text", "ease", "network"} == set(result["methods"])
+    assert {"events", "hr_at_10", "ndcg_at_10", "mrr_at_10"} < set(result["methods"]["headrace"]["new_items"])
+
+
+def test_where_there_is_no_terminal_progress_is_a_line_for_every_tenth(capsys):
+    with _bar("evaluating", 40) as show:
+        for done in range(41):
+            show(done, 40)
+    lines = capsys.readouterr().err.splitlines()
+
+    assert [f"evaluating: {done} of 40 after" for done in range(4, 41, 4)] == [line.rpartition(" after")[0] + " after" for line in lines]
+
+
+def test_what_was_left_out_is_told(monkeypatch, tmp_path, capsys):
+    """How many rows are no events, which the first one is, and how many events are on items that nobody knows."""
+    rows = "u,i0,5,view\nu,i1,3,hop\nu,nowhere,7,view\n"
+    result, err = run(monkeypatch, tmp_path, capsys, f"{HEAD},action\n{rows}", CATALOGUE, "--baselines", "none")
+
+    assert "e.csv: rows that are no events are left out: 1; the first: row 2: Invalid enum value 'hop'" in err
+    assert (1, 1, {"headrace"}) == (result["refused"], result["unknown_items"], set(result["methods"]))
+
+
+WRONG = {
+    "e.csv: cannot be read as CSV or Parquet": ("", CATALOGUE),
+    "e.csv: no rows": (f"{HEAD}\n", CATALOGUE),
+    "e.csv: no column event_time_ms; there are user_id, item_id": ("user_id,item_id\nu,i\n", CATALOGUE),
+    "i.csv: no column title; there are item_id, name": (f"{HEAD}\nu,i0,5\n", "item_id,name\ni0,Title\n"),
+    "e.csv: column event_time_ms, row 2: 'noon' is no number": (f"{HEAD}\nu,i0,5\nu,i1,noon\n", CATALOGUE),
+    "e.csv: column event_time_ms, row 1: 'inf' is no number": (f"{HEAD}\nu,i0,inf\n", CATALOGUE),
+    "e.csv: column event_time_ms, row 2: '1e30' is no time in milliseconds": (f"{HEAD}\nu,i0,5\nu,i0,1e30\n", CATALOGUE),
+    "e.csv: column item_id, row 1: empty": (f"{HEAD}\nu,,5\n", CATALOGUE),
+    "i.csv: column item_id, row 2: empty": (f"{HEAD}\nu,i0,5\n", "item_id,title\ni0,T\n,T\n"),
+    "e.csv: column value, row 1: 'much' is no number": (f"{HEAD},value\nu,i0,5,much\n", CATALOGUE),
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_a_file_that_cannot_be_read_stops_the_script_with_a_message(monkeypatch, tmp_path, capsys, message):
+    """Exit code 2, the file, the column and the row on stderr, nothing on stdout."""
     with pytest.raises(SystemExit) as stopped:
-        main(["--events", f"{tmp_path}/e.csv", "--items", f"{tmp_path}/i.csv"])
+        run(monkeypatch, tmp_path, capsys, *WRONG[message])
     out, err = capsys.readouterr()
 
     assert (2, "") == (stopped.value.code, out)
-    assert "e.csv: no column event_time_ms" in err
+    assert message in err
+
+
+def test_events_without_items_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        main(["--events", "e.csv"])
+    assert "give --data NAME, or --events FILE and --items FILE" in capsys.readouterr().err
+
+
+def test_a_baseline_that_there_is_not_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        main(["--data", "ml-100k", "--baselines", "popularity,svd"])
+    assert "no baseline svd; there are all, none, popularity" in capsys.readouterr().err

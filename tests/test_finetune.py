@@ -80,6 +80,56 @@ def test_a_scorer_that_was_returned_does_not_change(blind):
     assert not torch.equal(newer.network.ids, scorer.network.ids)
 
 
+def test_counting_is_quick_and_leaves_what_is_trained(blind):
+    """Two speeds: `count` refreshes what is counted, for a scorer that shares the trained part of the last fine-tuning."""
+    learner, first = learn(blind, make_examples(blind, range(20)))
+    before = {name: tensor.clone() for name, tensor in first.state_dict().items()}
+    learner.add(make_examples(blind, range(20, 30)))
+    counted = learner.count()
+
+    assert counted.network is first.network and counted.blend is first.blend
+    assert all(torch.equal(before[name], tensor) for name, tensor in first.state_dict().items())
+    assert (160, 240) == (first.counts[0].sum(), counted.counts[0].sum())
+    assert ids(score(first, blind, [make_request(blind, ["i0", "i2"])], ITEMS)[0])
+
+
+def test_counting_often_counts_what_counting_once_counts(blind):
+    """Every example is counted once and trained on once, however often the counts were refreshed between."""
+    often, once = (Learner(blind) for _ in range(2))
+    often.fine_tune(), once.fine_tune()
+    examples = make_examples(blind, range(24))
+    for start in range(0, len(examples), 32):
+        often.add(examples[start : start + 32])
+        often.count()
+    once.add(examples)
+    first, other = often.fine_tune(), once.fine_tune()
+
+    assert torch.allclose(first.counts, other.counts, atol=1e-3)
+    assert row(often.counts.pairs, 0, 1)[1] == pytest.approx(row(once.counts.pairs, 0, 1)[1], rel=1e-3)
+    assert not torch.equal(first.network.ids, torch.zeros_like(first.network.ids))
+
+
+def test_counting_takes_in_a_catalogue_that_has_changed():
+    """There is no row for new items without fine-tuning, so it fine-tunes."""
+    catalogue = make_catalogue(10)
+    learner, first = learn(catalogue, make_examples(make_catalogue(), range(2)))
+    catalogue.apply([_vector("i12", make_catalogue().vectors[12])])
+    learner.add([Example("u", "u-1", 5, "i12", "click", b"")])
+    counted = learner.count()
+
+    assert (10, 11) == (len(first.keys), len(counted.keys))
+    assert 5 == len(score(counted, catalogue, [make_request(catalogue, ["i0"])], 5)[0])
+
+
+def test_the_network_that_serves_is_an_average(blind):
+    """Weights of single steps are noise; the scorer holds their running average, the learner the newest."""
+    learner, scorer = learn(blind, make_examples(blind, range(20)))
+    average, newest = scorer.network.ids, learner._network._network.ids
+
+    assert average.shape == newest.shape
+    assert 0 < (average - newest).abs().max() < newest.abs().max()
+
+
 def test_a_change_of_taste_is_followed(blind, checkerboard):
     """The newest events count most: who went from even to odd items is given more odd ones than who went the other way."""
     even, odd = ["i0", "i2", "i4"], ["i1", "i3", "i5"]
