@@ -25,6 +25,7 @@ _TEXT_SCALE = 5.0  # from a cosine to the scale of a log probability
 _NO_INTEREST = 1e-9
 _ALIKE = 0.9  # what a shared item counts for being alike, beside the next newer one
 _MOST_ALIKE = 100  # peers asked
+_SHARED = 128  # of their places that are looked around, at most
 _NEARER = 0.9  # what one place further away counts
 
 
@@ -74,34 +75,26 @@ def _peers(table: Table, batch: MicroBatch) -> list[torch.Tensor]:
         return [table.back_off.log().expand(B, n)]
     recency = _ALIKE ** torch.arange(T - 1, -1, -1, device=places.device)
     weights = (recency * table.rarity[batch.history])[..., None].expand(B, T, P)
-    peers, shared = _most_alike(places.flatten(1), weights.flatten(1), *table.taken.shape)
-    near = shared @ _nearness(shared.shape[2], places.device)
-    votes = near.new_zeros(B, n + 1).scatter_add_(1, table.taken[peers].flatten(1), near.flatten(1))[:, :-1]
+    shared, amounts = _most_alike(places.flatten(1), weights.flatten(1), *table.taken.shape)
+    near, nearness = table.near(shared), _NEARER ** torch.arange(NEAR, device=places.device)
+    votes = (amounts[..., None] * torch.cat((nearness, nearness))).flatten(1)  # (B, shared * 2 NEAR)
+    votes = amounts.new_zeros(B, n + 1).scatter_add_(1, near.flatten(1), votes)[:, :-1]
     return [(votes / votes.sum(1, keepdim=True).clamp(min=1e-9)).add_(table.back_off).log_()]
 
 
 def _most_alike(places: torch.Tensor, weights: torch.Tensor, u: int, L: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The peers who share most with the user, and how much each of their places says.
+    """The shared places that say most, and how much: those of the peers who share most with the user.
 
-    Shape: places (B, s) of shared items in the histories of u peers, -1 for none, and weights (B, s) -> peers (B, a),
-    amounts (B, a, L).
+    Shape: places (B, s) of shared items in the histories of u peers, -1 for none, and weights (B, s) -> places (B, p),
+    amounts (B, p), 0 for none.
     """
-    B, owner = len(places), torch.where(places >= 0, places // L, u)  # (B, s)
-    alike = weights.new_zeros(B, u + 1).scatter_add_(1, owner, weights)
-    best = alike[:, :u].topk(min(_MOST_ALIKE, u))
-    a = best.values.shape[1]
-    number = torch.full((B, u + 1), a, device=places.device)  # of a peer among the best, a for the others
-    number.scatter_(1, best.indices, torch.arange(a, device=places.device).expand(B, a))
-    at = number.gather(1, owner).masked_fill_(places < 0, a) * L + places % L
-    amounts = weights.new_zeros(B, (a + 1) * L).scatter_add_(1, at, weights)[:, : a * L]
-    return best.indices, amounts.view(B, a, L) * best.values[..., None]
-
-
-def _nearness(L: int, device: torch.device) -> torch.Tensor:
-    """How near two places of a ring are, 0 for one and the same; (L, L)."""
-    apart = (torch.arange(L, device=device)[:, None] - torch.arange(L, device=device)).abs()
-    apart = torch.minimum(apart, L - apart)
-    return torch.where((apart > 0) & (apart <= NEAR), _NEARER ** (apart - 1.0), 0.0)
+    owner = torch.where(places >= 0, places // L, u)  # (B, s)
+    alike = weights.new_zeros(len(places), u + 1).scatter_add_(1, owner, weights)
+    alike[:, u] = 0.0
+    least = alike.topk(min(_MOST_ALIKE, u)).values[:, -1:]  # of those who are asked
+    alike = alike.gather(1, owner)
+    best = (weights * alike * (alike >= least)).topk(min(_SHARED, places.shape[1]))
+    return places.gather(1, best.indices).clamp_(min=0), best.values
 
 
 def _text(table: Table, batch: MicroBatch) -> list[torch.Tensor]:

@@ -84,7 +84,6 @@ class Table:
         rows = rows.masked_fill(none, 0)
         return self.back[items[rows].long()], weights[rows].masked_fill(none[..., None], 0.0)
 
-
     def places(self, history: torch.Tensor) -> torch.Tensor:
         """Where peers have the past events' items in `taken`, counted through, -1 for none; (B, T) -> (B, T, PLACES)."""
         if not len(self._places) or not len(self.taken):
@@ -94,6 +93,12 @@ class Table:
         places = self._places[rows.masked_fill(none, 0)].long()
         there = self.taken.flatten()[places] == history[..., None]
         return places.masked_fill_(~there | none[..., None], -1)
+
+    def near(self, places: torch.Tensor) -> torch.Tensor:
+        """The items before and after each place in a peer's ring, the nearest first; (B, p) -> (B, p, 2 NEAR)."""
+        length, step = self.taken.shape[1], torch.arange(1, NEAR + 1, device=places.device)
+        ring = (places % length)[..., None] + torch.cat((-step, step))
+        return self.taken.flatten()[(places - places % length)[..., None] + ring % length]
 
 
 def find(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
