@@ -1,12 +1,12 @@
 """The learner: examples in, model versions out. A process of its own, so learning never holds up the job.
 
-    training-examples ──► new examples ──► fine-tune on the older ones ──► judge on the newest ──► model-versions
-    fine-tune-requests ─► when               (model/finetune.py)            beside the version      serving, or rejected
-                                                                            that serves now
+    training-examples ─┬─► count (every few seconds) ──► the version that serves, with new counts ──► model-versions
+                       │                                       serving, or rejected
+    fine-tune-requests ┴─► fine-tune ──► a candidate ──► judge beside the version that serves ──────► model-versions
 
-The newest examples are held out: a candidate is judged on them beside the serving version, and learns them the next
-time. The topic is the learner's memory: one that starts takes the networks from the version that serves and counts the
-newest `replay_capacity` examples again.
+A candidate is judged on examples before they are counted: on the newest ones that waited, and if those were few on the next
+ones that come. The topic is the learner's memory: one that starts takes the networks from the version that serves and counts
+the newest `replay_capacity` examples again.
 
     python jobs/finetune.py [--SETTING VALUE ...]
 """
@@ -15,6 +15,8 @@ import logging
 import os
 import sys
 import time
+from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -23,12 +25,15 @@ from kafka import KafkaConsumer, TopicPartition
 
 from jobs.settings import Settings, load_or_exit
 from jobs.versions import Versions
-from model import score
-from model.finetune import Judgement, Learner, better_or_level
+from model import registry, score
+from model.finetune import NOBODY, Judgement, Learner, better_or_level
 from model.interest import Rules
 from model.schema import Example, ModelVersion, VersionError, decode_example, decode_fine_tune_request
-from model.versions import next_name
+from model.versions import next_name, trained_path
 from udfs.replica import CatalogueFollower
+
+KEPT_COUNTS = 4
+"""So many counts of a version stay in the registry: whoever loads is a little behind whoever writes."""
 
 logger = logging.getLogger("headrace.finetune")
 
@@ -76,40 +81,115 @@ class Inbox:
             self.read()
 
 
+@dataclass
+class Trial:
+    """A candidate that is being judged, and how it and the version that serves have done so far."""
+
+    scorer: score.Scorer
+    beside: score.Scorer
+    why: str
+    examples: int  # learnt from since the last candidate
+    needed: int  # examples to be judged on
+    began: float  # monotonic clock, s
+    ours: Judgement = NOBODY
+    theirs: Judgement = NOBODY
+
+    def metrics(self) -> dict[str, float]:
+        serving = {f"serving_{name}": value for name, value in self.theirs.metrics().items()}
+        return self.ours.metrics() | serving | {"examples": float(self.examples), "judged_on": float(len(self.ours.hit))}
+
+
 class FineTune:
-    """One learner: `once` makes a candidate, judges it, and announces what became of it."""
+    """One learner. `turn` takes new examples: it judges, counts, and makes a candidate when one is asked for."""
 
     def __init__(self, settings: Settings, learner: Learner, versions: Versions) -> None:
         self._settings, self._learner, self._versions = settings, learner, versions
+        self._trial: Trial | None = None
+        self._since = 0  # examples since the last candidate
+        self._ours = ""  # the path of the version that this learner trained last, if it was accepted
+        self._written: deque[str] = deque()  # where its counts lie, the newest last
+        self._number = 0  # of the newest counts
 
-    def once(self, examples: list[Example], why: str) -> list[Example]:
-        """Learn from all but the newest examples, judge on those, and return them: they are learnt the next time."""
-        began = time.monotonic()
-        held_out = min(self._settings.holdout, len(examples) // 2)
-        older, newest = examples[: len(examples) - held_out], examples[len(examples) - held_out :]
-        self._learner.add(older)
+    def due(self, examples: int, why: str, waited_s: float) -> bool:
+        """Whether it is time for a turn."""
+        if self._trial is None and why and examples > 1:
+            return True
+        return examples > 0 and (self._trial is not None or self._serves()) and waited_s >= self._settings.count_every_s
+
+    def turn(self, examples: list[Example], why: str) -> str:
+        """Take new examples.
+
+        Args:
+            why: a candidate is asked for; empty if not.
+
+        Returns:
+            What is still asked for: nothing, if a candidate was made.
+        """
+        self._since += len(examples)
+        if self._trial is None and why:
+            self._begin(examples, why)
+            why = ""
+        elif self._trial is not None:
+            self._judge(examples)
+        else:
+            self._learner.add(examples)
+            self._publish_counts()
+        if self._trial is not None and len(self._trial.ours.hit) >= self._trial.needed:
+            self._decide(self._trial)
+        return why
+
+    def _serves(self) -> bool:
+        """Whether the version that serves is the one that this learner would count for."""
+        current = self._versions.current()
+        return bool(self._ours) and current is not None and trained_path(current.path) == self._ours
+
+    def _begin(self, examples: list[Example], why: str) -> None:
+        """Fine-tune on all but the newest examples, and judge on those."""
+        began, needed = time.monotonic(), min(self._settings.holdout, self._since // 2)
+        held_out = min(needed, len(examples) // 2)
+        self._learner.add(examples[: len(examples) - held_out])
         candidate = self._learner.fine_tune(self._report)
         self._versions.refresh()
-        serving = self._versions.current()
-        ours, theirs = self._learner.judge(candidate, newest), self._learner.judge(self._scorer_of(serving), newest)
-        accepted = better_or_level(ours, theirs, self._settings.gate_tolerance)
-        about = {"why": why, "examples": len(older), "judged_on": len(newest), "seconds": time.monotonic() - began}
-        self._announce(candidate, serving, accepted, ours, theirs, about)
-        return newest
+        beside = self._scorer_of(self._versions.current())
+        self._trial, self._since = Trial(candidate, beside, why, self._since, needed, began), 0
+        self._judge(examples[len(examples) - held_out :])
 
-    def _announce(self, candidate, serving: ModelVersion | None, accepted: bool, ours: Judgement, theirs: Judgement, about: dict) -> None:
-        metrics = ours.metrics() | {f"serving_{name}": value for name, value in theirs.metrics().items()}
-        metrics |= {name: round(float(value), 3) for name, value in about.items() if name != "why"}
-        parent = serving.version if serving else ""
-        name = next_name(self._versions.known)
-        path = score.save(candidate, self._settings.registry, name, {"parent": parent, "metrics": metrics} | about)
-        version = ModelVersion(name, path, parent, metrics)
+    def _judge(self, examples: list[Example]) -> None:
+        """Judge on as many as are needed of examples that nobody has counted, then count all of them."""
+        trial = self._trial
+        wanted = examples[: trial.needed - len(trial.ours.hit)]
+        trial.ours = trial.ours + self._learner.judge(trial.scorer, wanted)
+        trial.theirs = trial.theirs + self._learner.judge(trial.beside, wanted)
+        self._learner.add(examples)
+        if self._learner.can_count():
+            trial.scorer = self._learner.count()
+
+    def _decide(self, trial: Trial) -> None:
+        """Write the candidate, and let it serve or reject it."""
+        self._trial, serving = None, self._versions.current()
+        metrics = trial.metrics() | {"seconds": round(time.monotonic() - trial.began, 3)}
+        accepted = better_or_level(trial.ours, trial.theirs, self._settings.gate_tolerance)
+        parent, name = serving.version if serving else "", next_name(self._versions.known)
+        about = {"parent": parent, "why": trial.why, "metrics": metrics}
+        version = ModelVersion(name, score.save(trial.scorer, self._settings.registry, name, about), parent, metrics)
         if accepted:
             self._versions.serve(version)
         else:
             reason = f"NDCG@10 {metrics['ndcg_at_10']:.4f} on the newest events; {parent} has {metrics['serving_ndcg_at_10']:.4f}"
             self._versions.announce(msgspec.structs.replace(version, status="rejected", reason=reason))
+        self._ours, self._written = version.path if accepted else "", deque()
         logger.info("%s is %s: %s", name, "serving" if accepted else "rejected, worse than the one that serves", metrics)
+
+    def _publish_counts(self) -> None:
+        """Let the version that serves go on with what has been counted since."""
+        self._versions.refresh()
+        if not self._serves() or not self._learner.can_count():
+            return
+        self._number += 1
+        self._written.append(score.save_counts(self._learner.count(), self._ours, self._number))
+        self._versions.announce(msgspec.structs.replace(self._versions.current(), path=self._written[-1]))
+        while len(self._written) > KEPT_COUNTS:
+            registry.remove(self._written.popleft())
 
     def _scorer_of(self, version: ModelVersion | None) -> score.Scorer:
         if version is not None:
@@ -147,14 +227,15 @@ def main(argv: list[str]) -> None:
     versions, inbox = Versions(settings), Inbox(settings)
     step = FineTune(settings, begin(settings, versions, follower), versions)
     logger.info("learner ready: %d items, %s serves", len(follower.catalogue), versions.serving[:1] or "no version")
+    turned = time.monotonic()
     while True:
         inbox.read()
-        if inbox.why and len(inbox.examples) > 1:
+        if step.due(len(inbox.examples), inbox.why, time.monotonic() - turned):
             inbox.drain()
             follower.refresh()
-            examples, why = inbox.examples, inbox.why
-            inbox.examples, inbox.why = [], ""
-            inbox.examples = step.once(examples, why)
+            examples, inbox.examples = inbox.examples, []
+            inbox.why = step.turn(examples, inbox.why)
+            turned = time.monotonic()
 
 
 if __name__ == "__main__":

@@ -77,6 +77,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     # Learning
     fine_tune_every: _count("examples after which a fine-tuning is requested") = 2_000
     fine_tune_max_age_s: _real("... or this long after the last request, seconds", gt=0) = 60.0
+    count_every_s: _real("what is counted goes live so often between two fine-tunings, seconds", gt=0) = 5.0
     replay_capacity: _count("newest examples the learner keeps to replay") = 500_000
     holdout: _count("newest examples on which a candidate is judged beside the serving version") = 1_000
     gate_tolerance: _real("standard errors of NDCG@10 by which a candidate may trail", ge=0) = 1.0

@@ -34,17 +34,24 @@ _LEAST_STEPS = 3  # of the network, for however few examples
 _HEAP = 2_000  # examples; more at once are learnt in parts, between which the network learns
 
 
-@dataclass
+@dataclass(frozen=True)
 class Judgement:
     """How a scorer did on some examples, one by one; shape (n,)."""
 
     ndcg: np.ndarray
     hit: np.ndarray
 
+    def __add__(self, more: "Judgement") -> "Judgement":
+        return Judgement(np.concatenate((self.ndcg, more.ndcg)), np.concatenate((self.hit, more.hit)))
+
     def metrics(self) -> dict[str, float]:
         """Means over the examples, 0 without any."""
         count = max(1, len(self.hit))
         return {"hr_at_10": float(self.hit.sum() / count), "ndcg_at_10": float(self.ndcg.sum() / count)}
+
+
+NOBODY = Judgement(np.zeros(0), np.zeros(0))
+"""Judged on nothing yet."""
 
 
 def better_or_level(candidate: Judgement, serving: Judgement, tolerance: float) -> bool:
@@ -120,6 +127,10 @@ class Learner:
         if user is not None:
             self.counts.remove(self._scorer, user_id, user, self._known.row_of)
 
+    def can_count(self) -> bool:
+        """Whether there is a place for every item of the catalogue: it is as it was when `fine_tune` was called last."""
+        return self._returned is not None and self._revision == self.catalogue.revision
+
     def count(self) -> Scorer:
         """Count the examples since the last call; what is trained stays as `fine_tune` left it. Takes milliseconds.
 
@@ -128,11 +139,12 @@ class Learner:
         Returns:
             The scorer that `fine_tune` returned last, with new counts; the ones returned before do not change.
         """
-        if self._returned is None or self._revision != self.catalogue.revision:
+        if not self.can_count():
             return self.fine_tune()
         with self._seeded():
             self._count(self.memory.take_new(), self.pace.ranked)
-            self._returned = self._returned.with_counts(self._scorer)
+            counted = {name: tensor.clone() for name, tensor in self._scorer.named_buffers()}
+            self._returned = self._returned.with_counts(counted)
         return self._returned
 
     def fine_tune(self, progress: Callable[[int, int], None] = lambda done, of: None) -> Scorer:

@@ -33,6 +33,13 @@ def write(registry: str, version: str, tensors: dict[str, torch.Tensor], about: 
     return path
 
 
+def remove(path: str) -> None:
+    """Delete a version; one that is gone already is no error."""
+    files, root = fsspec.core.url_to_fs(path)
+    if files.exists(root):
+        files.rm(root, recursive=True)
+
+
 def read(path: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Read a version: its tensors and what describes them.
 

@@ -23,6 +23,7 @@ from model.reasons import explain
 from model.schema import RecommendedItem, Request, VersionError
 from model.signals import SIGNALS
 from model.table import HALF_LIVES, LENGTH, NEIGHBOURS, PLACES, Table
+from model.versions import counts_path, trained_path
 
 LAYOUT = 2
 _CELLS = 700_000  # users x items scored at once: the signals of a micro-batch stay in the processor's cache
@@ -84,12 +85,16 @@ class Scorer(nn.Module):
         """Drop what was computed from the weights and counts of before."""
         self._text = self._table = None
 
-    def with_counts(self, other: "Scorer") -> "Scorer":
-        """This scorer's network and blend beside a copy of what another one has counted since; they share the trained part."""
+    def with_counts(self, counted: dict[str, torch.Tensor]) -> "Scorer":
+        """This scorer's network and blend beside other counts, of the same items; both share the trained part.
+
+        Args:
+            counted: the buffers of a scorer.
+        """
         scorer = Scorer(self.sizes, 0, self.encoder_version)
         scorer.network, scorer.blend, scorer._text = self.network, self.blend, self._text
-        for name, tensor in other.named_buffers():
-            scorer.register_buffer(name, tensor.clone())
+        for name, tensor in counted.items():
+            scorer.register_buffer(name, tensor)
         return scorer
 
     def _check(self, catalogue: Catalogue) -> None:
@@ -114,12 +119,29 @@ def save(scorer: Scorer, registry_path: str, version: str, about: dict) -> str:
     return registry.write(registry_path, version, scorer.state_dict(), about | shape)
 
 
+def save_counts(scorer: Scorer, path: str, number: int) -> str:
+    """Write what the scorer has counted beside the version at `path`, and return where: `load` reads both."""
+    trained, _, name = counts_path(path, number).rpartition("/")
+    return registry.write(trained, name, dict(scorer.named_buffers()), {"layout": LAYOUT, "signals": list(SIGNALS)})
+
+
 def load(path: str, device: str = "cpu") -> Scorer:
-    """Read a version.
+    """Read a version, and what has been counted since if the path says so.
 
     Raises:
         VersionError: it is broken, or was written by another layout of this module.
     """
+    scorer = _load_trained(trained_path(path))
+    if path != trained_path(path):
+        tensors, _ = _read(path)
+        here = dict(scorer.named_buffers())
+        if tensors.keys() != here.keys() or len(tensors["keys"]) != len(scorer.keys):
+            raise VersionError(f"{path}: its counts are not of the items that the version was trained on; write them again")
+        scorer = scorer.with_counts(tensors)
+    return scorer.to(device)
+
+
+def _read(path: str) -> tuple[dict[str, torch.Tensor], dict]:
     tensors, about = registry.read(path)
     if about.get("layout") != LAYOUT or about.get("signals") != list(SIGNALS):
         signals = ", ".join(map(str, about.get("signals") or []))
@@ -127,6 +149,11 @@ def load(path: str, device: str = "cpu") -> Scorer:
             f"{path}: layout {about.get('layout')} with signals {signals}; layout {LAYOUT} with {', '.join(SIGNALS)} can be "
             "read: fine-tune a new version with this release"
         )
+    return tensors, about
+
+
+def _load_trained(path: str) -> Scorer:
+    tensors, about = _read(path)
     try:
         sizes = Sizes(**{field.name: int(about["sizes"][field.name]) for field in fields(Sizes)})
         scorer = Scorer(sizes, len(tensors["keys"]), str(about["encoder_version"]))
@@ -135,7 +162,7 @@ def load(path: str, device: str = "cpu") -> Scorer:
         scorer.load_state_dict(tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise VersionError(f"{path}: its tensors do not fit its sizes: {error}; write it again") from None
-    return scorer.to(device)
+    return scorer
 
 
 def score(

@@ -61,6 +61,7 @@ class Watch:
         self.embedded: set[str] = set()
         self.versions: set[str] = set()
         self.rejected = self.learnt = 0
+        self._learnt: dict[str, int] = {}
         self.newest: Top | None = None
         self.first_s: float | None = None
         self._last_s = 0.0
@@ -100,15 +101,15 @@ class Watch:
         if made.items:
             self.first_s = self.first_s or self._last_s
         if made.model_version != "untrained":
-            self.versions.add(made.model_version)
+            self.versions.add(made.model_version.partition(".")[0])
 
     def _take_rejected(self, value: bytes, now: float) -> None:
         self.rejected += msgspec.json.decode(value)["source"].endswith("events")
 
     def _take_version(self, value: bytes, now: float) -> None:
         version: ModelVersion = decode_model_version(value)
-        if version.status != "retired":
-            self.learnt += int(version.metrics.get("examples", 0))
+        self._learnt[version.version] = int(version.metrics.get("examples", 0))
+        self.learnt = sum(self._learnt.values())
 
     def _take_vector(self, value: bytes, now: float) -> None:
         self.embedded.add(decode_item_vector(value).item_id)

@@ -588,6 +588,16 @@ def test_a_version_that_could_not_be_used_is_tried_again_later(score, registry, 
     assert ("v1", "v2", []) == (still.model_version, then.model_version, rejected)
 
 
+def test_where_its_counts_cannot_be_used_the_version_itself_serves(score, registry):
+    """What was counted since is on top of a version; lists say whether they had it."""
+    [made], _ = scored(score, ["r/v2/counts-000007", "r/v1"])
+    registry.broken.add("r/v2/counts-000008")
+    [without], rejected = scored(score, ["r/v2/counts-000008", "r/v1"])
+
+    assert ("v2.7", "v2") == (made.model_version, without.model_version)
+    assert ["r/v2/counts-000008: is broken"] == rejected
+
+
 def test_where_no_version_can_be_used_lists_come_untrained(score, registry):
     """A list is better than none."""
     registry.broken.add("r/v1")

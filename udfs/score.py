@@ -14,6 +14,7 @@ from model.schema import (
     Recommendation, RecommendedItem, Rejected, Request, VersionError,
     decode_packed_request, encode_json, event_key, rec_id,
 )  # fmt: skip
+from model.versions import name_of, trained_path
 from udfs import worker
 
 KEPT_VERSIONS = 4
@@ -79,7 +80,10 @@ def _recommendation(request: Request, version: str, items: list[RecommendedItem]
 
 
 class Scorers:
-    """The last few model versions, loaded; one that cannot be used is tried again after a while."""
+    """The last few model versions, loaded; one that cannot be used is tried again after a while.
+
+    Where what was counted since a version was trained cannot be used, the version itself serves.
+    """
 
     def __init__(self, load, untrained, device) -> None:
         self._load, self._untrained, self._device = load, untrained, device
@@ -93,10 +97,10 @@ class Scorers:
             Its name, its scorer, and a `rejected-events` record for each version that was refused just now.
         """
         refused = []
-        for path in paths:
+        for path in dict.fromkeys(path for one in paths for path in (one, trained_path(one))):
             if self._failed.get(path, 0.0) < time.monotonic():
                 try:
-                    return path.rsplit("/", 1)[-1], self._ready(path, catalogue), refused
+                    return name_of(path), self._ready(path, catalogue), refused
                 except VersionError as error:
                     self._failed[path] = time.monotonic() + RETRY_S
                     self._loaded.pop(path, None)
