@@ -24,8 +24,7 @@ _FOLLOWING = ("transitions", "recent-transitions", "ease")
 _TEXT_SCALE = 5.0  # from a cosine to the scale of a log probability
 _NO_INTEREST = 1e-9
 _ALIKE = 0.9  # what a shared item counts for being alike, beside the next newer one
-_MOST_ALIKE = 100  # peers asked
-_SHARED = 128  # of their places that are looked around, at most
+_SHARED = 128  # places of peers that are looked around, at most
 _NEARER = 0.9  # what one place further away counts
 
 
@@ -83,7 +82,7 @@ def _peers(table: Table, batch: MicroBatch) -> list[torch.Tensor]:
 
 
 def _most_alike(places: torch.Tensor, weights: torch.Tensor, u: int, L: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The shared places that say most, and how much: those of the peers who share most with the user.
+    """The shared places that say most, and how much: a place says the more, the more its peer shares with the user.
 
     Shape: places (B, s) of shared items in the histories of u peers, -1 for none, and weights (B, s) -> places (B, p),
     amounts (B, p), 0 for none.
@@ -91,9 +90,7 @@ def _most_alike(places: torch.Tensor, weights: torch.Tensor, u: int, L: int) -> 
     owner = torch.where(places >= 0, places // L, u)  # (B, s)
     alike = weights.new_zeros(len(places), u + 1).scatter_add_(1, owner, weights)
     alike[:, u] = 0.0
-    least = alike.topk(min(_MOST_ALIKE, u)).values[:, -1:]  # of those who are asked
-    alike = alike.gather(1, owner)
-    best = (weights * alike * (alike >= least)).topk(min(_SHARED, places.shape[1]))
+    best = (weights * alike.gather(1, owner)).topk(min(_SHARED, places.shape[1]))
     return places.gather(1, best.indices).clamp_(min=0), best.values
 
 
