@@ -161,3 +161,31 @@ def test_a_device_that_is_named_is_taken(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
 
     assert ["cpu", "cuda:1"] == [str(device.choose(name)) for name in ("cpu", "cuda:1")]
+
+
+def test_who_only_reads_kept_embeddings_never_loads_the_model(make, tmp_path):
+    """The version, the dimensions and what was kept are there at once; the model is loaded by the first new text."""
+    first = make(keep=tmp_path)
+    first.embed(["a city"])
+    first.close()
+    again = make(keep=tmp_path)
+    again.embed(["a city"])
+    before = again._loaded
+    again.embed(["two men"])
+
+    assert (None, first.version, DIM) == (before, again.version, again.dim)
+    assert again._loaded is again.load()
+    again.close()
+
+
+def test_a_name_is_looked_up_on_the_hub_a_folder_is_not(folders, monkeypatch):
+    """Weights for other libraries are not fetched."""
+    import huggingface_hub
+
+    from model.encoder import folder_of
+
+    asked = []
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, ignore_patterns: asked.append((name, ignore_patterns)) or folders[0])
+
+    assert [folders[0], folders[1]] == [folder_of("somebody/tiny-bert"), folder_of(folders[1])]
+    assert [("somebody/tiny-bert", True)] == [(name, "*.onnx" in left_out) for name, left_out in asked]

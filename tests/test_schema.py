@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from model.schema import (
-    Embedded, Event, InvalidRecord, Item, Rejected,
-    decode_embedded, decode_event, decode_item, encode_packed, event_key, item_key, rec_id,
+    Embedded, Event, InvalidRecord, Item, Rejected, StateError, UserState,
+    decode_embedded, decode_event, decode_item, decode_user_state, encode_packed, event_key, item_key, rec_id,
 )  # fmt: skip
 
 NOW_MS = 1_700_000_000_000
@@ -190,3 +190,13 @@ def test_examples_in_docstrings_run(module):
     failed, tried = doctest.testmod(import_module(module))
 
     assert (0, True) == (failed, tried > 0)
+
+
+def test_a_users_state_stays_readable_for_ever():
+    """The bytes of the first release that kept it in one value; none are a new user, others are no state."""
+    golden = b"\x92\xc4\x02ab\xc4\x01c"
+
+    assert (UserState(b"ab", b"c"), golden) == (decode_user_state(golden), encode_packed(UserState(b"ab", b"c")))
+    assert UserState() == decode_user_state(None)
+    with pytest.raises(StateError, match="6 bytes of a user's state cannot be read"):
+        decode_user_state(golden[:6])

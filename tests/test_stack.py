@@ -104,6 +104,12 @@ def test_settings_reach_every_process_and_more_can_be_given(place, monkeypatch):
         assert line.endswith("--encoder my-encoder --k 10")
 
 
+def test_the_learner_takes_only_what_the_others_leave_of_the_processor(place, monkeypatch):
+    monkeypatch.setenv("HEADRACE_ENCODER", "my-encoder")
+
+    assert ["chrt", "--idle", "0"] == Stack(place).command("learner")[:3]
+
+
 # The containers run what the local stack runs
 
 
