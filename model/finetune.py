@@ -21,6 +21,7 @@ from model.counts import Counts
 from model.growth import Known, take_in
 from model.interest import Rules
 from model.memory import Memory, Remembered
+from model.metrics import K, gains, hits
 from model.pace import Pace
 from model.ranking import BlendLearner
 from model.schema import Example
@@ -29,7 +30,6 @@ from model.sequences import NetworkLearner
 from model.signals import FIRST_WEIGHTS, SIGNALS
 from model.table import TRENDING
 
-_JUDGED_AT = 10  # places of a list
 _LEAST_STEPS = 3  # of the network, for however few examples
 _HEAP = 2_000  # examples; more at once are learnt in parts, between which the network learns
 
@@ -238,7 +238,7 @@ class Learner:
         """
         examples = [example for example in examples if not example.forget]
         requests = [self.memory.find(example).request(live=True) for example in examples]
-        lists = score(scorer, self.catalogue, requests, _JUDGED_AT, self.exclude_consumed, self.rules)
+        lists = score(scorer, self.catalogue, requests, K, self.exclude_consumed, self.rules)
         ranks = [next((at for at, item in enumerate(list_) if item.item_id == one.item_id), -1) for list_, one in zip(lists, examples)]
         found = np.array(ranks, np.int64)
-        return Judgement(np.where(found >= 0, 1 / np.log2(np.maximum(found, 0) + 2), 0.0), (found >= 0).astype(float))
+        return Judgement(gains(found), hits(found).astype(float))

@@ -143,6 +143,14 @@ def decode(data: bytes | None) -> Interests:
     return Interests(encoder, newest_ms, last, vectors, weights, touched_ms, edges, log)
 
 
+def newest(data: bytes) -> tuple[int, str, int] | None:
+    """The newest event in the bytes of a user, without opening the rest: item key, action, event key; None if there is none."""
+    if len(data) < _HEADER.size + _ROW.size or not data[2]:
+        return None
+    item_key, stamp, key = _ROW.unpack_from(data, len(data) - _ROW.size)
+    return item_key, ACTIONS[stamp >> 8 & 0xFF], key
+
+
 def fold(interests: Interests, action: str, item_key: int, key: int, time_ms: int, vector: np.ndarray | None, rules: Rules) -> bool:
     """Fold one event into the interests, in place.
 

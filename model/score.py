@@ -10,6 +10,7 @@ items are counted (counts.py). It comes from model/finetune.py.
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -22,10 +23,11 @@ from model.network import Network, Sizes
 from model.reasons import explain
 from model.schema import RecommendedItem, Request, VersionError
 from model.signals import SIGNALS
-from model.table import HALF_LIVES, LENGTH, NEIGHBOURS, PLACES, Table
+from model.table import HALF_LIVES, LATELY, LENGTH, NEIGHBOURS, PLACES, Table
 from model.versions import counts_path, trained_path
 
 LAYOUT = 2
+_POPULAR = 500  # items most chosen: enough for a list without what a user has consumed
 _CELLS = 700_000  # users x items scored at once: the signals of a micro-batch stay in the processor's cache
 
 
@@ -50,6 +52,7 @@ class Scorer(nn.Module):
         self.register_buffer("peers_places", torch.full((items, PLACES), -1, dtype=torch.int32))
         self._text: tuple | None = None
         self._table: tuple | None = None
+        self._popular: list[int] | None = None
         self.eval()
 
     @classmethod
@@ -77,13 +80,21 @@ class Scorer(nn.Module):
             self._text, self._table = (state, table.text), (state, table)
         return self._table[1]
 
+    def popular(self) -> list[int]:
+        """The keys of the items most chosen lately, best first; computed once."""
+        if self._popular is None:
+            chosen = self.counts[LATELY]
+            best = chosen.topk(min(_POPULAR, int((chosen > 0).sum()))).indices
+            self._popular = self.keys[best].cpu().numpy().view(np.uint64).tolist()
+        return self._popular
+
     def counted(self) -> None:
         """Drop what was computed from the counts of before."""
-        self._table = None
+        self._table = self._popular = None
 
     def changed(self) -> None:
         """Drop what was computed from the weights and counts of before."""
-        self._text = self._table = None
+        self._text = self._table = self._popular = None
 
     def with_counts(self, counted: dict[str, torch.Tensor]) -> "Scorer":
         """This scorer's network and blend beside other counts, of the same items; both share the trained part.
@@ -106,7 +117,7 @@ class Scorer(nn.Module):
             )
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"_text": None, "_table": None}
+        return self.__dict__ | {"_text": None, "_table": None, "_popular": None}
 
 
 def _same(kept: tuple | None, state: tuple[Catalogue, int]) -> bool:

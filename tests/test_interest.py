@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from model.interest import (
-    ACTIONS, INTEREST_DIM, LAYOUT, Interests, Rules, decode, encode, fold, interest_space, resolve, use_encoder,
+    ACTIONS, INTEREST_DIM, LAYOUT, Interests, Rules, decode, encode, fold, interest_space, newest, resolve, use_encoder,
 )  # fmt: skip
 from model.schema import StateError
 
@@ -469,3 +469,11 @@ def test_near_items_stay_near_in_the_interest_space(dim):
     assert off.max() < (1e-5 if dim <= 64 else 0.5)
     assert np.einsum("id,id->i", reduced[::2], reduced[1::2]).min() > 0.8
 
+
+def test_the_newest_event_is_read_without_opening_the_rest():
+    """A late event does not become the newest; nobody has none."""
+    interests = Interests()
+    fold(interests, "view", 7, 70, 2_000, None, Rules())
+    fold(interests, "skip", 8, 80, 1_000, None, Rules())
+
+    assert [None, None, (7, "view", 70)] == [newest(b""), newest(encode(Interests())), newest(encode(interests))]

@@ -466,6 +466,9 @@ class FakeScorer:
     def __init__(self, name: str, fits: bool = True):
         self.name, self.fits = name, fits
 
+    def popular(self):
+        return [item_key(item_id) for item_id in "abc"]
+
     def to(self, device):
         return self
 
@@ -596,6 +599,23 @@ def test_where_its_counts_cannot_be_used_the_version_itself_serves(score, regist
 
     assert ("v2.7", "v2") == (made.model_version, without.model_version)
     assert ["r/v2/counts-000008: is broken"] == rejected
+
+
+def test_flink_can_read_how_a_version_does_in_the_stream(score):
+    """The list of the first event holds what the user does next, popularity does not: the user has consumed it."""
+    gauges = {}
+    group = SimpleNamespace(gauge=gauges.__setitem__)
+    score._metrics = SimpleNamespace(add_group=lambda *names: gauges.update(group=names) or group)
+    score._score = lambda scorer, catalogue, requests, *rest: [[RecommendedItem("z", 0.1)] for _ in requests]
+    job, packed = FakeJob(), []
+    for number, item_id in enumerate(("a", "z", "b")):
+        [(_, request), _] = job.send(event("view", item_id, f"e{number}", NOW_MS + number), AXES[0])
+        packed.append(encode_packed(Request(*(getattr(request, name) for name in ("user_id", "event_id", "event_time_ms")), ["r/v1/counts-000002"], "serving", request.interests, request.consumed)))
+    score.eval(pd.DataFrame({"request": packed}))
+    read = {name: gauge() for name, gauge in gauges.items() if name != "group"}
+
+    assert ("model_version", "v1") == gauges["group"]
+    assert (2, 500_000, 500_000) == tuple(read[name] for name in ("events", "hr_at_10_ppm", "popularity_hr_at_10_ppm"))
 
 
 def test_where_no_version_can_be_used_lists_come_untrained(score, registry):

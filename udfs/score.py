@@ -6,14 +6,17 @@ import time
 from collections import defaultdict, deque
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from pyflink.table.udf import ScalarFunction
 
 from model import interest
+from model.metrics import K
 from model.schema import (
-    Recommendation, RecommendedItem, Rejected, Request, VersionError,
-    decode_packed_request, encode_json, event_key, rec_id,
+    POSITIVE, Recommendation, RecommendedItem, Rejected, Request, VersionError,
+    decode_packed_request, encode_json, event_key, item_key, rec_id,
 )  # fmt: skip
+from model.twin import FIGURES, Shown, Twin
 from model.versions import name_of, trained_path
 from udfs import worker
 
@@ -31,13 +34,14 @@ class Score(ScalarFunction):
         self._kafka = (bootstrap_servers, item_vectors)
         self._replica_dir, self._threads = Path(replica_dir), threads
         self._refused: deque[bytes] = deque()
+        self._twin, self._metrics, self._measured = Twin(), None, set()
 
     def open(self, function_context) -> None:
         worker.prepare(self._threads)
         from model import device, score
         from udfs.replica import CatalogueFollower
 
-        self._score = score.score
+        self._score, self._metrics = score.score, function_context.get_metric_group()
         self._follower = CatalogueFollower(*self._kafka, self._replica_dir / "score")
         self._scorers = Scorers(score.load, score.Scorer.untrained, device.choose(self._device))
         gc.freeze()  # what is loaded by now is never garbage: collections need not look at it
@@ -58,7 +62,7 @@ class Score(ScalarFunction):
         groups = defaultdict(list)
         for at, request in enumerate(requests):
             groups[tuple(request.versions)].append(at)
-        lists = {}
+        lists, popular = {}, {}
         for versions, places in groups.items():
             version, scorer, refused = self._scorers.first(versions, self._follower.catalogue)
             self._refused += refused
@@ -66,7 +70,30 @@ class Score(ScalarFunction):
             now_ms = time.time_ns() // 1_000_000
             for at, items in zip(places, answers):
                 lists[at] = _recommendation(requests[at], version, items, now_ms)
+                popular[at] = scorer.popular
+        for at, request in enumerate(requests):
+            self._judge(request, lists[at], popular[at]())
         return lists
+
+    def _judge(self, request: Request, made: Recommendation, popular: list[int]) -> None:
+        """Tell the live twin what came, and which list answers it."""
+        item, action, event = interest.newest(request.interests) or (0, "", 0)
+        if action in POSITIVE and event == event_key(request.event_id):
+            self._measure(self._twin.come(request.user_id, item))
+        had = set(np.frombuffer(request.consumed, "<u2").tolist())
+        others = (key for key in popular if key & 0xFFFF not in had)
+        items = [item_key(item.item_id) for item in made.items[:K]]
+        self._twin.show(request.user_id, Shown(made.model_version.partition(".")[0], items, [key for key, _ in zip(others, range(K))]))
+
+    def _measure(self, version: str | None) -> None:
+        """Let Flink read the figures of a version, in millionths: a gauge of Flink's Python holds whole numbers."""
+        if version is None or version in self._measured or self._metrics is None:
+            return
+        self._measured.add(version)
+        group = self._metrics.add_group("model_version", version)
+        group.gauge("events", lambda: int(self._twin.figures(version)["events"]))
+        for name in FIGURES:
+            group.gauge(f"{name}_ppm", lambda name=name: int(1e6 * self._twin.figures(version)[name]))
 
     def _rank(self, scorer, requests: list[Request]) -> list[list[RecommendedItem]]:
         return self._score(scorer, self._follower.catalogue, requests, self._k, self._exclude_consumed, self._rules)
