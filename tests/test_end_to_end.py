@@ -212,6 +212,22 @@ def test_a_version_is_learnt_and_goes_live_without_a_restart(world):
     assert "RUNNING" == world.stack.job_state(world.job)
 
 
+def test_flink_tells_how_a_version_does_in_the_stream(world):
+    """The live twin's figures are among the metrics of the step `score`."""
+    [vertex] = [one["id"] for one in world.stack.ask(f"/jobs/{world.job}")["vertices"] if one["name"].startswith("score")]
+    deadline, wanted = time.monotonic() + 60, {}
+    while not wanted:
+        assert time.monotonic() < deadline, "no metric of a model version"
+        for item_id in ("space3", "love4"):
+            world.list_for(world.event("zoe", "view", item_id))
+        metrics = world.stack.ask(f"/jobs/{world.job}/vertices/{vertex}/subtasks/metrics")
+        wanted = {one["id"] for one in metrics if "model_version.v0" in one["id"]}
+        time.sleep(1)
+
+    names = {name.rpartition(".")[2] for name in wanted}
+    assert {"events", "hr_at_10_ppm", "ndcg_at_10_ppm", "popularity_hr_at_10_ppm", "popularity_ndcg_at_10_ppm"} == names
+
+
 def test_a_broken_version_is_refused_and_the_old_one_serves_on(world):
     """A version whose files are missing is refused with a message, and lists keep coming from the one before."""
     bad = ModelVersion("v99999", str(world.stack.registry / "v99999"), status="serving")
