@@ -63,14 +63,20 @@ class Scores:
 
 
 @torch.inference_mode()
-def blended(blend: Blend, table: Table, batch: MicroBatch, excluded: torch.Tensor) -> Scores:
-    """Compute the signals and the score; excluded (B, n) bool."""
+def linear(blend: Blend, table: Table, batch: MicroBatch, excluded: torch.Tensor) -> Scores:
+    """Compute the signals, their weighted sum and the candidates; excluded (B, n) bool."""
     every, weights = signals(table, batch), blend.of(batch.context)
     scores = torch.zeros(excluded.shape, device=excluded.device)
     for at, signal in enumerate(every):
         scores.addcmul_(weights[:, at : at + 1], signal)
     scores.masked_fill_(excluded, -torch.inf)
-    candidates = scores.topk(min(CANDIDATES, scores.shape[1])).indices
-    scored = Scores(every, weights, candidates, scores)
-    scores.scatter_add_(1, candidates, blend.reorder(scored.at(candidates), batch.context).nan_to_num(0.0))
+    return Scores(every, weights, scores.topk(min(CANDIDATES, scores.shape[1])).indices, scores)
+
+
+@torch.inference_mode()
+def blended(blend: Blend, table: Table, batch: MicroBatch, excluded: torch.Tensor) -> Scores:
+    """The same with the candidates reordered."""
+    scored = linear(blend, table, batch, excluded)
+    candidates = scored.candidates
+    scored.scores.scatter_add_(1, candidates, blend.reorder(scored.at(candidates), batch.context).nan_to_num(0.0))
     return scored

@@ -27,23 +27,27 @@ PAIR_HALF_LIVES = (float("inf"), 5_000.0, 30_000.0)
 _TRANSITIONS = {"transitions": 5.0, "recent-transitions": 2.0}  # what is added to a row's sum: few pairs prove little
 _EASE = 2  # the row of PAIR_HALF_LIVES for it
 _FIRST_EASE = 500  # examples
+_LATE = 65_536  # pairs that stand apart at most
 _EASE_GROWTH = 10  # fitted anew when a tenth is new
 
 
 class Pairs:
-    """How often two items stood near each other, old pairs fading; sparse, in the order of the item pair.
+    """How often two items stood near each other, old pairs fading; sparse, each in the order of the item pair.
 
-    Shape: pairs (p,) int64, first item << 32 | second; weights (PAIR_HALF_LIVES, p).
+    Pairs seen for the first time stand apart until they are many: room among all is made once for all of them.
+
+    Shape: in each of both parts pairs (p,) int64, first item << 32 | second; weights (PAIR_HALF_LIVES, p).
     """
 
     def __init__(self) -> None:
-        self.pairs = np.zeros(0, np.int64)
-        self.weights = np.zeros((len(PAIR_HALF_LIVES), 0), np.float32)
+        none = np.zeros(0, np.int64), np.zeros((len(PAIR_HALF_LIVES), 0), np.float32)
+        self._all, self._late = none, none
 
     def fade(self, events: int) -> None:
-        for weights, half_life in zip(self.weights, PAIR_HALF_LIVES):
-            if np.isfinite(half_life):
-                weights *= np.float32(0.5 ** (events / half_life))
+        for _, part in (self._all, self._late):
+            for weights, half_life in zip(part, PAIR_HALF_LIVES):
+                if np.isfinite(half_life):
+                    weights *= np.float32(0.5 ** (events / half_life))
 
     def add(self, first: np.ndarray, second: np.ndarray, amounts: np.ndarray) -> None:
         """Add to both directions, never below 0; first, second (a,), amounts (PAIR_HALF_LIVES, a)."""
@@ -52,18 +56,43 @@ class Pairs:
         both = np.concatenate((first << 32 | second, second << 32 | first))
         pairs, place = np.unique(both, return_inverse=True)
         amounts = np.stack([np.bincount(place, np.tile(row, 2), len(pairs)) for row in amounts]).astype(np.float32)
-        at = np.searchsorted(self.pairs, pairs)
-        known = at < len(self.pairs)
-        known[known] = self.pairs[at[known]] == pairs[known]
-        self.weights[:, at[known]] = np.maximum(self.weights[:, at[known]] + amounts[:, known], 0)
-        self.pairs = np.insert(self.pairs, at[~known], pairs[~known])
-        self.weights = np.insert(self.weights, at[~known], np.maximum(amounts[:, ~known], 0), axis=1)
+        for part in (self._all, self._late):
+            at, known = _find(part[0], pairs)
+            part[1][:, at[known]] = np.maximum(part[1][:, at[known]] + amounts[:, known], 0)
+            pairs, amounts = pairs[~known], amounts[:, ~known]
+        self._late = _with(self._late, pairs, np.maximum(amounts, 0))
+        if len(self._late[0]) > _LATE:
+            self.settled()
 
-    def rows(self, items: np.ndarray, kind: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """For each item its partners and their weights."""
-        starts, ends = np.searchsorted(self.pairs, np.stack((items, items + 1)) << 32).tolist()
-        for start, end in zip(starts, ends):
-            yield self.pairs[start:end] & 0xFFFFFFFF, self.weights[kind, start:end]
+    def settled(self) -> tuple[np.ndarray, np.ndarray]:
+        """All pairs and their weights side by side."""
+        self._all, self._late = _with(self._all, *self._late), (self._late[0][:0], self._late[1][:, :0])
+        return self._all
+
+    def rows(self, items: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """For each item its partners (p,) and their weights (PAIR_HALF_LIVES, p)."""
+        bounds = np.stack((items, items + 1)) << 32
+        places = (np.searchsorted(pairs, bounds).T.tolist() for pairs, _ in (self._all, self._late))
+        for (start, end), (late_start, late_end) in zip(*places):
+            partners, weights = self._all[0][start:end], self._all[1][:, start:end]
+            if late_start < late_end:
+                partners = np.concatenate((partners, self._late[0][late_start:late_end]))
+                weights = np.concatenate((weights, self._late[1][:, late_start:late_end]), axis=1)
+            yield partners & 0xFFFFFFFF, weights
+
+
+def _find(among: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where each stands or would stand, and whether it is there; both sorted, (p,), (a,) -> (a,), (a,)."""
+    at = np.searchsorted(among, wanted)
+    known = at < len(among)
+    known[known] = among[at[known]] == wanted[known]
+    return at, known
+
+
+def _with(part: tuple[np.ndarray, np.ndarray], pairs: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A part and pairs that are not in it, in order."""
+    at = np.searchsorted(part[0], pairs)
+    return np.insert(part[0], at, pairs), np.insert(part[1], at, weights, axis=1)
 
 
 class Counts:
@@ -117,15 +146,15 @@ class Counts:
     def _refresh(self, scorer: Scorer, changed: np.ndarray) -> None:
         """Write the strongest partners of these items into the scorer's tables."""
         width = self.pace.neighbours
-        for kind, (name, shrink) in enumerate(_TRANSITIONS.items()):
-            items, weights = (part.numpy() for part in scorer.neighbours(name))
-            for item, (partners, amounts) in zip(changed.tolist(), self.pairs.rows(changed, kind)):
-                scale = amounts.sum() + shrink
+        tables = [[part.numpy() for part in scorer.neighbours(name)] for name in _TRANSITIONS]
+        for item, (all_partners, all_amounts) in zip(changed.tolist(), self.pairs.rows(changed)):
+            for (items, weights), shrink, amounts in zip(tables, _TRANSITIONS.values(), all_amounts):
+                partners, scale = all_partners, amounts.sum() + shrink
                 if len(partners) > width:
                     best = np.argpartition(-amounts, width)[:width]
                     partners, amounts = partners[best], amounts[best]
-                items[item], weights[item] = -1, 0
                 items[item, : len(partners)], weights[item, : len(partners)] = partners, amounts / scale
+                items[item, len(partners) :], weights[item, len(partners) :] = -1, 0
 
     def _fit_ease(self, scorer: Scorer) -> None:
         """Fit item-to-item weights in closed form on the pairs, for the items most chosen."""
@@ -133,18 +162,25 @@ class Counts:
         top = chosen.topk(min(self.pace.ease_items, len(scorer.keys))).indices.sort().values.numpy()
         place = np.full(len(scorer.keys), -1)
         place[top] = np.arange(len(top))
-        first, second = place[self.pairs.pairs >> 32], place[self.pairs.pairs & 0xFFFFFFFF]
+        pairs, weights = self.pairs.settled()
+        first, second = place[pairs >> 32], place[pairs & 0xFFFFFFFF]
         inside = (first >= 0) & (second >= 0)
         gram = np.zeros((len(top), len(top)), np.float32)
-        gram[first[inside], second[inside]] = self.pairs.weights[_EASE, inside]
+        gram[first[inside], second[inside]] = weights[_EASE, inside]
         np.fill_diagonal(gram, chosen.numpy()[top] / (1 - RECENCY) + self.pace.ease_ridge)
-        inverse = torch.linalg.inv(torch.from_numpy(gram))
-        fitted = -inverse / inverse.diagonal()
+        inverted = inverse(torch.from_numpy(gram))
+        fitted = -inverted / inverted.diagonal()
         best = fitted.fill_diagonal_(0).topk(min(self.pace.neighbours, len(top)))
         items, weights = scorer.neighbours("ease")
         items.fill_(-1), weights.zero_()
         items[top, : best.values.shape[1]] = torch.from_numpy(top)[best.indices].int()
         weights[top, : best.values.shape[1]] = best.values.clamp(min=0)
+
+
+def inverse(matrix: torch.Tensor) -> torch.Tensor:
+    """Of a symmetric matrix; in half the time where it is positive definite."""
+    root, failed = torch.linalg.cholesky_ex(matrix)
+    return torch.linalg.inv(matrix) if failed else torch.cholesky_inverse(root)
 
 
 def pairs_of(rows: np.ndarray, positive: np.ndarray, starts: np.ndarray, at: np.ndarray, ages: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from model.adamw import AdamW
 from model.batch import excluded_items, open_requests
-from model.blend import blended
+from model.blend import linear
 from model.catalogue import Catalogue
 from model.interest import Rules
 from model.memory import Remembered
@@ -118,7 +118,7 @@ class BlendLearner:
         excluded = excluded_items(catalogue, requests, self.exclude_consumed, device)
         allowed = ~excluded.gather(1, target[:, None])[:, 0]
         batch = open_requests(catalogue, requests, self.rules, self._scorer.sizes.last_n, device)
-        scored = blended(self._scorer.blend, table, batch, excluded)
+        scored = linear(self._scorer.blend, table, batch, excluded)
         drawn = torch.from_numpy(self._random.integers(0, len(catalogue), (len(target), _UNIFORM)))
         items = torch.cat((target[:, None], scored.candidates, drawn), 1)
         offset, label = _offsets(items, scored.candidates, drawn, excluded)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.counts import Pairs
+from model.counts import Pairs, inverse
 from model.finetune import Judgement, Learner, better_or_level
 from model.pace import Pace
 from model.schema import Example, ItemVector
@@ -217,7 +217,8 @@ def test_an_example_that_comes_twice_is_learnt_once(blind):
 
 def row(pairs: Pairs, item: int, kind: int) -> tuple[np.ndarray, np.ndarray]:
     """The partners of one item, and their weights."""
-    return next(pairs.rows(np.array([item]), kind))
+    partners, weights = next(pairs.rows(np.array([item])))
+    return partners, weights[kind]
 
 
 def test_forgetting_a_user_leaves_nothing(blind):
@@ -301,6 +302,30 @@ def test_pairs_are_symmetric_add_up_and_fade():
     assert [4] == row(pairs, 2, 0)[1].tolist()
     pairs.fade(5_000)
     assert ([4], [2]) == (row(pairs, 2, 0)[1].tolist(), row(pairs, 2, 1)[1].tolist())
+
+
+def test_pairs_are_the_same_wherever_they_stand():
+    """Settled after every call or never, the partners of an item and their weights are the same."""
+    settled, late, random = Pairs(), Pairs(), np.random.default_rng(0)
+    for _ in range(5):
+        first, second, amounts = random.integers(0, 9, 20), random.integers(9, 18, 20), random.random((3, 20)) - 0.2
+        for pairs in (settled, late):
+            pairs.add(first, second, amounts)
+            pairs.fade(100)
+        settled.settled()
+
+    for (partners, weights), (late_partners, late_weights) in zip(settled.rows(np.arange(18)), late.rows(np.arange(18))):
+        order = np.argsort(late_partners)
+        assert partners.tolist() == late_partners[order].tolist()
+        assert np.array_equal(weights, late_weights[:, order])
+
+
+@pytest.mark.parametrize("least", [1.0, -1.0])
+def test_inverse_of_a_symmetric_matrix_whether_positive_or_not(least):
+    turned = torch.linalg.qr(torch.randn(5, 5, generator=torch.Generator().manual_seed(0))).Q
+    matrix = turned @ torch.diag(torch.tensor([least, 2.0, 3.0, 4.0, 5.0])) @ turned.T
+
+    assert torch.allclose(torch.eye(5), inverse((matrix + matrix.T) / 2) @ matrix, atol=1e-4)
 
 
 def test_text_neighbours_are_the_same_whether_items_come_together_or_one_by_one():
