@@ -23,7 +23,7 @@ _CLIP = 10.0  # norm of the gradient
 _UNIFORM = 64  # items drawn from the whole catalogue for each example
 _CELLS = 400_000  # examples x items whose signals are computed at once
 _REPLAYED = 3  # groups of earlier examples beside the new one, in every step
-_STEPS = 3  # for as many new examples as fit in one
+_STEPS = 6  # for as many new examples as fit in one
 _PRIOR = 500  # examples that the weights at the start are worth: few new ones do not turn popularity upside down
 
 
