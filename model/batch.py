@@ -10,10 +10,10 @@ from model import interest
 from model.catalogue import Catalogue
 from model.consumed import contains
 from model.interest import INTEREST_DIM, Interests, Rules
-from model.network import EVENT, GAPS, NOTHING, START
+from model.network import EVENT, GAPS, NOTHING, START, UNKNOWN
 from model.schema import Request
 
-CONTEXT = 6
+CONTEXT = 7
 """Numbers that describe a request: see `_context`."""
 NEW_USER = 5
 """A user with fewer events is new."""
@@ -43,14 +43,15 @@ class MicroBatch:
 
 def gap_number(gap_ms: np.ndarray) -> np.ndarray:
     """The number of a time gap's embedding: log2 of the seconds; (...) int64 ms -> (...) int64."""
-    return np.log2(1 + np.maximum(gap_ms, 0) / 1_000).astype(np.int64).clip(max=GAPS - 1)
+    return np.log2(1 + np.maximum(gap_ms, 0) / 1_000).astype(np.int64).clip(max=UNKNOWN - 1)
 
 
 def open_requests(catalogue: Catalogue, requests: Sequence[Request], rules: Rules, last_n: int, device: torch.device) -> MicroBatch:
     """Decode the interests of every request, fold what was pending, and lay the histories side by side."""
     users = [_open(catalogue, request.interests, rules) for request in requests]
     now_ms = np.array([request.event_time_ms for request in requests], np.int64)
-    tensors = (*_histories(catalogue, users, now_ms, last_n), *_interests(users))
+    live = np.array([request.live for request in requests], bool)
+    tensors = (*_histories(catalogue, users, now_ms, live, last_n), *_interests(users))
     return MicroBatch(*(torch.from_numpy(tensor).to(device) for tensor in tensors))
 
 
@@ -62,10 +63,12 @@ def _open(catalogue: Catalogue, data: bytes, rules: Rules) -> Interests:
     return opened
 
 
-def _histories(catalogue: Catalogue, users: list[Interests], now_ms: np.ndarray, last_n: int) -> tuple[np.ndarray, ...]:
+def _histories(
+    catalogue: Catalogue, users: list[Interests], now_ms: np.ndarray, live: np.ndarray, last_n: int
+) -> tuple[np.ndarray, ...]:
     """The last events on items of the catalogue, to the right; where there is room, the start stands before them.
 
-    Shape: now_ms (B,) -> history, gaps, actions, kind (B, T), context (B, CONTEXT).
+    Shape: now_ms, live (B,) -> history, gaps, actions, kind (B, T), context (B, CONTEXT).
     """
     B, T, n = len(users), last_n, len(catalogue)
     logs = [user.log[-T:] for user in users]
@@ -84,14 +87,15 @@ def _histories(catalogue: Catalogue, users: list[Interests], now_ms: np.ndarray,
     kind[(known == lengths) & (known < T), T - 1 - known[(known == lengths) & (known < T)]] = START
     kind[known == 0, T - 1] = START
     gaps = np.where(kind == EVENT, gap_number(np.diff(times)), 0)
-    gap_s = np.where(known > 0, np.maximum(times[:, T] - times[:, T - 1], 0) / 1_000, 0)
-    return history, gaps, actions, kind, _context(known, gap_s)
+    gaps[:, -1] = np.where(live & (known > 0), UNKNOWN, gaps[:, -1])
+    gap_s = np.where((known > 0) & ~live, np.maximum(times[:, T] - times[:, T - 1], 0) / 1_000, 0)
+    return history, gaps, actions, kind, _context(known, gap_s, live)
 
 
-def _context(known: np.ndarray, gap_s: np.ndarray) -> np.ndarray:
-    """Shape: events known and seconds since the newest one, (B,) each -> (B, CONTEXT), about 0 to 1."""
-    now = (gap_s == 0) & (known > 0)
-    parts = (known == 0, known < NEW_USER, np.log1p(known) / 3, np.log1p(gap_s) / 10, now, gap_s > LONG_GAP_S)
+def _context(known: np.ndarray, gap_s: np.ndarray, live: np.ndarray) -> np.ndarray:
+    """Shape: events known, seconds since the newest one, 0 where they are not known, (B,) each -> (B, CONTEXT), about 0 to 1."""
+    at_once = (gap_s == 0) & (known > 0) & ~live
+    parts = (known == 0, known < NEW_USER, np.log1p(known) / 3, np.log1p(gap_s) / 10, at_once, gap_s > LONG_GAP_S, live)
     return np.stack(parts, 1).astype(np.float32)
 
 

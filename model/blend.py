@@ -1,6 +1,8 @@
 """The blend: how the signals make one score.
 
-    signals ─► weights that shift with the context ─► score of every item ─► best candidates ─► MLP reorders them
+    signals of every item ─► weights that shift with the context ─► score of every item ─► best candidates ─► all their signals
+                                                                           │                                      └► MLP ─┐
+                                                                           └────────────────── + ◄────────────────────────┘
 """
 
 from dataclasses import dataclass
@@ -9,7 +11,8 @@ import torch
 from torch import nn
 
 from model.batch import CONTEXT, MicroBatch
-from model.signals import SIGNALS, signals
+from model.device import best
+from model.signals import RETRIEVING, SIGNALS, Found, at, everywhere
 from model.table import Table
 
 CANDIDATES = 128
@@ -30,6 +33,12 @@ class Blend(nn.Module):
         nn.init.zeros_(self.mlp[-1].weight)
         nn.init.zeros_(self.mlp[-1].bias)
 
+    def finding(self) -> list[str]:
+        """The signals that find the candidates; before anything is learnt, those that have a weight."""
+        weighty = self.weights != 0
+        learnt = (weighty & RETRIEVING).any()
+        return [name for name, finds in zip(SIGNALS, (RETRIEVING if learnt else weighty).tolist()) if finds]
+
     def of(self, context: torch.Tensor) -> torch.Tensor:
         """Shape: context (B, CONTEXT) -> weights (B, signals)."""
         return self.weights + context @ self.shift
@@ -48,29 +57,25 @@ class Blend(nn.Module):
 class Scores:
     """Signals and scores of a micro-batch over the whole catalogue; excluded items score -inf.
 
-    Shape: signals, one each, (B, n), or (1, n) where it is the same for all; weights (B, signals); candidates (B, c);
-    scores (B, n).
+    Shape: weights (B, signals); candidates (B, c) in no order; scores (B, n).
     """
 
-    signals: list[torch.Tensor]
+    found: Found
     weights: torch.Tensor
     candidates: torch.Tensor
     scores: torch.Tensor
 
-    def at(self, rows: torch.Tensor) -> torch.Tensor:
-        """The signals of some items; rows (B, c) -> (B, c, signals)."""
-        return torch.stack([signal[0][rows] if len(signal) == 1 else signal.gather(1, rows) for signal in self.signals], 2)
-
 
 @torch.inference_mode()
 def linear(blend: Blend, table: Table, batch: MicroBatch, excluded: torch.Tensor) -> Scores:
-    """Compute the signals, their weighted sum and the candidates; excluded (B, n) bool."""
-    every, weights = signals(table, batch), blend.of(batch.context)
+    """Compute the signals that find candidates, their weighted sum and the candidates; excluded (B, n) bool."""
+    found, weights = everywhere(table, batch, blend.finding()), blend.of(batch.context)
     scores = torch.zeros(excluded.shape, device=excluded.device)
-    for at, signal in enumerate(every):
-        scores.addcmul_(weights[:, at : at + 1], signal)
+    for column, name in enumerate(SIGNALS):
+        if name in found:
+            scores.addcmul_(weights[:, column : column + 1], found[name])
     scores.masked_fill_(excluded, -torch.inf)
-    return Scores(every, weights, scores.topk(min(CANDIDATES, scores.shape[1])).indices, scores)
+    return Scores(found, weights, best(scores, CANDIDATES), scores)
 
 
 @torch.inference_mode()
@@ -78,5 +83,6 @@ def blended(blend: Blend, table: Table, batch: MicroBatch, excluded: torch.Tenso
     """The same with the candidates reordered."""
     scored = linear(blend, table, batch, excluded)
     candidates = scored.candidates
-    scored.scores.scatter_add_(1, candidates, blend.reorder(scored.at(candidates), batch.context).nan_to_num(0.0))
+    signals = at(table, batch, scored.found, candidates)
+    scored.scores.scatter_add_(1, candidates, blend.reorder(signals, batch.context).nan_to_num(0.0))
     return scored

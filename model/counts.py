@@ -1,8 +1,9 @@
 """What is counted into a scorer: popularities, which items follow each other, and EASE's weights.
 
     new events ─► popularities, old choices fading
-               └► pairs of items near each other ─► the strongest partners of each item: transitions
-                                                 └► EASE's weights, fitted anew now and then
+               ├► pairs of items near each other ─► the strongest partners of each item: transitions
+               │                                 └► EASE's weights, fitted anew now and then
+               └► what came next within seconds ──► the strongest of it
 
 Source: Steck, Embarrassingly Shallow Autoencoders for Sparse Data (EASE), 2019, arXiv:1905.03375.
 """
@@ -16,8 +17,8 @@ from model.memory import IS_POSITIVE, Flat, User
 from model.pace import Pace
 from model.peers import Peers
 from model.score import Scorer
-from model.signals import RECENCY
-from model.table import HALF_LIVES, LATELY
+from model.signals import FOLLOWING
+from model.table import EVER, HALF_LIVES, LATELY
 
 LAGS = 20
 """Items at most so many events apart are a pair."""
@@ -25,6 +26,7 @@ _NEAR_LAGS = LAGS // 2  # for transitions
 PAIR_HALF_LIVES = (float("inf"), 5_000.0, 30_000.0)
 """Pairs fade with these half-lives, in events: those of transitions, recent transitions and EASE's matrix."""
 _TRANSITIONS = {"transitions": 5.0, "recent-transitions": 2.0}  # what is added to a row's sum: few pairs prove little
+_NEXT, _NEXT_LAGS, _NEXT_MS = {"next": 2.0}, 5, 2_000  # one way only: what came within seconds, in the order in which it came
 _EASE = 2  # the row of PAIR_HALF_LIVES for it
 _FIRST_EASE = 500  # examples
 _LATE = 65_536  # pairs that stand apart at most
@@ -36,26 +38,33 @@ class Pairs:
 
     Pairs seen for the first time stand apart until they are many: room among all is made once for all of them.
 
-    Shape: in each of both parts pairs (p,) int64, first item << 32 | second; weights (PAIR_HALF_LIVES, p).
+    Args:
+        half_lives: in events; a pair has a weight for each.
+        both_ways: whether the second item leads to the first too.
+
+    Shape: in each of both parts pairs (p,) int64, first item << 32 | second; weights (half-lives, p).
     """
 
-    def __init__(self) -> None:
-        none = np.zeros(0, np.int64), np.zeros((len(PAIR_HALF_LIVES), 0), np.float32)
+    def __init__(self, half_lives: tuple[float, ...] = PAIR_HALF_LIVES, both_ways: bool = True) -> None:
+        none = np.zeros(0, np.int64), np.zeros((len(half_lives), 0), np.float32)
         self._all, self._late = none, none
+        self._half_lives, self._both_ways = half_lives, both_ways
 
     def fade(self, events: int) -> None:
         for _, part in (self._all, self._late):
-            for weights, half_life in zip(part, PAIR_HALF_LIVES):
+            for weights, half_life in zip(part, self._half_lives):
                 if np.isfinite(half_life):
                     weights *= np.float32(0.5 ** (events / half_life))
 
     def add(self, first: np.ndarray, second: np.ndarray, amounts: np.ndarray) -> None:
-        """Add to both directions, never below 0; first, second (a,), amounts (PAIR_HALF_LIVES, a)."""
+        """Add that the second led to the first, never below 0; first, second (a,), amounts (half-lives, a)."""
         if not len(first):
             return
-        both = np.concatenate((first << 32 | second, second << 32 | first))
-        pairs, place = np.unique(both, return_inverse=True)
-        amounts = np.stack([np.bincount(place, np.tile(row, 2), len(pairs)) for row in amounts]).astype(np.float32)
+        led = second << 32 | first
+        if self._both_ways:
+            led, amounts = np.concatenate((led, first << 32 | second)), np.tile(amounts, 2)
+        pairs, place = np.unique(led, return_inverse=True)
+        amounts = np.stack([np.bincount(place, row, len(pairs)) for row in amounts]).astype(np.float32)
         for part in (self._all, self._late):
             at, known = _find(part[0], pairs)
             part[1][:, at[known]] = np.maximum(part[1][:, at[known]] + amounts[:, known], 0)
@@ -70,7 +79,7 @@ class Pairs:
         return self._all
 
     def rows(self, items: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """For each item its partners (p,) and their weights (PAIR_HALF_LIVES, p)."""
+        """For each item those that it leads to (p,) and their weights (half-lives, p)."""
         bounds = np.stack((items, items + 1)) << 32
         places = (np.searchsorted(pairs, bounds).T.tolist() for pairs, _ in (self._all, self._late))
         for (start, end), (late_start, late_end) in zip(*places):
@@ -99,7 +108,8 @@ class Counts:
     """Counts events into a scorer; `learnt` is how many there were."""
 
     def __init__(self, pace: Pace) -> None:
-        self.pace, self.pairs, self.peers = pace, Pairs(), Peers(pace.peers)
+        self.pace, self.peers = pace, Peers(pace.peers)
+        self.pairs, self.next = Pairs(), Pairs((float("inf"),), both_ways=False)
         self.learnt = self._since_ease = 0
 
     def add(self, scorer: Scorer, flat: Flat, spots: np.ndarray) -> None:
@@ -112,15 +122,20 @@ class Counts:
         for counts, half_life in zip(scorer.counts, HALF_LIVES):
             added = np.bincount(flat.rows[spots], 0.5 ** (ages / half_life), len(scorer.keys))
             counts.mul_(0.5 ** (n / half_life)).add_(torch.from_numpy(added))
-        first, second, amounts = pairs_of(flat.rows, flat.positive, flat.starts[flat.owner[spots]], spots, ages)
+        self._note_first(scorer, flat.rows[spots], self.learnt - 1 - ages)
         self.pairs.fade(n)
-        self.pairs.add(first, second, amounts)
-        self._refresh(scorer, np.unique(np.concatenate((first, second))))
+        self._add_pairs(scorer, flat.rows, flat.times, flat.positive, flat.starts[flat.owner[spots]], spots, ages, 1)
         self._since_ease += n
         if self._ease_is_due():
             self._since_ease = 0
             self._fit_ease(scorer)
         scorer.counted()
+
+    def _note_first(self, scorer: Scorer, rows: np.ndarray, steps: np.ndarray) -> None:
+        """Keep when each item was chosen first; rows, steps (a,) in order."""
+        rows, at = np.unique(rows, return_index=True)
+        first = scorer.first.numpy()
+        first[rows] = np.where(first[rows] < 0, steps[at], first[rows])
 
     def _ease_is_due(self) -> bool:
         first = self.learnt >= _FIRST_EASE and self._since_ease == self.learnt
@@ -131,24 +146,42 @@ class Counts:
         self.peers.forget(scorer, user_id)
         rows = np.array([row_of.get(key, -1) for key in user.keys], np.int64)
         known = rows >= 0
-        rows, steps = rows[known], np.frombuffer(user.steps, np.int64)[known]
+        rows, steps, times = rows[known], np.frombuffer(user.steps, np.int64)[known], np.frombuffer(user.times, np.int64)[known]
         positive = IS_POSITIVE[np.frombuffer(user.actions, np.uint8)[known]]
         spots = np.flatnonzero(steps >= 0)
         ages = self.learnt - 1 - steps[spots]
         for counts, half_life in zip(scorer.counts, HALF_LIVES):
             gone = np.bincount(rows[spots], 0.5 ** (ages / half_life), len(scorer.keys))
             counts.sub_(torch.from_numpy(gone)).clamp_(min=0)
-        first, second, amounts = pairs_of(rows, positive, np.zeros(len(spots), np.int64), spots, ages)
-        self.pairs.add(first, second, -amounts)
-        self._refresh(scorer, np.unique(np.concatenate((first, second))))
+        scorer.first[scorer.counts[EVER] < 0.5] = -1.0
+        self._add_pairs(scorer, rows, times, positive, np.zeros(len(spots), np.int64), spots, ages, -1)
         scorer.counted()
 
-    def _refresh(self, scorer: Scorer, changed: np.ndarray) -> None:
+    def _add_pairs(
+        self,
+        scorer: Scorer,
+        rows: np.ndarray,
+        times: np.ndarray,
+        positive: np.ndarray,
+        starts: np.ndarray,
+        at: np.ndarray,
+        ages: np.ndarray,
+        sign: int,
+    ) -> None:
+        """Add, or with a sign of -1 take out, the pairs of the items chosen; shapes as in `pairs_of`."""
+        first, second, amounts = pairs_of(rows, positive, starts, at, ages)
+        self.pairs.add(first, second, sign * amounts)
+        self._refresh(scorer, self.pairs, _TRANSITIONS, np.unique(np.concatenate((first, second))))
+        first, second, amounts = next_of(rows, times, positive, starts, at)
+        self.next.add(first, second, sign * amounts)
+        self._refresh(scorer, self.next, _NEXT, np.unique(second))
+
+    def _refresh(self, scorer: Scorer, pairs: Pairs, shrinks: dict[str, float], changed: np.ndarray) -> None:
         """Write the strongest partners of these items into the scorer's tables."""
-        width = self.pace.neighbours
-        tables = [[part.numpy() for part in scorer.neighbours(name)] for name in _TRANSITIONS]
-        for item, (all_partners, all_amounts) in zip(changed.tolist(), self.pairs.rows(changed)):
-            for (items, weights), shrink, amounts in zip(tables, _TRANSITIONS.values(), all_amounts):
+        tables = [[part.numpy() for part in scorer.neighbours(name)] for name in shrinks]
+        width = tables[0][0].shape[1]
+        for item, (all_partners, all_amounts) in zip(changed.tolist(), pairs.rows(changed)):
+            for (items, weights), shrink, amounts in zip(tables, shrinks.values(), all_amounts):
                 partners, scale = all_partners, amounts.sum() + shrink
                 if len(partners) > width:
                     best = np.argpartition(-amounts, width)[:width]
@@ -167,7 +200,7 @@ class Counts:
         inside = (first >= 0) & (second >= 0)
         gram = np.zeros((len(top), len(top)), np.float32)
         gram[first[inside], second[inside]] = weights[_EASE, inside]
-        np.fill_diagonal(gram, chosen.numpy()[top] / (1 - RECENCY) + self.pace.ease_ridge)
+        np.fill_diagonal(gram, chosen.numpy()[top] / (1 - FOLLOWING["ease"]) + self.pace.ease_ridge)
         inverted = inverse(torch.from_numpy(gram))
         fitted = -inverted / inverted.diagonal()
         best = fitted.fill_diagonal_(0).topk(min(self.pace.neighbours, len(top)))
@@ -189,13 +222,30 @@ def pairs_of(rows: np.ndarray, positive: np.ndarray, starts: np.ndarray, at: np.
     Shape: rows, positive (e,); starts, at, ages (a,) -> first, second (p,), amounts (PAIR_HALF_LIVES, p).
     """
     lag = np.arange(1, LAGS + 1)
-    before = at[:, None] - lag  # (a, LAGS)
-    keep = (before >= starts[:, None]) & positive[at][:, None]
-    before = np.maximum(before, 0)
-    keep &= positive[before] & (rows[before] != rows[at][:, None])
-    near = np.broadcast_to(RECENCY ** (lag - 1), before.shape)[keep]
+    before, keep = _before(rows, positive, starts, at, LAGS)
+    near = np.broadcast_to(FOLLOWING["transitions"] ** (lag - 1), before.shape)[keep]
     short = np.broadcast_to(lag <= _NEAR_LAGS, before.shape)[keep]
     age = np.broadcast_to(ages[:, None], before.shape)[keep]
     fades = [0.5 ** (age / half_life) for half_life in PAIR_HALF_LIVES]
     amounts = np.stack((near * short * fades[0], near * short * fades[1], near * fades[2]))
     return np.broadcast_to(rows[at][:, None], before.shape)[keep], rows[before][keep], amounts
+
+
+def next_of(
+    rows: np.ndarray, times: np.ndarray, positive: np.ndarray, starts: np.ndarray, at: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The same for those that came at most seconds before it; times (e,) ms -> first, second (p,), amounts (1, p)."""
+    before, keep = _before(rows, positive, starts, at, _NEXT_LAGS)
+    keep &= times[at][:, None] - times[before] <= _NEXT_MS
+    amounts = np.broadcast_to(FOLLOWING["next"] ** np.arange(_NEXT_LAGS), before.shape)[keep]
+    return np.broadcast_to(rows[at][:, None], before.shape)[keep], rows[before][keep], amounts[None]
+
+
+def _before(
+    rows: np.ndarray, positive: np.ndarray, starts: np.ndarray, at: np.ndarray, lags: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where the events before each stand, and which make a pair with it: positive ones on another item; (a, lags) each."""
+    before = at[:, None] - np.arange(1, lags + 1)
+    keep = (before >= starts[:, None]) & positive[at][:, None]
+    before = np.maximum(before, 0)
+    return before, keep & positive[before] & (rows[before] != rows[at][:, None])

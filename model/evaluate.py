@@ -93,7 +93,7 @@ class Asked(NamedTuple):
 
     def live(self) -> "Asked":
         """As the job asks: right after the event before, when nobody knows how long the next one will take."""
-        return self._replace(request=structs.replace(self.request, event_time_ms=self.last_ms))
+        return self._replace(request=structs.replace(self.request, event_time_ms=self.last_ms, live=True))
 
     def example(self) -> Example:
         """What is learnt from it."""
@@ -114,7 +114,7 @@ class Users:
         """What is asked before this event; then the event is folded in."""
         user = event.user_id
         interests, eaten = self._interests.get(user, b""), self._consumed.get(user, b"")
-        request = Request(user, event.event_id, event.event_time_ms, [], "", interests, eaten)
+        request = Request(user, event.event_id, event.event_time_ms, [], "", interests, eaten, live=False)
         asked = Asked(event, request, self._last_ms.get(user, event.event_time_ms))
         self._fold(event)
         return asked

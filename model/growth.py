@@ -54,11 +54,12 @@ def _grow(scorer: Scorer, keys: np.ndarray, pace: Pace) -> None:
         old = getattr(network, name).data
         setattr(network, name, nn.Parameter(torch.cat((old, old.new_zeros(more, *old.shape[1:])))))
     scorer.counts = F.pad(scorer.counts, (0, more))
+    scorer.first = F.pad(scorer.first, (0, more), value=-1.0)
     scorer.peers_places = F.pad(scorer.peers_places, (0, 0, 0, more), value=-1)
     scorer.keys = torch.cat((scorer.keys, torch.from_numpy(keys.copy())))
     for name in NEIGHBOURS:
         items, weights = scorer.neighbours(name)
-        wider = max(0, (pace.text_neighbours if name == "text" else pace.neighbours) - items.shape[1])
+        wider = max(0, {"text": pace.text_neighbours, "next": pace.next_items}.get(name, pace.neighbours) - items.shape[1])
         setattr(scorer, f"{name}_items", F.pad(items, (0, wider, 0, more), value=-1))
         setattr(scorer, f"{name}_weights", F.pad(weights, (0, wider, 0, more)))
 

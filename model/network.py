@@ -15,7 +15,9 @@ from torch import nn
 from model.interest import ACTIONS
 
 GAPS = 40
-"""Time gaps are told apart by log2 of their seconds; 2**39 s is longer than anybody waits."""
+"""Time gaps are told apart by log2 of their seconds; 2**38 s is longer than anybody waits."""
+UNKNOWN = GAPS - 1
+"""Stands for the gap to an event that has not come yet."""
 NOTHING, EVENT, START = 0, 1, 2
 """What stands at a position of a history: nothing, an event, or the start of a user who has no earlier one."""
 _GATE, _VALUE, _QUERY, _KEY = range(4)  # parts of what a block projects its input into

@@ -16,6 +16,7 @@ class Pace:
     chunk: int = 100  # examples counted at once, where many come together
     neighbours: int = 128  # kept for an item in each counted table
     text_neighbours: int = 32
+    next_items: int = 32  # kept of what comes next within seconds
     peers: int = 4_096  # users kept to find who is alike
     ease_every: int = 5_000  # examples
     ease_items: int = 3_000  # those most chosen

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from model.adamw import AdamW
 from model.batch import excluded_items, open_requests
 from model.blend import linear
+from model.signals import RETRIEVING, at
 from model.catalogue import Catalogue
 from model.interest import Rules
 from model.memory import Remembered
@@ -102,7 +103,7 @@ class BlendLearner:
     def _loss(self, ranked: Ranked) -> torch.Tensor:
         """The linear blend has to find the candidates, the MLP to order them: both are held to the same target."""
         blend, signals, context = self._scorer.blend, ranked.signals.float(), ranked.context
-        linear = (signals @ blend.of(context)[..., None])[..., 0] + ranked.offset  # (b, 1 + c + r)
+        linear = (signals @ (blend.of(context) * RETRIEVING)[..., None])[..., 0] + ranked.offset  # (b, 1 + c + r)
         candidates = signals.shape[1] - 1 - _UNIFORM
         added = blend.reorder(signals[:, 1 : 1 + candidates], context)
         prior = _PRIOR / (_PRIOR + self._learnt) * (blend.weights - self._first).square().sum()
@@ -123,7 +124,7 @@ class BlendLearner:
         items = torch.cat((target[:, None], scored.candidates, drawn), 1)
         offset, label = _offsets(items, scored.candidates, drawn, excluded)
         users = [one.example.user_id for one in examples]
-        return Ranked(users, scored.at(items).half(), batch.context, offset, label)[allowed.nonzero()[:, 0]]
+        return Ranked(users, at(table, batch, scored.found, items).half(), batch.context, offset, label)[allowed.nonzero()[:, 0]]
 
 
 def _without(groups: Iterable[Ranked], user_id: str) -> list[Ranked]:

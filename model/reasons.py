@@ -8,7 +8,7 @@ from model.batch import MicroBatch
 from model.blend import Scores
 from model.network import EVENT
 from model.schema import Reason
-from model.signals import SHARPNESS, SIGNALS, led, recencies
+from model.signals import SHARPNESS, SIGNALS, at, led, recencies
 from model.table import NEIGHBOURS, Table, padded
 
 REASONS = 2
@@ -29,7 +29,7 @@ def explain(table: Table, batch: MicroBatch, scored: Scores, rows: torch.Tensor,
 
     Shape: rows (B, k) -> for each user and item its reasons.
     """
-    share, signal = _strongest(scored, rows)  # (B, k, reasons)
+    share, signal = _strongest(scored, at(table, batch, scored.found, rows))  # (B, k, reasons)
     events = _carriers(table, batch, rows, signal)
     past = batch.history[:, None, None].expand(*signal.shape, -1)
     carried_by = torch.where(events >= 0, past.gather(3, events.clamp(min=0)), len(item_ids))
@@ -38,10 +38,13 @@ def explain(table: Table, batch: MicroBatch, scored: Scores, rows: torch.Tensor,
     return [[[reason for _, reason in zip(range(signal.shape[2]), reasons) if reason] for _ in range(k)] for _ in range(B)]
 
 
-def _strongest(scored: Scores, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The signals that lift items most above the average item, and their shares; (B, k) -> (B, k, reasons) each."""
-    average = torch.stack([signal.mean(1).expand(len(rows)) for signal in scored.signals], 1)  # (B, signals)
-    lift = ((scored.at(rows) - average[:, None]) * scored.weights[:, None]).clamp_(min=0)  # (B, k, signals)
+def _strongest(scored: Scores, signals: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The signals that lift items most above the average item, and their shares; (B, k, signals) -> (B, k, reasons) each."""
+    average = torch.zeros_like(signals[:, 0])  # (B, signals)
+    for column, name in enumerate(SIGNALS):
+        if name in scored.found:
+            average[:, column] = scored.found[name].mean(1)
+    lift = ((signals - average[:, None]) * scored.weights[:, None]).clamp_(min=0)  # (B, k, signals)
     return (lift / lift.sum(2, keepdim=True).clamp(min=1e-12)).topk(REASONS)
 
 
@@ -107,4 +110,4 @@ def _led_from(table: Table, batch: MicroBatch, places: torch.Tensor, k: int, nam
     B, T = batch.history.shape
     listed = places.gather(1, items.flatten(1)).view(B, T, -1)
     amount = weights.new_zeros(B, T, k + 1).scatter_add_(2, listed, weights)
-    return (amount[..., :k] * recencies(T, places.device)[:, None]).mT
+    return (amount[..., :k] * recencies(T, places.device, name)[:, None]).mT

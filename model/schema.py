@@ -194,7 +194,8 @@ class UserState(Struct, frozen=True, array_like=True):
 class Request(Struct, frozen=True, array_like=True):
     """update-interest -> score: all that a list depends on, besides the catalogue.
 
-    `versions` are the model versions to serve with, best first: the next one stands in where one cannot be loaded.
+    `versions` are the model versions to serve with, best first: the next one stands in where one cannot be loaded. A `live`
+    list is made as soon as an event has come: nobody knows yet how long the user's next one will take.
     """
 
     user_id: str
@@ -204,6 +205,7 @@ class Request(Struct, frozen=True, array_like=True):
     variant: str
     interests: bytes
     consumed: bytes
+    live: bool = True
 
 
 encode_json = msgspec.json.encode

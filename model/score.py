@@ -26,7 +26,7 @@ from model.signals import SIGNALS
 from model.table import HALF_LIVES, LATELY, LENGTH, NEIGHBOURS, PLACES, Table
 from model.versions import counts_path, trained_path
 
-LAYOUT = 2
+LAYOUT = 3
 _POPULAR = 500  # items most chosen: enough for a list without what a user has consumed
 _CELLS = 700_000  # users x items scored at once: the signals of a micro-batch stay in the processor's cache
 
@@ -34,7 +34,8 @@ _CELLS = 700_000  # users x items scored at once: the signals of a micro-batch s
 class Scorer(nn.Module):
     """All that a model version holds. Item tables have one row per item that the version knows.
 
-    Shape: keys (m,) int64 item keys; counts (HALF_LIVES, m); per name in NEIGHBOURS: items (m, c) int32 rows of this
+    Shape: keys (m,) int64 item keys; counts (HALF_LIVES, m); first (m,) event that chose the
+    item, counted through, -1 for none; per name in NEIGHBOURS: items (m, c) int32 rows of this
     table, -1 for none, and weights (m, c); peers_taken (u, LENGTH) int32 rows of this table, -1 for none; peers_places
     (m, PLACES) int32 places in it, counted through, -1 for none.
     """
@@ -45,6 +46,7 @@ class Scorer(nn.Module):
         self.network, self.blend = Network(sizes, items), Blend()
         self.register_buffer("keys", torch.zeros(items, dtype=torch.int64))
         self.register_buffer("counts", torch.zeros(len(HALF_LIVES), items))
+        self.register_buffer("first", torch.full((items,), -1.0))
         for name in NEIGHBOURS:
             self.register_buffer(f"{name}_items", torch.full((items, 0), -1, dtype=torch.int32))
             self.register_buffer(f"{name}_weights", torch.zeros(items, 0))
@@ -76,7 +78,7 @@ class Scorer(nn.Module):
             text = self._text[1] if _same(self._text, state) else None
             neighbours = {name: self.neighbours(name) for name in NEIGHBOURS}
             peers = self.peers_taken, self.peers_places
-            table = Table(self.network, text, self.keys, self.counts, neighbours, peers, catalogue)
+            table = Table(self.network, text, self.keys, self.counts, self.first, neighbours, peers, catalogue)
             self._text, self._table = (state, table.text), (state, table)
         return self._table[1]
 

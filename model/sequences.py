@@ -13,7 +13,7 @@ from model.adamw import AdamW
 from model.batch import gap_number
 from model.growth import Known
 from model.memory import Flat
-from model.network import EVENT, NOTHING, START
+from model.network import EVENT, NOTHING, START, UNKNOWN
 from model.pace import Pace
 from model.score import Scorer
 from model.table import EVER, UNSEEN
@@ -82,7 +82,7 @@ class NetworkLearner:
         return np.concatenate((fresh, reach[user] - past[user] + draws))
 
     def _windows(self, flat: Flat, ends: np.ndarray) -> list[torch.Tensor]:
-        """The events up to each end; for some the gap to the next one is 0, as the job sees it when it makes a list at once.
+        """The events up to each end; for some the gap to the next one is unknown, as it is to the job.
 
         Shape: (b,) -> rows, gaps, actions, kind, targets, each (b, window); target -1 where there is none.
         """
@@ -92,7 +92,7 @@ class NetworkLearner:
         at, kind = self._shuffled(flat, np.where(kind == EVENT, at, 0), kind)
         rows, actions = flat.rows[at], flat.actions[at]
         live = self._random.random((len(at), self.pace.window)) < self.pace.live
-        gaps = np.where((kind == EVENT)[:, :-1] & ~live, gap_number(np.diff(flat.times[at], axis=1)), 0)
+        gaps = np.where(live, UNKNOWN, gap_number(np.diff(flat.times[at], axis=1))) * (kind == EVENT)[:, :-1]
         targets = np.where((flat.positive[at] & (kind == EVENT))[:, 1:] & (kind[:, :-1] != NOTHING), rows[:, 1:], -1)
         return [torch.from_numpy(part) for part in (rows[:, :-1], gaps, actions[:, :-1], kind[:, :-1], targets)]
 

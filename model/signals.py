@@ -1,26 +1,40 @@
-"""Named signals: each says of every item how well it would go with a user now, in one way.
+"""Named signals: each says of an item how well it would go with a user now, in one way.
 
 A family is one function from what is known of the items and a micro-batch to one or more signals, each a number per
-user and item on the scale of a log probability. `FAMILIES` names them in the order in which the blend holds their
-weights; a new signal is a new entry there.
+user and item on the scale of a log probability. Most are computed of every item; those that cost more than they find
+are computed of the candidates only. `FAMILIES` names them in the order in which the blend holds their weights; a new
+signal is a new entry there.
 
 Source: Steck, Embarrassingly Shallow Autoencoders for Sparse Data (EASE), 2019, arXiv:1905.03375 (one of the counted tables).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from typing import NamedTuple
 
 import torch
 
 from model.batch import MicroBatch
+from model.device import best
 from model.table import NEAR, Table
 
-Family = Callable[[Table, MicroBatch], list[torch.Tensor]]
-"""Gives its signals, each (B, n), or (1, n) where it is the same for every user."""
-RECENCY = 0.85
-"""An event counts this much less than the next one."""
+Found = dict[str, torch.Tensor]
+"""Signals of every item by name: (B, n) each, or (1, n) where it is the same for every user."""
+
+
+class Family(NamedTuple):
+    """One function for one or more signals: `everywhere` gives them for all items, (B, n) or (1, n) each; `at` for some
+    rows (B, c) only, from what was found of all items, (B, c) each. `weights` are those before anything is learnt."""
+
+    weights: dict[str, float]
+    everywhere: Callable[[Table, MicroBatch], list[torch.Tensor]] | None = None
+    at: Callable[[Table, MicroBatch, Found, torch.Tensor], list[torch.Tensor]] | None = None
+
+
 SHARPNESS = 8.0
 """tau of the interest formula: cosines of 1 and 0 lie e**8 apart."""
-_FOLLOWING = ("transitions", "recent-transitions", "ease")
+FOLLOWING = {"transitions": 0.85, "recent-transitions": 0.85, "next": 0.5, "ease": 0.85}
+"""Counted tables, and how much less an event counts in each than the next one."""
+_SPREADING, _SPREAD_OVER = ("transitions", "recent-transitions"), 16
 _TEXT_SCALE = 5.0  # from a cosine to the scale of a log probability
 _NO_INTEREST = 1e-9
 _ALIKE = 0.9  # what a shared item counts for being alike, beside the next newer one
@@ -28,9 +42,9 @@ _SHARED = 128  # places of peers that are looked around, at most
 _NEARER = 0.9  # what one place further away counts
 
 
-def recencies(T: int, device: torch.device) -> torch.Tensor:
-    """How much each of the last T events counts, the newest last; (T,)."""
-    return RECENCY ** torch.arange(T - 1, -1, -1, device=device)
+def recencies(T: int, device: torch.device, name: str) -> torch.Tensor:
+    """How much each of the last T events counts in a counted table, the newest last; (T,)."""
+    return FOLLOWING.get(name, 1.0) ** torch.arange(T - 1, -1, -1, device=device)
 
 
 def led(table: Table, batch: MicroBatch, name: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -51,15 +65,20 @@ def _network(table: Table, batch: MicroBatch) -> list[torch.Tensor]:
 
 def _popularity(table: Table, batch: MicroBatch) -> list[torch.Tensor]:
     """How often the item was chosen, old choices fading."""
-    return list(table.log_counts[:, None])
+    return list(table.log_counts[:, None].clone())
+
+
+def _age(table: Table, batch: MicroBatch) -> list[torch.Tensor]:
+    """How long ago the item was chosen for the first time."""
+    return [table.age[None]]
 
 
 def _following(table: Table, batch: MicroBatch) -> list[torch.Tensor]:
     """How strongly the last events lead to the item, by a counted table; the newest event counts most."""
-    recency = recencies(batch.history.shape[1], batch.history.device)[:, None]
     signals = []
-    for name in _FOLLOWING:
+    for name in FOLLOWING:
         items, weights = led(table, batch, name)
+        recency = recencies(batch.history.shape[1], batch.history.device, name)[:, None]
         sums = weights.new_zeros(len(batch.history), len(table.bias) + 1)
         sums.scatter_add_(1, items.flatten(1), (weights * recency).flatten(1))
         signals.append(sums[:, :-1].add_(table.back_off).log_())
@@ -71,7 +90,7 @@ def _peers(table: Table, batch: MicroBatch) -> list[torch.Tensor]:
     places = table.places(batch.history)  # (B, T, PLACES)
     (B, T, P), n = places.shape, len(table.bias)
     if not places.numel():
-        return [table.back_off.log().expand(B, n)]
+        return [table.back_off.log()[None]]
     recency = _ALIKE ** torch.arange(T - 1, -1, -1, device=places.device)
     weights = (recency * table.rarity[batch.history])[..., None].expand(B, T, P)
     shared, amounts = _most_alike(places.flatten(1), weights.flatten(1), *table.taken.shape)
@@ -90,43 +109,86 @@ def _most_alike(places: torch.Tensor, weights: torch.Tensor, u: int, L: int) -> 
     owner = torch.where(places >= 0, places // L, u)  # (B, s)
     alike = weights.new_zeros(len(places), u + 1).scatter_add_(1, owner, weights)
     alike[:, u] = 0.0
-    best = (weights * alike.gather(1, owner)).topk(min(_SHARED, places.shape[1]))
-    return places.gather(1, best.indices).clamp_(min=0), best.values
+    amounts = weights * alike.gather(1, owner)
+    most = best(amounts, _SHARED)
+    return places.gather(1, most).clamp_(min=0), amounts.gather(1, most)
 
 
 def _text(table: Table, batch: MicroBatch) -> list[torch.Tensor]:
     """The largest similarity of the item's text to one of the last events."""
     items, weights = led(table, batch, "text")
-    best = weights.new_zeros(len(batch.history), len(table.bias) + 1)
-    best.scatter_reduce_(1, items.flatten(1), weights.flatten(1), "amax")
-    return [best[:, :-1].mul_(_TEXT_SCALE)]
+    largest = weights.new_zeros(len(batch.history), len(table.bias) + 1)
+    largest.scatter_reduce_(1, items.flatten(1), weights.flatten(1), "amax")
+    return [largest[:, :-1].mul_(_TEXT_SCALE)]
+
+
+def _spread(table: Table, batch: MicroBatch, found: Found, rows: torch.Tensor) -> list[torch.Tensor]:
+    """How strongly the last events lead to the items whose texts are nearest: what a new item inherits."""
+    items, cosines = (part[..., :_SPREAD_OVER] for part in table.led("text", rows))  # (B, c, near)
+    items, n = items.flatten(1), len(table.bias)
+    led_to = sum(found[name].gather(1, items.clamp(max=n - 1)).exp_() for name in _SPREADING)
+    spread = (led_to.view_as(cosines) * cosines**4).sum(2)
+    return [(spread + table.back_off[rows]).log_()]
 
 
 def _interest(table: Table, batch: MicroBatch) -> list[torch.Tensor]:
-    """log sum_a w_a exp(tau h_a . h_i): how near the item is to the user's interests, to those that come next."""
-    near = batch.interests.flatten(0, 1) @ (SHARPNESS * table.vectors.mT)
-    near = near.exp_().view(*batch.weights.shape, -1)  # (B, I, n)
+    """How near the item is to the user's interests, to those that come next."""
+    return _nearness(batch, batch.interests.flatten(0, 1) @ table.vectors.mT)
+
+
+def _interest_at(table: Table, batch: MicroBatch, found: Found, rows: torch.Tensor) -> list[torch.Tensor]:
+    return _nearness(batch, batch.interests @ table.vectors[rows].mT)
+
+
+def _nearness(batch: MicroBatch, cosines: torch.Tensor) -> list[torch.Tensor]:
+    """log sum_a w_a exp(tau h_a . h_i), for both kinds of weights; 0 for a user without interests.
+
+    Shape: cosines (B * I, n) or (B, I, n) -> (B, n) each.
+    """
+    near = (SHARPNESS * cosines).exp_().view(*batch.weights.shape, -1)  # (B, I, n)
     weights = torch.stack((batch.weights, batch.led_to), 1)  # (B, 2, I)
     some = weights.sum(2, keepdim=True) > 0
     sums = torch.where(some, weights, 1.0) @ near  # (B, 2, n)
     return list(sums.add_(_NO_INTEREST).log_().mul_(some).unbind(1))
 
 
-FAMILIES: tuple[tuple[Family, dict[str, float]], ...] = (
-    (_network, {"network": 0.0}),
-    (_popularity, {"popular": 0.0, "lately-popular": 0.0, "trending": 0.0, "trending-now": 0.0}),
-    (_following, dict.fromkeys(_FOLLOWING, 0.0)),
-    (_peers, {"peers": 0.0}),
-    (_text, {"text": 0.0}),
-    (_interest, {"interest": 1.0, "next-interest": 0.5}),
+FAMILIES = (
+    Family({"network": 0.0}, _network),
+    Family({"popular": 0.0, "lately-popular": 0.0, "trending": 0.0, "trending-now": 0.0}, _popularity),
+    Family({"age": 0.0}, _age),
+    Family(dict.fromkeys(FOLLOWING, 0.0), _following),
+    Family({"peers": 0.0}, _peers),
+    Family({"text": 0.0}, _text),
+    Family({"spread": 0.0}, at=_spread),
+    Family({"interest": 1.0, "next-interest": 0.5}, _interest, _interest_at),
 )
-"""Function, and the names of its signals with their weights before anything is learnt."""
-SIGNALS = {name: weight for _, names in FAMILIES for name, weight in names.items()}
-"""All of them, in the blend's order."""
-FIRST_WEIGHTS = {"network": 0.8, "trending": 0.1, "transitions": 0.1, "recent-transitions": 0.1, "ease": 0.1, "peers": 0.1, "text": 0.05}
+SIGNALS = {name: weight for family in FAMILIES for name, weight in family.weights.items()}
+"""All signals with their weights before anything is learnt, in the blend's order."""
+FIRST_WEIGHTS = {"network": 0.8, "trending": 0.1, "text": 0.05} | dict.fromkeys((*FOLLOWING, "peers"), 0.1)
 """Weights from which learning sets out; 0 for the others."""
+RETRIEVING = torch.tensor([family.at is None for family in FAMILIES for _ in family.weights])
+"""The signals whose weights are learnt: they find the candidates, the others only help to order them; (signals,) bool."""
 
 
-def signals(table: Table, batch: MicroBatch) -> list[torch.Tensor]:
-    """Every signal, in the order of `SIGNALS`; what is not a number counts as 0."""
-    return [signal.nan_to_num(0.0) for family, _ in FAMILIES for signal in family(table, batch)]
+def everywhere(table: Table, batch: MicroBatch, wanted: Collection[str]) -> Found:
+    """The signals of every item, of the families of which one is wanted; what is not a number counts as 0."""
+    found = {}
+    for family in FAMILIES:
+        if family.everywhere and not family.weights.keys().isdisjoint(wanted):
+            signals = family.everywhere(table, batch)
+            found |= {name: signal.nan_to_num_(0.0) for name, signal in zip(family.weights, signals)}
+    return found
+
+
+def at(table: Table, batch: MicroBatch, found: Found, rows: torch.Tensor) -> torch.Tensor:
+    """Every signal of some items, 0 for one that is not known; rows (B, c) -> (B, c, signals)."""
+    columns = []
+    for family in FAMILIES:
+        names = list(family.weights)
+        if names[0] in found:
+            columns += [signal[0][rows] if len(signal) == 1 else signal.gather(1, rows) for signal in map(found.get, names)]
+        elif family.at and found.keys() >= set(_SPREADING):
+            columns += [signal.nan_to_num(0.0) for signal in family.at(table, batch, found, rows)]
+        else:
+            columns += [torch.zeros(rows.shape, device=rows.device)] * len(names)
+    return torch.stack(columns, 2)

@@ -10,7 +10,7 @@ from model.network import Network
 HALF_LIVES = (float("inf"), 20_000.0, 2_000.0, 200.0)
 """Popularity is counted with these half-lives, in events."""
 EVER, LATELY, TRENDING, NOW = range(len(HALF_LIVES))
-NEIGHBOURS = ("transitions", "recent-transitions", "ease", "text")
+NEIGHBOURS = ("transitions", "recent-transitions", "next", "ease", "text")
 """Counted tables: for every item the items that follow from it, best first, with a weight each."""
 LENGTH = 128
 """Newest items kept of a peer."""
@@ -33,12 +33,13 @@ class Table:
         text: the catalogue's vectors, projected by the network; None computes them.
         keys: of the scorer's items.
         counts: their popularities.
+        first: when each was chosen first.
         neighbours: name -> (items, weights) of a counted table.
         peers: (items taken by each, places of each item among those), see model/peers.py.
 
-    Shape: text (n, width), keys (m,), counts (HALF_LIVES, m), neighbours (m, c), peers (u, LENGTH), (m, PLACES) -> rows
+    Shape: text (n, width), keys (m,), counts (HALF_LIVES, m), first (m,), neighbours (m, c), peers (u, LENGTH), (m, PLACES) -> rows
     (n + 1,) of the scorer, m for none; back (m + 1,) rows of the catalogue, n for none; items (n + 1, width); bias (n,); log_counts (HALF_LIVES, n);
-    back_off (n,); vectors (n, 64); taken (u, LENGTH) rows of the catalogue, n for none; rarity (n + 1,).
+    back_off, age (n,); vectors (n, 64); taken (u, LENGTH) rows of the catalogue, n for none; rarity (n + 1,).
     """
 
     @torch.no_grad()
@@ -48,6 +49,7 @@ class Table:
         text: torch.Tensor | None,
         keys: torch.Tensor,
         counts: torch.Tensor,
+        first: torch.Tensor,
         neighbours: dict[str, tuple[torch.Tensor, torch.Tensor]],
         peers: tuple[torch.Tensor, torch.Tensor],
         catalogue: Catalogue,
@@ -59,6 +61,7 @@ class Table:
         self.back = torch.full((m + 1,), n, device=device)
         self.back[rows] = torch.arange(n, device=device)
         self.back[m] = n
+        self._back = F.pad(self.back, (1, 0), value=n).int()  # from -1 on: looked up by the million
         counts = padded(counts.mT)[rows].mT  # (HALF_LIVES, n)
         vectors = catalogue.vectors.reshape(n, network.sizes.dim)
         self.text = network.project(torch.from_numpy(vectors).to(device)) if text is None else text
@@ -66,6 +69,8 @@ class Table:
         self.log_counts = torch.log(counts + UNSEEN) - torch.log(counts.sum(1, keepdim=True) + UNSEEN * n)
         self.bias = padded(network.bias)[rows] + network.popularity * self.log_counts[TRENDING]
         self.back_off = _BACK_OFF * self.log_counts[LATELY].exp() + 1e-6
+        first = F.pad(first, (0, 1), value=-1.0)[rows]
+        self.age = torch.where(first < 0, 0.0, torch.log1p((counts[EVER].sum() - first).clamp(min=0)) / 3)
         self.vectors = torch.from_numpy(catalogue.interest_vectors).to(device)
         self.taken, self._places = self.back[peers[0].long()], peers[1]
         self.rarity = 1 / torch.log(2 + padded(counts[EVER]))
@@ -81,8 +86,9 @@ class Table:
             return history.new_zeros(shape), weights.new_zeros(shape)
         rows = self.rows[history]
         none = rows == len(items)
-        rows = rows.masked_fill(none, 0)
-        return self.back[items[rows].long()], weights[rows].masked_fill(none[..., None], 0.0)
+        rows, shape = rows.masked_fill(none, 0).flatten(), (*history.shape, items.shape[1])
+        led = self._back.index_select(0, items.index_select(0, rows).add_(1).flatten()).view(shape)
+        return led.long(), weights.index_select(0, rows).view(shape).masked_fill_(none[..., None], 0.0)
 
     def places(self, history: torch.Tensor) -> torch.Tensor:
         """Where peers have the past events' items in `taken`, counted through, -1 for none; (B, T) -> (B, T, PLACES)."""

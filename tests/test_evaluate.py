@@ -11,7 +11,7 @@ from model.evaluate import METHODS, PARTS, Protocol, Users, alone, evaluate, lea
 from model.metrics import hit_rate_at_k
 from model.schema import Event, item_key
 from model.score import score
-from model.signals import SIGNALS, signals
+from model.signals import everywhere
 from scripts.evaluate import _bar, check_events, main
 from scripts.report import explain, summarise
 from tests.test_score import ITEMS, make_catalogue
@@ -119,7 +119,7 @@ def test_the_network_alone_orders_as_its_signal_does():
     only = score(alone(scorer, "network"), catalogue, [request], ITEMS)[0]
     table = scorer.table(catalogue)
     batch = open_requests(catalogue, [request], Protocol().rules, scorer.sizes.last_n, scorer.keys.device)
-    logits = signals(table, batch)[list(SIGNALS).index("network")][0]
+    logits = everywhere(table, batch, ["network"])["network"][0]
 
     given = [logits[catalogue.row(item_key(item.item_id))].item() for item in only]
     assert given == sorted(given, reverse=True)

@@ -11,7 +11,7 @@ from model.pace import Pace
 from model.peers import Peers
 from model.schema import Example
 from model.score import Scorer
-from model.signals import SIGNALS, signals
+from model.signals import everywhere
 from model.table import LENGTH, NEAR, PLACES
 from tests.test_score import DIM, make_catalogue, make_request
 
@@ -43,7 +43,7 @@ def of_peers(learner: Learner, scorer: Scorer, history: list[str]) -> dict[str, 
     """The signal of each item."""
     catalogue = learner.catalogue
     batch = open_requests(catalogue, [make_request(catalogue, history)], Rules(), scorer.sizes.last_n, torch.device("cpu"))
-    signal = signals(scorer.table(catalogue), batch)[list(SIGNALS).index("peers")]
+    signal = everywhere(scorer.table(catalogue), batch, ["peers"])["peers"]
     return dict(zip(catalogue.item_ids, signal[0].tolist()))
 
 

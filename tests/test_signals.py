@@ -1,0 +1,119 @@
+"""What the signals say in small worlds worked out by hand, and that computing them of a few items changes nothing."""
+
+import numpy as np
+import pytest
+import torch
+from msgspec import structs
+
+from model.batch import open_requests
+from model.counts import next_of
+from model.device import best
+from model.finetune import Learner
+from model.interest import Rules
+from model.network import UNKNOWN
+from model.schema import Example, Request
+from model.score import Scorer
+from model.signals import FAMILIES, RETRIEVING, SIGNALS, at, everywhere
+from tests.test_score import ITEMS, make_catalogue, make_request
+
+CPU = torch.device("cpu")
+LAST = 20
+
+
+@pytest.fixture(scope="module")
+def catalogue():
+    return make_catalogue()
+
+
+@pytest.fixture(scope="module")
+def scorer(catalogue) -> Scorer:
+    """Everybody takes i1, and i4 within a second; i2 follows a minute later."""
+    learner, examples = Learner(catalogue), []
+    for user in range(12):
+        for step, (item, at_ms) in enumerate([("i1", 0), ("i4", 1_000), ("i2", 61_000)]):
+            examples.append(Example(f"u{user}", f"u{user}-{step}", 1_000_000 * user + at_ms, item, "click", b""))
+    learner.add(examples)
+    return learner.fine_tune()
+
+
+def batch_of(catalogue, *requests: Request):
+    return open_requests(catalogue, requests, Rules(), LAST, CPU)
+
+
+def test_next_goes_one_way_and_not_beyond_seconds(catalogue, scorer):
+    """Who took i1 is led to i4, not to i2, which came later; i4 leads neither back nor on."""
+    table, rows = scorer.table(catalogue), {name: catalogue.item_ids.index(name) for name in ("i1", "i2", "i4")}
+    after_1, after_4 = (
+        everywhere(table, batch_of(catalogue, make_request(catalogue, [item])), ["next"])["next"][0] for item in ("i1", "i4")
+    )
+    assert rows["i4"] == after_1.argmax()
+    assert after_1[rows["i4"]] - after_1[rows["i2"]] > 2
+    assert torch.allclose(after_4, table.back_off.log(), atol=1e-5)
+
+
+def test_pairs_of_what_came_next():
+    """Nearer ones weigh more; not beyond 2 s, not beyond the user, not an item with itself, not after a dislike."""
+    rows, times = np.array([7, 1, 2, 3, 3, 4]), np.array([0, 0, 0, 2_000, 2_000, 2_001])
+    positive = np.array([True, True, False, True, True, True])
+
+    first, second, amounts = next_of(rows, times, positive, np.full(5, 1), np.arange(1, 6))
+
+    assert [(3, 1, 0.5), (3, 1, 0.25), (4, 3, 1.0), (4, 3, 0.5)] == list(zip(first, second, amounts[0]))
+
+
+def test_a_live_list_does_not_know_the_gap(catalogue):
+    """It is told apart from a list for an event that came in the same second; without a history nothing is unknown."""
+    live = make_request(catalogue, ["i1"], at_ms=0)
+    batch = batch_of(catalogue, structs.replace(live, live=False), live, make_request(catalogue, []))
+
+    assert [0, UNKNOWN, 0] == batch.gaps[:, -1].tolist()
+    assert batch.context[0].tolist() != batch.context[1].tolist()
+    assert [0, 1, 1] == batch.context[:, -1].tolist()
+
+
+def test_age_is_that_of_the_first_choice(catalogue, scorer):
+    table = scorer.table(catalogue)
+    ages = [table.age[catalogue.item_ids.index(name)].item() for name in ("i1", "i4", "i2", "i7")]
+
+    assert ages == pytest.approx([np.log1p(36 - first) / 3 for first in (0, 1, 2)] + [0.0])
+
+
+@pytest.mark.parametrize("untrained", [True, False])
+def test_a_signal_of_some_items_is_that_of_all(catalogue, scorer, untrained):
+    """Interests are computed of every item before anything is learnt, of the candidates after it."""
+    scorer = Scorer.untrained(16) if untrained else scorer
+    table = scorer.table(catalogue)
+    batch = batch_of(catalogue, make_request(catalogue, ["i0", "i3"]), make_request(catalogue, ["i5"]))
+    rows = torch.tensor([[3, 0, 11], [4, 4, 29]])
+    every = everywhere(table, batch, list(SIGNALS))
+    few = at(table, batch, everywhere(table, batch, scorer.blend.finding()), rows)
+    for column, name in enumerate(SIGNALS):
+        if name in every and few[..., column].any():
+            assert torch.allclose(every[name].expand(2, ITEMS).gather(1, rows), few[..., column], atol=1e-5), name
+    assert few[..., list(SIGNALS).index("interest")].all()
+
+
+def test_what_finds_candidates_is_what_is_learnt(scorer):
+    """The weights of the signals that only help to order the candidates stay where they were."""
+    assert [name for name, finds in zip(SIGNALS, RETRIEVING.tolist()) if not finds] == ["spread", "interest", "next-interest"]
+    assert {"interest", "next-interest"} == set(Scorer.untrained(16).blend.finding())
+    assert (scorer.blend.weights[~RETRIEVING] == 0).all()
+    assert all(family.everywhere or family.at for family in FAMILIES)
+
+
+def test_an_item_inherits_what_leads_to_items_with_texts_like_its_own(catalogue, scorer):
+    """Nobody took i8; its text is like i4's and i2's, to which i1 leads, and unlike i1's odd kin."""
+    table, batch = scorer.table(catalogue), batch_of(catalogue, make_request(catalogue, ["i1"]))
+    rows = torch.tensor([[catalogue.item_ids.index(name) for name in ("i8", "i9")]])
+    found = everywhere(table, batch, scorer.blend.finding())
+    even, odd = at(table, batch, found, rows)[0, :, list(SIGNALS).index("spread")].tolist()
+
+    assert even > odd + 1
+
+
+@pytest.mark.parametrize("k", [1, 5, 12, 40])
+def test_the_best_are_those_of_topk(k):
+    scores = torch.randn(7, 12, generator=torch.Generator().manual_seed(0))
+    scores[2, 3:] = -torch.inf
+
+    assert torch.equal(scores.topk(min(k, 12)).values, scores.gather(1, best(scores, k)).sort(1, descending=True).values)
