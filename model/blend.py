@@ -80,9 +80,10 @@ def linear(blend: Blend, table: Table, batch: MicroBatch, excluded: torch.Tensor
 
 @torch.inference_mode()
 def blended(blend: Blend, table: Table, batch: MicroBatch, excluded: torch.Tensor) -> Scores:
-    """The same with the candidates reordered."""
+    """The same with the candidates reordered; what they weigh together, beside all other items, stays as it was."""
     scored = linear(blend, table, batch, excluded)
-    candidates = scored.candidates
-    signals = at(table, batch, scored.found, candidates)
-    scored.scores.scatter_add_(1, candidates, blend.reorder(signals, batch.context).nan_to_num(0.0))
+    before = scored.scores.gather(1, scored.candidates)
+    after = before + blend.reorder(at(table, batch, scored.found, scored.candidates), batch.context).nan_to_num(0.0)
+    moved = (before.logsumexp(1, keepdim=True) - after.logsumexp(1, keepdim=True)).nan_to_num(0.0)
+    scored.scores.scatter_(1, scored.candidates, after + moved)
     return scored

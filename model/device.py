@@ -34,4 +34,4 @@ def best(scores: torch.Tensor, k: int) -> torch.Tensor:
     k, n = min(k, scores.shape[1]), scores.shape[1]
     if k == n or scores.is_cuda:
         return scores.topk(k, sorted=False).indices
-    return torch.from_numpy(np.argpartition(scores.numpy(), n - k, axis=1)[:, n - k :])
+    return torch.from_numpy(np.argpartition(-scores.numpy(), k - 1, axis=1)[:, :k])

@@ -35,7 +35,7 @@ class Peers:
             row = self._row(scorer, user)
             at = self._taken[row] % LENGTH
             taken[row, at] = item
-            taken[row, np.arange(at + 1, at + 1 + NEAR) % LENGTH] = -1  # the oldest items do not follow the newest
+            self._empty(taken, places, row, (at + NEAR) % LENGTH)  # the oldest items do not follow the newest
             places[item, self._seen[item] % PLACES] = row * LENGTH + at
             self._taken[row] += 1
             self._seen[item] += 1
@@ -59,10 +59,19 @@ class Peers:
         self._row_of[user] = row = self._row_of.pop(user)
         return row
 
+    @staticmethod
+    def _empty(taken: np.ndarray, places: np.ndarray, row: int, at: int) -> None:
+        """Delete what a user took at one time, in both rings."""
+        item = taken[row, at]
+        if item >= 0:
+            places[item][places[item] == row * LENGTH + at] = -1
+            taken[row, at] = -1
+
     def forget(self, scorer: Scorer, user_id: str) -> None:
-        """Delete a user's items; places that led to them lead to nothing."""
+        """Delete a user's items, and the places that led to them."""
         row = self._row_of.pop(user_id, None)
         if row is not None:
-            scorer.peers_taken[row] = -1
+            for at in range(LENGTH):
+                self._empty(scorer.peers_taken.numpy(), scorer.peers_places.numpy(), row, at)
             self._taken[row] = 0
             self._free.append(row)

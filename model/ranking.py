@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from model.adamw import AdamW
 from model.batch import excluded_items, open_requests
 from model.blend import linear
-from model.signals import RETRIEVING, at
 from model.catalogue import Catalogue
 from model.interest import Rules
 from model.memory import Remembered
 from model.pace import Pace
 from model.schema import item_key
 from model.score import Scorer
+from model.signals import RETRIEVING, at
 
 _FIRST_RATE, _RATE, _SETTLED = 6e-3, 2e-3, 5_000  # learning rates, and after how many examples the second one holds
 _CLIP = 10.0  # norm of the gradient
@@ -101,13 +101,14 @@ class BlendLearner:
             self._optimizer.step(self._loss(joined([group[row] for group, row in zip(groups, rows)])), _CLIP)
 
     def _loss(self, ranked: Ranked) -> torch.Tensor:
-        """The linear blend has to find the candidates, the MLP to order them: both are held to the same target."""
+        """The linear blend has to find what came among all items, the MLP to order the candidates where it is one of them."""
         blend, signals, context = self._scorer.blend, ranked.signals.float(), ranked.context
         linear = (signals @ (blend.of(context) * RETRIEVING)[..., None])[..., 0] + ranked.offset  # (b, 1 + c + r)
-        candidates = signals.shape[1] - 1 - _UNIFORM
-        added = blend.reorder(signals[:, 1 : 1 + candidates], context)
+        candidates, found = slice(1, signals.shape[1] - _UNIFORM), ranked.label > 0
+        ordered = linear[:, candidates] + blend.reorder(signals[:, candidates], context)
         prior = _PRIOR / (_PRIOR + self._learnt) * (blend.weights - self._first).square().sum()
-        return prior + F.cross_entropy(linear, ranked.label) + F.cross_entropy(linear + F.pad(added, (1, _UNIFORM)), ranked.label)
+        loss = prior + F.cross_entropy(linear, ranked.label)
+        return loss + F.cross_entropy(ordered[found], ranked.label[found] - 1) if found.any() else loss
 
     @torch.no_grad()
     def _rank(self, catalogue: Catalogue, examples: Sequence[Remembered]) -> Ranked:

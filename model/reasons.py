@@ -8,7 +8,7 @@ from model.batch import MicroBatch
 from model.blend import Scores
 from model.network import EVENT
 from model.schema import Reason
-from model.signals import SHARPNESS, SIGNALS, at, led, recencies
+from model.signals import SHARPNESS, SIGNALS, at_rows, led, recencies
 from model.table import NEIGHBOURS, Table, padded
 
 REASONS = 2
@@ -29,7 +29,7 @@ def explain(table: Table, batch: MicroBatch, scored: Scores, rows: torch.Tensor,
 
     Shape: rows (B, k) -> for each user and item its reasons.
     """
-    share, signal = _strongest(scored, at(table, batch, scored.found, rows))  # (B, k, reasons)
+    share, signal = _strongest(scored, rows)  # (B, k, reasons)
     events = _carriers(table, batch, rows, signal)
     past = batch.history[:, None, None].expand(*signal.shape, -1)
     carried_by = torch.where(events >= 0, past.gather(3, events.clamp(min=0)), len(item_ids))
@@ -38,14 +38,14 @@ def explain(table: Table, batch: MicroBatch, scored: Scores, rows: torch.Tensor,
     return [[[reason for _, reason in zip(range(signal.shape[2]), reasons) if reason] for _ in range(k)] for _ in range(B)]
 
 
-def _strongest(scored: Scores, signals: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The signals that lift items most above the average item, and their shares; (B, k, signals) -> (B, k, reasons) each."""
-    average = torch.zeros_like(signals[:, 0])  # (B, signals)
-    for column, name in enumerate(SIGNALS):
-        if name in scored.found:
-            average[:, column] = scored.found[name].mean(1)
-    lift = ((signals - average[:, None]) * scored.weights[:, None]).clamp_(min=0)  # (B, k, signals)
-    return (lift / lift.sum(2, keepdim=True).clamp(min=1e-12)).topk(REASONS)
+def _strongest(scored: Scores, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The signals that lift items most above the average item, and their shares; (B, k) -> (B, k, reasons) each."""
+    found = scored.found
+    columns = torch.tensor([list(SIGNALS).index(name) for name in found], device=rows.device)
+    average = torch.stack([signal.mean(1).expand(len(rows)) for signal in found.values()], 1)  # (B, found)
+    lift = (at_rows(found, rows) - average[:, None]).mul_(scored.weights[:, None, columns]).clamp_(min=0)  # (B, k, found)
+    most = (lift / lift.sum(2, keepdim=True).clamp(min=1e-12)).topk(min(REASONS, lift.shape[2]))
+    return most.values, columns[most.indices]
 
 
 def _reasons(

@@ -34,7 +34,7 @@ SHARPNESS = 8.0
 """tau of the interest formula: cosines of 1 and 0 lie e**8 apart."""
 FOLLOWING = {"transitions": 0.85, "recent-transitions": 0.85, "next": 0.5, "ease": 0.85}
 """Counted tables, and how much less an event counts in each than the next one."""
-_SPREADING, _SPREAD_OVER = ("transitions", "recent-transitions"), 16
+_SPREADING = ("transitions", "recent-transitions")
 _TEXT_SCALE = 5.0  # from a cosine to the scale of a log probability
 _NO_INTEREST = 1e-9
 _ALIKE = 0.9  # what a shared item counts for being alike, beside the next newer one
@@ -103,15 +103,15 @@ def _peers(table: Table, batch: MicroBatch) -> list[torch.Tensor]:
 def _most_alike(places: torch.Tensor, weights: torch.Tensor, u: int, L: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The shared places that say most, and how much: a place says the more, the more its peer shares with the user.
 
-    Shape: places (B, s) of shared items in the histories of u peers, -1 for none, and weights (B, s) -> places (B, p),
-    amounts (B, p), 0 for none.
+    Shape: places (B, s) of shared items in the histories of u peers, L to each, -1 for none, and weights (B, s) ->
+    places (B, p), amounts (B, p), 0 for none.
     """
-    owner = torch.where(places >= 0, places // L, u)  # (B, s)
+    owner = (places.div(L, rounding_mode="floor") + 1).long()  # (B, s), 0 for none
     alike = weights.new_zeros(len(places), u + 1).scatter_add_(1, owner, weights)
-    alike[:, u] = 0.0
-    amounts = weights * alike.gather(1, owner)
+    alike[:, 0] = 0.0
+    amounts = alike.gather(1, owner).mul_(weights)
     most = best(amounts, _SHARED)
-    return places.gather(1, most).clamp_(min=0), amounts.gather(1, most)
+    return places.gather(1, most).long().clamp_(min=0), amounts.gather(1, most)
 
 
 def _text(table: Table, batch: MicroBatch) -> list[torch.Tensor]:
@@ -124,11 +124,9 @@ def _text(table: Table, batch: MicroBatch) -> list[torch.Tensor]:
 
 def _spread(table: Table, batch: MicroBatch, found: Found, rows: torch.Tensor) -> list[torch.Tensor]:
     """How strongly the last events lead to the items whose texts are nearest: what a new item inherits."""
-    items, cosines = (part[..., :_SPREAD_OVER] for part in table.led("text", rows))  # (B, c, near)
-    items, n = items.flatten(1), len(table.bias)
-    led_to = sum(found[name].gather(1, items.clamp(max=n - 1)).exp_() for name in _SPREADING)
-    spread = (led_to.view_as(cosines) * cosines**4).sum(2)
-    return [(spread + table.back_off[rows]).log_()]
+    items, weights = table.alike(rows)  # (B, c, ALIKE)
+    led_to = sum(found[name].gather(1, items.flatten(1)).exp_() for name in _SPREADING)
+    return [(led_to.view_as(weights).mul_(weights).sum(2) + table.back_off[rows]).log_()]
 
 
 def _interest(table: Table, batch: MicroBatch) -> list[torch.Tensor]:
@@ -180,13 +178,18 @@ def everywhere(table: Table, batch: MicroBatch, wanted: Collection[str]) -> Foun
     return found
 
 
+def at_rows(found: Found, rows: torch.Tensor) -> torch.Tensor:
+    """Signals of every item, of some of them; rows (B, c) -> (B, c, found)."""
+    return torch.stack([signal[0][rows] if len(signal) == 1 else signal.gather(1, rows) for signal in found.values()], 2)
+
+
 def at(table: Table, batch: MicroBatch, found: Found, rows: torch.Tensor) -> torch.Tensor:
     """Every signal of some items, 0 for one that is not known; rows (B, c) -> (B, c, signals)."""
     columns = []
     for family in FAMILIES:
         names = list(family.weights)
         if names[0] in found:
-            columns += [signal[0][rows] if len(signal) == 1 else signal.gather(1, rows) for signal in map(found.get, names)]
+            columns += at_rows({name: found[name] for name in names}, rows).unbind(2)
         elif family.at and found.keys() >= set(_SPREADING):
             columns += [signal.nan_to_num(0.0) for signal in family.at(table, batch, found, rows)]
         else:

@@ -12,12 +12,14 @@ HALF_LIVES = (float("inf"), 20_000.0, 2_000.0, 200.0)
 EVER, LATELY, TRENDING, NOW = range(len(HALF_LIVES))
 NEIGHBOURS = ("transitions", "recent-transitions", "next", "ease", "text")
 """Counted tables: for every item the items that follow from it, best first, with a weight each."""
-LENGTH = 128
+LENGTH = 512
 """Newest items kept of a peer."""
-PLACES = 64
+PLACES = 256
 """Newest places kept of an item in the histories of peers."""
 NEAR = 10
 """Items at most so far apart in a history stand near each other."""
+ALIKE = 16
+"""Items with the nearest texts from which an item inherits."""
 UNSEEN = 0.05
 """Choices that an item is given before it is chosen, so that every count has a logarithm."""
 _BACK_OFF = 0.02  # what popularity adds to a counted table, so that no item is impossible
@@ -72,6 +74,8 @@ class Table:
         first = F.pad(first, (0, 1), value=-1.0)[rows]
         self.age = torch.where(first < 0, 0.0, torch.log1p((counts[EVER].sum() - first).clamp(min=0)) / 3)
         self.vectors = torch.from_numpy(catalogue.interest_vectors).to(device)
+        items, cosines = (part[:, :ALIKE] for part in self.led("text", torch.arange(n, device=device)))
+        self._alike = items.clamp(max=max(0, n - 1)), cosines**4
         self.taken, self._places = self.back[peers[0].long()], peers[1]
         self.rarity = 1 / torch.log(2 + padded(counts[EVER]))
 
@@ -90,21 +94,26 @@ class Table:
         led = self._back.index_select(0, items.index_select(0, rows).add_(1).flatten()).view(shape)
         return led.long(), weights.index_select(0, rows).view(shape).masked_fill_(none[..., None], 0.0)
 
+    def alike(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The items with the nearest texts, and how much each counts, 0 for none; (B, c) -> (B, c, ALIKE) each."""
+        items, weights = (part.index_select(0, rows.flatten()).view(*rows.shape, part.shape[1]) for part in self._alike)
+        return items, weights
+
     def places(self, history: torch.Tensor) -> torch.Tensor:
-        """Where peers have the past events' items in `taken`, counted through, -1 for none; (B, T) -> (B, T, PLACES)."""
+        """Where peers have the past events' items in `taken`, counted through, -1 for none; (B, T) -> (B, T, PLACES) int32."""
         if not len(self._places) or not len(self.taken):
-            return history.new_full((*history.shape, 0), -1)
+            return self._places.new_full((*history.shape, 0), -1)
         rows = self.rows[history]
         none = rows == len(self._places)
-        places = self._places[rows.masked_fill(none, 0)].long()
-        there = self.taken.flatten()[places] == history[..., None]
-        return places.masked_fill_(~there | none[..., None], -1)
+        places = self._places.index_select(0, rows.masked_fill(none, 0).flatten()).view(*history.shape, -1)
+        return places.masked_fill_(none[..., None], -1)
 
     def near(self, places: torch.Tensor) -> torch.Tensor:
         """The items before and after each place in a peer's ring, the nearest first; (B, p) -> (B, p, 2 NEAR)."""
         length, step = self.taken.shape[1], torch.arange(1, NEAR + 1, device=places.device)
         ring = (places % length)[..., None] + torch.cat((-step, step))
-        return self.taken.flatten()[(places - places % length)[..., None] + ring % length]
+        at = (places - places % length)[..., None] + ring.remainder_(length)
+        return self.taken.flatten().index_select(0, at.flatten()).view(at.shape)
 
 
 def find(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:

@@ -99,3 +99,16 @@ def test_counting_in_small_parts_gives_the_same_peers(learnt):
 
     assert np.array_equal(scorer.peers_places, again.peers_places)
     assert taken(scorer) == taken(again)
+
+
+def test_a_place_of_an_item_always_holds_the_item():
+    """Whatever was overwritten, emptied or forgotten: nobody has to look whether a place is still what it was."""
+    random, scorer, peers = np.random.default_rng(0), make_scorer(300), Peers(3)
+    for _ in range(5):
+        users = [f"u{number}" for number in random.integers(0, 5, 2 * LENGTH)]
+        peers.add(scorer, users, random.integers(0, 300, len(users)).tolist())
+        peers.forget(scorer, users[0])
+        places, taken = scorer.peers_places.numpy(), scorer.peers_taken.numpy().ravel()
+
+        item, ring = np.nonzero(places >= 0)
+        assert (taken[places[item, ring]] == item).all() and len(item)

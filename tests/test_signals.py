@@ -1,11 +1,14 @@
 """What the signals say in small worlds worked out by hand, and that computing them of a few items changes nothing."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from msgspec import structs
 
 from model.batch import open_requests
+from model.blend import blended, linear
 from model.counts import next_of
 from model.device import best
 from model.finetune import Learner
@@ -117,3 +120,20 @@ def test_the_best_are_those_of_topk(k):
     scores[2, 3:] = -torch.inf
 
     assert torch.equal(scores.topk(min(k, 12)).values, scores.gather(1, best(scores, k)).sort(1, descending=True).values)
+
+
+def test_reordering_moves_probability_among_the_candidates_only(scorer):
+    """Together they weigh what the linear blend gave them; their order may change, and what is excluded stays so."""
+    catalogue = make_catalogue(200)
+    batch, table = batch_of(catalogue, make_request(catalogue, ["i1"]), make_request(catalogue, [])), scorer.table(catalogue)
+    excluded = torch.zeros(2, 200, dtype=torch.bool)
+    excluded[:, 5:90] = True
+    blend = copy.deepcopy(scorer.blend)
+    torch.nn.init.normal_(blend.mlp[-1].weight, generator=torch.Generator().manual_seed(0))
+    before, after = linear(blend, table, batch, excluded), blended(blend, table, batch, excluded)
+    candidates = before.candidates
+
+    assert torch.equal(before.candidates, after.candidates)
+    assert not torch.allclose(before.scores, after.scores)
+    assert torch.equal(before.scores == -torch.inf, after.scores == -torch.inf)
+    assert torch.allclose(*(one.scores.softmax(1).gather(1, candidates).sum(1) for one in (before, after)), atol=1e-5)
