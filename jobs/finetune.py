@@ -35,6 +35,9 @@ from udfs.replica import CatalogueFollower
 KEPT_COUNTS = 4
 """So many counts of a version stay in the registry: whoever loads is a little behind whoever writes."""
 
+FETCH_BYTES, FETCH_WAIT_MS = 1 << 20, 400
+"""The broker gathers so much, or waits so long, before it answers: examples are no hurry."""
+
 logger = logging.getLogger("headrace.finetune")
 
 
@@ -44,8 +47,9 @@ class Inbox:
     def __init__(self, settings: Settings) -> None:
         self._requests = settings.topic("fine-tune-requests")
         servers = settings.bootstrap_servers.split(",")
+        gathered = {"fetch_min_bytes": FETCH_BYTES, "fetch_max_wait_ms": FETCH_WAIT_MS, "max_poll_records": 5_000}
         self._consumer = KafkaConsumer(
-            bootstrap_servers=servers, enable_auto_commit=False, isolation_level="read_committed", max_poll_records=5_000
+            bootstrap_servers=servers, enable_auto_commit=False, isolation_level="read_committed", **gathered
         )
         self._partitions = [
             TopicPartition(topic, number)

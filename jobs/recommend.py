@@ -27,8 +27,8 @@ from udfs.embed import Embed, EmbedItems
 from udfs.interest import UpdateInterest, serving_versions, side_output
 from udfs.score import Score
 
-BUFFER_TIMEOUT_MS = 5
-"""How long a record may wait for others on its way to the next task; Flink's default, 100 ms, would be most of a list's age."""
+BUFFER_TIMEOUT_MS = 10
+"""How long a record may wait for others on its way to the next task; Flink's default is 100 ms."""
 BYTES = Types.PRIMITIVE_ARRAY(Types.BYTE())
 
 

@@ -53,7 +53,7 @@ class Feed:
     def __init__(self, settings: Settings, run: str) -> None:
         self._settings, self._run = settings, run
         servers = settings.bootstrap_servers.split(",")
-        self._producer = KafkaProducer(bootstrap_servers=servers, linger_ms=2)
+        self._producer = KafkaProducer(bootstrap_servers=servers, linger_ms=10)
         self.sent: dict[str, float] = {}
         self.read = self.unanswered = 0
 

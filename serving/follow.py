@@ -16,6 +16,8 @@ TOPICS = {"items": None, "model-versions": None, "recommendations": 20_000, "rej
 CHECK_S = 2.0
 RETRY_S = 2.0
 TIMEOUT_MS = 5_000
+FETCH_BYTES, FETCH_WAIT_MS = 1 << 20, 100
+"""The broker gathers so much, or waits so long, before it answers."""
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +70,8 @@ class Follower:
             enable_auto_commit=False,
             isolation_level="read_committed",
             metadata_max_age_ms=30_000,
+            fetch_min_bytes=FETCH_BYTES,
+            fetch_max_wait_ms=FETCH_WAIT_MS,
         )
 
     def _check(self, consumer: KafkaConsumer) -> None:

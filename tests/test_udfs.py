@@ -1,6 +1,7 @@
 """The Flink functions, with fakes in the places of Flink, Kafka and torch."""
 
 import json
+import threading
 import time
 from types import SimpleNamespace
 
@@ -685,3 +686,26 @@ def test_interests_that_the_stream_kept_are_the_ones_that_are_scored(embed):
     batch = open_requests(embed._follower.catalogue, [request], Rules(), 20, torch.device("cpu"))
 
     assert np.allclose([100 / 101, 1 / 101], sorted(batch.weights[0].tolist(), reverse=True), atol=1e-4)
+
+
+class Loading:
+    """An encoder that only counts how often it is loaded."""
+
+    loads = 0
+
+    def load(self) -> None:
+        self.loads += 1
+
+
+@pytest.mark.parametrize(("since_event_s", "at_latest_s", "loads"), [(0.0, 600.0, 0), (2.0, 600.0, 1), (0.0, 0.0, 1)])
+def test_the_language_model_is_loaded_when_nothing_waits(monkeypatch, since_event_s, at_latest_s, loads):
+    """Not while events come; once they pause; or at last, whatever comes."""
+    embed = Embed("", "cpu", "", "", "", 1, 60.0, 1_000)
+    embed._encoder, embed._closed, turns = Loading(), threading.Event(), iter([False, False, True])
+    monkeypatch.setattr(embed._closed, "wait", lambda _: next(turns))
+    monkeypatch.setattr("udfs.embed.WARM_UP_S", 0.0)
+    monkeypatch.setattr("udfs.embed.WARM_UP_AT_LATEST_S", at_latest_s)
+    embed._busy_s = time.monotonic() - since_event_s
+    embed._warm_up()
+
+    assert loads == embed._encoder.loads

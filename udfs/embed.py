@@ -18,9 +18,9 @@ from model.schema import (
 )  # fmt: skip
 from udfs import worker
 
-
-WARM_UP_S = 60.0
-"""The language model of `embed` is loaded by the first search, or this long after the start: at once, it would hold up the first lists."""
+WARM_UP_S, CALM_S, WARM_UP_AT_LATEST_S = 60.0, 1.0, 600.0
+"""The language model of `embed` is loaded by the first search; or so long after the start, once there has been no event for so
+long; or so long after the start, whatever comes. It takes 10 s of a processor, which first lists and a backlog need more."""
 
 
 class Embed(ScalarFunction):
@@ -42,19 +42,28 @@ class Embed(ScalarFunction):
         self._encoder = first_free(
             self._replica_dir / "queries", lambda folder: Encoder(self._encoder_name, self._device, folder, self._threads)
         )
-        self._warm_up = threading.Timer(WARM_UP_S, self._encoder.load)
-        self._warm_up.daemon = True
-        self._warm_up.start()
+        self._closed, self._busy_s = threading.Event(), time.monotonic()
+        threading.Thread(target=self._warm_up, name="load-encoder", daemon=True).start()
         self._number = encoder_number(self._encoder.version)
         self._interest_space = interest_space
         self._follower = CatalogueFollower(*self._kafka, self._replica_dir / "embed")
 
     def close(self) -> None:
-        self._warm_up.cancel()
+        self._closed.set()
         self._follower.close()
         self._encoder.close()
 
+    def _warm_up(self) -> None:
+        """Load the language model before the first search needs it, at a moment when no event waits for the processor."""
+        began = time.monotonic()
+        while not self._closed.wait(1.0):
+            now = time.monotonic()
+            calm = now - began >= WARM_UP_S and now - self._busy_s >= CALM_S
+            if calm or now - began >= WARM_UP_AT_LATEST_S:
+                return self._encoder.load()
+
     def eval(self, records: pd.DataFrame) -> pd.DataFrame:
+        self._busy_s = time.monotonic()
         self._follower.refresh()
         events = [self._decode(*record) for record in records.itertuples(index=False, name=None)]
         queries = self._embed_queries([event.query for event in events if isinstance(event, Event) and event.action == "search"])
