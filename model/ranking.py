@@ -22,7 +22,7 @@ from model.signals import RETRIEVING, at
 _FIRST_RATE, _RATE, _SETTLED = 6e-3, 2e-3, 5_000  # learning rates, and after how many examples the second one holds
 _CLIP = 10.0  # norm of the gradient
 _UNIFORM = 64  # items drawn from the whole catalogue for each example
-_CELLS = 400_000  # examples x items whose signals are computed at once
+_EXAMPLES, _CELLS = 64, 400_000  # examples, and examples x items, whose signals are computed at once
 _REPLAYED = 3  # groups of earlier examples beside the new one, in every step
 _STEPS = 6  # for as many new examples as fit in one
 _PRIOR = 500  # examples that the weights at the start are worth: few new ones do not turn popularity upside down
@@ -63,7 +63,7 @@ class BlendLearner:
         wanted = [one for one in examples if catalogue.row(item_key(one.example.item_id)) >= 0]
         if share < 1:
             wanted = [one for one in wanted if self._random.random() < share]
-        size = max(1, _CELLS // max(1, len(catalogue)))
+        size = max(1, min(_EXAMPLES, _CELLS // max(1, len(catalogue))))
         groups = [self._rank(catalogue, wanted[start : start + size]) for start in range(0, len(wanted), size)]
         self._fresh += [group for group in groups if group.users]
 

@@ -28,7 +28,7 @@ from model.versions import counts_path, trained_path
 
 LAYOUT = 3
 _POPULAR = 500  # items most chosen: enough for a list without what a user has consumed
-_CELLS = 700_000  # users x items scored at once: the signals of a micro-batch stay in the processor's cache
+_USERS, _CELLS = 64, 700_000  # users, and users x items, scored at once: what a group needs stays in the processor's cache
 
 
 class Scorer(nn.Module):
@@ -191,8 +191,8 @@ def score(
     """
     if not len(catalogue):
         return [[] for _ in requests]
-    parts = -(-len(requests) * len(catalogue) // _CELLS)  # at least 1 where there are requests
-    size = max(1, -(-len(requests) // max(1, parts)))
+    parts = max(-(-len(requests) * len(catalogue) // _CELLS), -(-len(requests) // _USERS), 1)
+    size = max(1, -(-len(requests) // parts))
     lists: list[list[RecommendedItem]] = []
     for start in range(0, len(requests), size):
         lists += _score(scorer, catalogue, requests[start : start + size], k, exclude_consumed, rules)
