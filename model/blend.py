@@ -35,9 +35,9 @@ class Blend(nn.Module):
 
     def finding(self) -> list[str]:
         """The signals that find the candidates; before anything is learnt, those that have a weight."""
-        weighty = self.weights != 0
-        learnt = (weighty & RETRIEVING).any()
-        return [name for name, finds in zip(SIGNALS, (RETRIEVING if learnt else weighty).tolist()) if finds]
+        weighty = [name for name, weight in zip(SIGNALS, self.weights.tolist()) if weight]
+        finding = [name for name, finds in zip(SIGNALS, RETRIEVING.tolist()) if finds]
+        return weighty if set(finding).isdisjoint(weighty) else finding
 
     def of(self, context: torch.Tensor) -> torch.Tensor:
         """Shape: context (B, CONTEXT) -> weights (B, signals)."""

@@ -71,7 +71,8 @@ class Peers:
         """Delete a user's items, and the places that led to them."""
         row = self._row_of.pop(user_id, None)
         if row is not None:
-            for at in range(LENGTH):
-                self._empty(scorer.peers_taken.numpy(), scorer.peers_places.numpy(), row, at)
+            taken, places = scorer.peers_taken.numpy(), scorer.peers_places.numpy()
+            for at in np.flatnonzero(taken[row] >= 0):
+                self._empty(taken, places, row, at)
             self._taken[row] = 0
             self._free.append(row)

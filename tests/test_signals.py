@@ -81,6 +81,20 @@ def test_age_is_that_of_the_first_choice(catalogue, scorer):
     assert ages == pytest.approx([np.log1p(36 - first) / 3 for first in (0, 1, 2)] + [0.0])
 
 
+def test_a_forgotten_user_leaves_neither_an_age_nor_what_came_next(catalogue):
+    """Two took i5 and i6 within a second: what is left when one is forgotten is the other's, and nothing when both are."""
+    learner = Learner(catalogue)
+    learner.add(Example(user, f"{user}-{item}", 1_000 * step, item, "click", b"") for user in "ab" for step, item in enumerate(("i5", "i6")))
+    learner.fine_tune()
+    i5 = catalogue.item_ids.index("i5")
+    for user, left in (("a", 1 / 3), ("b", 0.0)):
+        learner.add([Example(user, "f", 99, forget=True)])
+        scorer = learner.fine_tune()
+
+        assert scorer.neighbours("next")[1][i5].max().item() == pytest.approx(left)
+    assert (scorer.first < 0).all()
+
+
 @pytest.mark.parametrize("untrained", [True, False])
 def test_a_signal_of_some_items_is_that_of_all(catalogue, scorer, untrained):
     """Interests are computed of every item before anything is learnt, of the candidates after it."""
