@@ -70,10 +70,14 @@ class Scores:
 def linear(blend: Blend, table: Table, batch: MicroBatch, excluded: torch.Tensor) -> Scores:
     """Compute the signals that find candidates, their weighted sum and the candidates; excluded (B, n) bool."""
     found, weights = everywhere(table, batch, blend.finding()), blend.of(batch.context)
+    columns = {name: weights[:, column : column + 1] for column, name in enumerate(SIGNALS) if name in found}
+    same = [name for name in found if len(found[name]) == 1]  # for every user: one product for all of them
     scores = torch.zeros(excluded.shape, device=excluded.device)
-    for column, name in enumerate(SIGNALS):
-        if name in found:
-            scores.addcmul_(weights[:, column : column + 1], found[name])
+    if same:
+        torch.mm(torch.cat([columns[name] for name in same], 1), torch.cat([found[name] for name in same]), out=scores)
+    for name in found:
+        if name not in same:
+            scores.addcmul_(columns[name], found[name])
     scores.masked_fill_(excluded, -torch.inf)
     return Scores(found, weights, best(scores, CANDIDATES), scores)
 

@@ -238,7 +238,7 @@ class Learner:
         """
         examples = [example for example in examples if not example.forget]
         requests = [self.memory.find(example).request(live=True) for example in examples]
-        lists = score(scorer, self.catalogue, requests, K, self.exclude_consumed, self.rules)
+        lists = score(scorer, self.catalogue, requests, K, self.exclude_consumed, self.rules, explained=False)
         ranks = [next((at for at, item in enumerate(list_) if item.item_id == one.item_id), -1) for list_, one in zip(lists, examples)]
         found = np.array(ranks, np.int64)
         return Judgement(gains(found), hits(found).astype(float))

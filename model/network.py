@@ -36,6 +36,17 @@ class Sizes:
     last_n: int = 20
 
 
+class Dropout(nn.Module):
+    """As torch's, from a random byte for each number where that one draws 64 bits: an eighth of the time on a CPU."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            return x
+        words = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device).random_(-(2**63), None)
+        kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= round(256 * _DROPPED)
+        return x * (kept / (1 - _DROPPED))
+
+
 class Block(nn.Module):
     """Pointwise attention: SiLU in place of a softmax, a learned bias per distance, a gated output, no feed-forward."""
 
@@ -45,12 +56,12 @@ class Block(nn.Module):
         self.norm, self.norm_out = nn.LayerNorm(sizes.width), nn.LayerNorm(sizes.width)
         self.into, self.out = nn.Linear(sizes.width, 4 * sizes.width), nn.Linear(sizes.width, sizes.width)
         self.distance = nn.Parameter(torch.zeros(sizes.heads, sizes.last_n))
-        self.drop = nn.Dropout(_DROPPED)
+        self.drop = Dropout()
 
     def forward(self, x: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
         """The last S positions, as they see all T.
 
-        Shape: x (B, T, width), visible (B, 1, S, T) -> (B, S, width).
+        Shape: x (B, T, width), visible (B, 1, S, T), 0 for what is not seen -> (B, S, width).
         """
         (B, T, C), S = x.shape, visible.shape[2]
         normed, x = self.norm(x), x[:, T - S :]
@@ -58,7 +69,7 @@ class Block(nn.Module):
         v, k = self._project(normed, _VALUE, _KEY)  # (B, T, C) each
         q, k, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))  # (B, H, S or T, C / H)
         apart = distances(T, x.device)[T - S :].clamp(0, self.last_n - 1)
-        attention = F.silu(q @ k.mT + self.distance[:, apart]) * visible / self.last_n  # (B, H, S, T)
+        attention = F.silu(q @ k.mT + self.distance[:, apart]) * visible  # (B, H, S, T)
         seen = (attention @ v).transpose(1, 2).reshape(B, S, C)
         return x + self.drop(self.out(self.norm_out(seen) * u))
 
@@ -87,7 +98,7 @@ class Network(nn.Module):
         self.start = nn.Parameter(torch.zeros(sizes.width))
         self.norm, self.norm_out = nn.LayerNorm(sizes.width), nn.LayerNorm(sizes.width)
         self.blocks = nn.ModuleList(Block(sizes) for _ in range(sizes.layers))
-        self.drop = nn.Dropout(_DROPPED)
+        self.drop = Dropout()
         for table in (self.gap, self.action):
             nn.init.normal_(table.weight, std=_SPREAD)
 
@@ -106,7 +117,8 @@ class Network(nn.Module):
         x = self.norm(tokens) + self.action(actions)
         x = torch.where(kind[..., None] == START, self.start, x) + self.gap(gaps)
         apart = distances(tokens.shape[1], x.device)
-        visible = ((apart >= 0) & (apart < self.sizes.last_n) & (kind != NOTHING)[:, None, None, :]).to(x.dtype)
+        visible = (apart >= 0) & (apart < self.sizes.last_n) & (kind != NOTHING)[:, None, None, :]
+        visible = visible.to(x.dtype) / self.sizes.last_n
         x = self.drop(x)
         for block in self.blocks[:-1]:
             x = block(x, visible)

@@ -98,16 +98,16 @@ def _amounts(table: Table, batch: MicroBatch, rows: torch.Tensor, places: torch.
 
 
 def _places(rows: torch.Tensor, n: int) -> torch.Tensor:
-    """Where each item stands among the k listed, k for one that is not; (B, k) -> (B, n + 1)."""
+    """Where each item stands among the k listed, k for one that is not; (B, k) -> (B, n + 1) int16: small, as it is read all over."""
     B, k = rows.shape
-    places = torch.full((B, n + 1), k, device=rows.device)
-    return places.scatter_(1, rows, torch.arange(k, device=rows.device).expand(B, -1))
+    places = torch.full((B, n + 1), k, dtype=torch.int16, device=rows.device)
+    return places.scatter_(1, rows, torch.arange(k, dtype=torch.int16, device=rows.device).expand(B, -1))
 
 
 def _led_from(table: Table, batch: MicroBatch, places: torch.Tensor, k: int, name: str) -> torch.Tensor:
     """How much of an item's sum in a counted table came from each past event; places (B, n + 1) -> (B, k, T)."""
     items, weights = led(table, batch, name)  # (B, T, c)
     B, T = batch.history.shape
-    listed = places.gather(1, items.flatten(1)).view(B, T, -1)
+    listed = places.gather(1, items.flatten(1)).view(B, T, -1).long()
     amount = weights.new_zeros(B, T, k + 1).scatter_add_(2, listed, weights)
     return (amount[..., :k] * recencies(T, places.device, name)[:, None]).mT

@@ -9,6 +9,7 @@ items are counted (counts.py). It comes from model/finetune.py.
 
 from collections.abc import Sequence
 from dataclasses import asdict, fields
+from itertools import repeat
 
 import numpy as np
 import torch
@@ -179,9 +180,15 @@ def _load_trained(path: str) -> Scorer:
 
 
 def score(
-    scorer: Scorer, catalogue: Catalogue, requests: Sequence[Request], k: int, exclude_consumed: bool = True, rules: Rules = Rules()
+    scorer: Scorer,
+    catalogue: Catalogue,
+    requests: Sequence[Request],
+    k: int,
+    exclude_consumed: bool = True,
+    rules: Rules = Rules(),
+    explained: bool = True,
 ) -> list[list[RecommendedItem]]:
-    """The k best items for each request, best first, with P(i | u, t) and the reasons.
+    """The k best items for each request, best first, with P(i | u, t) and, where they shall be `explained`, the reasons.
 
     P is a softmax of the learned score over the whole catalogue. Items that the user has consumed are taken out before
     it is normalised (`exclude_consumed`): their probability is 0 and the others' sum to 1. The time t is the request's.
@@ -195,19 +202,19 @@ def score(
     size = max(1, -(-len(requests) // parts))
     lists: list[list[RecommendedItem]] = []
     for start in range(0, len(requests), size):
-        lists += _score(scorer, catalogue, requests[start : start + size], k, exclude_consumed, rules)
+        lists += _score(scorer, catalogue, requests[start : start + size], k, exclude_consumed, rules, explained)
     return lists
 
 
 def _score(
-    scorer: Scorer, catalogue: Catalogue, requests: Sequence[Request], k: int, exclude_consumed: bool, rules: Rules
+    scorer: Scorer, catalogue: Catalogue, requests: Sequence[Request], k: int, exclude_consumed: bool, rules: Rules, explained: bool
 ) -> list[list[RecommendedItem]]:
     table, device = scorer.table(catalogue), scorer.keys.device
     batch = open_requests(catalogue, requests, rules, scorer.sizes.last_n, device)
     scored = blended(scorer.blend, table, batch, excluded_items(catalogue, requests, exclude_consumed, device))
     best = scored.scores.topk(min(k, len(catalogue)))
     chances = torch.exp(best.values - scored.scores.logsumexp(1, keepdim=True)).nan_to_num(0.0)
-    reasons = explain(table, batch, scored, best.indices, catalogue.item_ids)
+    reasons = explain(table, batch, scored, best.indices, catalogue.item_ids) if explained else repeat(repeat([]))
     return [
         [RecommendedItem(catalogue.item_ids[row], chance, why) for row, chance, why in zip(*one) if chance > 0]
         for one in zip(best.indices.tolist(), chances.tolist(), reasons)

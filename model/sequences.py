@@ -7,6 +7,7 @@ import copy
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from model.adamw import AdamW
@@ -130,7 +131,7 @@ class NetworkLearner:
         hidden = network(items[at_rows].view(*rows.shape, -1), gaps, actions, kind)[targets >= 0]  # (w, width)
         often = torch.bincount(at_wanted, minlength=len(used))[at_negatives] / len(wanted)
         expected = half * (1 / len(there) + often)
-        against = hidden @ items[at_negatives].T + bias[at_negatives] - expected.log()  # (w, S)
-        against = against.masked_fill(wanted[:, None] == negatives, -torch.inf)
+        against = torch.addmm(bias[at_negatives] - expected.log(), hidden, items[at_negatives].T)  # (w, S)
+        against.masked_fill_(wanted[:, None] == negatives, -torch.inf)
         right = (hidden * items[at_wanted]).sum(1) + bias[at_wanted]
-        return (torch.cat((right[:, None], against), 1).logsumexp(1) - right).mean()
+        return F.cross_entropy(torch.cat((right[:, None], against), 1), torch.zeros_like(wanted))

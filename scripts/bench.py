@@ -24,8 +24,10 @@ from rich.table import Table
 from model import consumed, interest
 from model.catalogue import Catalogue
 from model.encoder import Encoder
+from model.finetune import Learner
 from model.interest import INTEREST_DIM, Rules
-from model.schema import Action, HeadraceError, InvalidRecord, ItemVector, Request, decode_event, event_key, item_key
+from model.pace import Pace
+from model.schema import Action, Example, HeadraceError, InvalidRecord, ItemVector, Request, decode_event, event_key, item_key
 from model.score import Scorer, score
 from scripts import data
 
@@ -133,15 +135,23 @@ def decode_plainly(raw: bytes) -> dict:
 
 
 def scoring() -> Iterator[Pair]:
-    """Lists of 20 from random items for users with 20 events; the scorer has learnt nothing yet."""
+    """Lists of 20 from random items for users with 20 events."""
     for items in (1_700, 10_000):
-        catalogue, scorer = Catalogue(), Scorer.untrained(DIM)
+        catalogue = Catalogue()
         catalogue.apply(ItemVector(f"i{at}", "bench", row.tobytes()) for at, row in enumerate(units(items, DIM).astype("<f2")))
-        requests = [request(catalogue, f"u{user}") for user in range(256)]
+        scorer, requests = learnt(catalogue), [request(catalogue, f"u{user}") for user in range(256)]
         alone = partial(score_all, scorer, catalogue, [requests[at : at + 1] for at in range(16)])
         for size in (64, 256):
             together = partial(score_all, scorer, catalogue, [requests[:size]])
             yield Pair(f"scoring {items:,} items by {size}", "lists/s", together, "one request at a time", alone)
+
+
+def learnt(catalogue: Catalogue) -> Scorer:
+    """A scorer that has counted 30,000 events of 1,000 users, a tenth of them on a hundredth of the items; its network is as it began."""
+    chosen = (len(catalogue) * random.random(30_000) ** 2).astype(int).tolist()
+    learner = Learner(catalogue, pace=Pace(visits=0.0, ranked=0.0))
+    learner.add([Example(f"u{at % 1_000}", f"e{at}", NOW_MS + at * 60_000, f"i{item}", "view") for at, item in enumerate(chosen)])
+    return learner.fine_tune()
 
 
 def score_all(scorer: Scorer, catalogue: Catalogue, micro_batches: list[list[Request]], _: int) -> int:
