@@ -157,6 +157,7 @@ def environment(settings: Settings, jars: list[str]) -> tuple[StreamExecutionEnv
     tables = StreamTableEnvironment.create(env)
     tables.get_config().set("python.execution-mode", "thread")
     tables.get_config().set("python.fn-execution.bundle.time", str(settings.bundle_time_ms))
+    tables.get_config().set("python.fn-execution.bundle.size", str(settings.micro_batch))
     tables.get_config().set("python.fn-execution.arrow.batch.size", str(settings.micro_batch))
     # A worker process for each UDF: in a shared one, embedding and scoring wait for each other's interpreter lock.
     tables.get_config().set("python.fn-execution.memory.managed", "false")

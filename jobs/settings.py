@@ -54,7 +54,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     # Flink
     checkpoint_interval_ms: _count("time between checkpoints, ms", ge=100) = 10_000
     bundle_time_ms: _count("longest wait for a micro-batch to fill, ms") = 50
-    micro_batch: _count("most rows in one call of a vectorised UDF") = 256
+    micro_batch: _count("most rows in one call of a vectorised UDF") = 128
 
     # The language model
     encoder: _text("Hugging Face encoder: a folder or a name") = "sentence-transformers/all-MiniLM-L6-v2"
@@ -79,7 +79,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     fine_tune_max_age_s: _real("... or this long after the last request, seconds", gt=0) = 60.0
     count_every_s: _real("what is counted goes live so often between two fine-tunings, seconds", gt=0) = 5.0
     replay_capacity: _count("newest examples the learner keeps to replay") = 500_000
-    holdout: _count("newest examples on which a candidate is judged beside the serving version") = 1_000
+    holdout: _count("newest examples on which a candidate is judged beside the serving version") = 500
     gate_tolerance: _real("standard errors of NDCG@10 by which a candidate may trail", ge=0) = 1.0
     learner_threads: _count("torch threads of the learner") = 1
     seed: _count("seed of the learner's random numbers", ge=0) = 0

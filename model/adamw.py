@@ -1,12 +1,10 @@
-"""Adam with decoupled weight decay, for tables that grow. (torch.optim takes 5 s to import.)
+"""Adam with decoupled weight decay, for tables that grow: the kernel of torch.optim, which itself takes 5 s to import.
 
 Source: Loshchilov and Hutter, Decoupled Weight Decay Regularization (AdamW), 2019, arXiv:1711.05101.
 """
 
 import torch
 from torch import nn
-
-_MEAN, _SQUARE, _EPSILON = 0.1, 0.001, 1e-8  # 1 - beta1, 1 - beta2, epsilon: the usual ones
 
 
 class AdamW:
@@ -20,7 +18,7 @@ class AdamW:
     def __init__(self, module: nn.Module, lr: float, weight_decay: float = 0.0) -> None:
         self.module, self.lr, self.weight_decay = module, lr, weight_decay
         self._moments: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-        self._steps = 0
+        self._steps = torch.zeros((), device=next(module.parameters()).device)
 
     @torch.no_grad()
     def step(self, loss: torch.Tensor, most: float = 1.0) -> None:
@@ -29,15 +27,12 @@ class AdamW:
         with torch.enable_grad():
             loss.backward()
         nn.utils.clip_grad_norm_(self.module.parameters(), most)
-        self._steps += 1
-        rate = self.lr * (1 - (1 - _SQUARE) ** self._steps) ** 0.5 / (1 - (1 - _MEAN) ** self._steps)
-        for name, parameter in self.module.named_parameters():
-            if parameter.grad is not None:
-                mean, square = self._moments_of(name, parameter)
-                mean.lerp_(parameter.grad, _MEAN)
-                square.mul_(1 - _SQUARE).addcmul_(parameter.grad, parameter.grad, value=_SQUARE)
-                parameter.mul_(1 - self.lr * self.weight_decay)
-                parameter.addcdiv_(mean, square.sqrt().add_(_EPSILON), value=-rate)
+        moved = [(name, parameter) for name, parameter in self.module.named_parameters() if parameter.grad is not None]
+        means, squares = zip(*(self._moments_of(name, parameter) for name, parameter in moved))
+        parameters, gradients = zip(*((parameter, parameter.grad) for _, parameter in moved))
+        steps = [self._steps.add_(1)] * len(moved)
+        rates = {"lr": self.lr, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": self.weight_decay}
+        torch._fused_adamw_(parameters, gradients, means, squares, [], steps, **rates, amsgrad=False, maximize=False)
 
     def _moments_of(self, name: str, parameter: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         mean, square = self._moments.get(name) or (torch.zeros_like(parameter), torch.zeros_like(parameter))

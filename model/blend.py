@@ -8,6 +8,7 @@
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from model.batch import CONTEXT, MicroBatch
@@ -48,9 +49,10 @@ class Blend(nn.Module):
 
         Shape: signals (B, candidates, signals), context (B, CONTEXT) -> (B, candidates).
         """
-        centred = (signals - signals.mean(1, keepdim=True)) / 2
-        context = context[:, None].expand(-1, centred.shape[1], -1)
-        return self.mlp(torch.cat((centred, context), 2)).squeeze(2)
+        centred, first = (signals - signals.mean(1, keepdim=True)) / 2, self.mlp[0]
+        of_signals, of_context = first.weight.split((len(SIGNALS), CONTEXT), 1)
+        hidden = F.linear(centred, of_signals) + F.linear(context, of_context, first.bias)[:, None]
+        return self.mlp[1:](hidden).squeeze(2)
 
 
 @dataclass

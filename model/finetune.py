@@ -4,7 +4,7 @@
                                    └► fine_tune: blend and network (sequences.py) take steps ─────► a new scorer
 
 An example is used three times, in this order: the blend takes the signals as they were before it; it is counted
-(popularity, neighbours); the blend and the network take a few steps, half of them on new examples, half on replayed ones.
+(popularity, neighbours); the blend and the network take a few steps, on new examples and on replayed ones.
 So the blend sees each signal at the strength that it has on events that are still to come.
 """
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from model.network import EVENT, GAPS, NOTHING, START, Network, Sizes
+from model.adamw import AdamW
+from model.network import EVENT, GAPS, NOTHING, START, Dropout, Network, Sizes
 
 SIZES = Sizes(dim=8, width=16, last_n=6)
 B, T = 3, 6
@@ -44,3 +45,34 @@ def test_a_position_sees_no_later_one_and_nothing_where_there_is_nothing(network
 
     assert torch.allclose(network(tokens, *rest)[:, :-1], network(later, *rest)[:, :-1], atol=1e-5)
     assert torch.allclose(network(tokens, *rest)[1, 3:], network(empty, *rest)[1, 3:], atol=1e-5)
+
+
+def test_a_fifth_is_dropped_and_the_rest_makes_up_for_it():
+    """While it learns, any number of values is dropped one by one; else none is."""
+    drop, x = Dropout(), torch.ones(1_001, 101)
+
+    dropped = drop.train()(x)
+
+    assert 0.19 < (dropped == 0).float().mean() < 0.21
+    assert dropped.mean().item() == pytest.approx(1.0, abs=0.02)
+    assert 0.1 < (dropped == 0).float().mean(0).min() and (dropped == 0).float().mean(0).max() < 0.3
+    assert torch.equal(x, drop.eval()(x))
+
+
+def test_the_steps_are_those_of_adamw():
+    """Two steps, worked out by hand from the paper; a row that comes later begins with moments of 0."""
+    module, rate, decay = torch.nn.Module(), 0.1, 0.01
+    module.table = torch.nn.Parameter(torch.tensor([2.0]))
+    optimizer = AdamW(module, rate, decay)
+    value, mean, square = 2.0, 0.0, 0.0
+
+    for step, slope in enumerate((0.5, -0.25), 1):
+        optimizer.step((module.table * slope).sum())
+        mean, square = 0.9 * mean + 0.1 * slope, 0.999 * square + 0.001 * slope**2
+        value -= rate * decay * value + rate * (mean / (1 - 0.9**step)) / ((square / (1 - 0.999**step)) ** 0.5 + 1e-8)
+        assert module.table.item() == pytest.approx(value, abs=1e-6)
+
+    module.table = torch.nn.Parameter(torch.cat((module.table.detach(), torch.tensor([7.0]))))
+    optimizer.step((module.table * torch.tensor([0.0, 1.0])).sum())
+    moved = rate * 0.1 / (1 - 0.9**3) / (0.001 / (1 - 0.999**3)) ** 0.5
+    assert module.table[1].item() == pytest.approx(7.0 - rate * decay * 7.0 - moved, abs=1e-5)

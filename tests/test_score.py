@@ -111,6 +111,17 @@ def test_a_micro_batch_gives_what_one_by_one_gives(which, catalogue, trained, re
         assert ids(one) == ids(other) or len({round(item.probability, 5) for item in one}) < 5
 
 
+def test_lists_are_the_same_with_and_without_reasons(catalogue, trained, requests):
+    """Who only judges asks for no reasons, and gets the same items and probabilities."""
+    explained, plain = (score(trained, catalogue, requests, 5, explained=wanted) for wanted in (True, False))
+
+    assert [[(item.item_id, item.probability) for item in list_] for list_ in explained] == [
+        [(item.item_id, item.probability) for item in list_] for list_ in plain
+    ]
+    assert any(item.reasons for list_ in explained for item in list_)
+    assert not any(item.reasons for list_ in plain for item in list_)
+
+
 def test_scoring_changes_neither_requests_nor_scorer(catalogue, trained, requests):
     """The input is unchanged, and the same call gives the same lists, reasons and all."""
     before, weights = list(requests), copy.deepcopy(trained.state_dict())
