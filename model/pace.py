@@ -9,7 +9,7 @@ class Pace:
 
     window: int = 32  # events
     windows: int = 32  # of new events in a step
-    replayed: int = 16  # of earlier ones beside them
+    replayed: int = 32  # of earlier ones beside them
     visits: float = 16.0  # of each new event by a step of the network
     most_steps: int = 300  # of the network in one call
     live: float = 0.5  # share of what is learnt as the job asks: right after an event, not when the next one comes

@@ -13,14 +13,21 @@ pytestmark = pytest.mark.java
 
 BUILD = """
 import json, sys
+from py4j.protocol import Py4JError
 from jobs.recommend import build
 from jobs.settings import Settings
 
 found = {}
 
+def operator(transformation):
+    try:
+        return transformation.getOperatorFactory().getStreamOperatorClass(None).getSimpleName()
+    except Py4JError:
+        return ""
+
 def walk(transformation):
     if transformation.getId() not in found:
-        found[transformation.getId()] = (transformation.getName(), transformation.getUid())
+        found[transformation.getId()] = (transformation.getName(), transformation.getUid(), operator(transformation))
         for before in transformation.getInputs():
             walk(before)
 
@@ -32,7 +39,7 @@ print(json.dumps(list(found.values())))
 
 @pytest.fixture(scope="module")
 def steps():
-    """Every transformation of the job: [name, uid]. A process of its own, because PyFlink never lets its JVM go."""
+    """Every transformation of the job: [name, uid, class of its operator, if it tells]. A process of its own, because PyFlink never lets its JVM go."""
     stack.fetch_jars()
     jars = [jar.as_uri() for jar in (stack.JARS / "flink").glob("*.jar")]
     done = subprocess.run([sys.executable, "-c", BUILD, *jars], capture_output=True, text=True, cwd=stack.ROOT, timeout=120)
@@ -42,24 +49,31 @@ def steps():
 
 def test_every_step_has_a_name_and_a_uid(steps):
     """State is found again after a change of the job only where the uid stayed the same."""
-    unnamed = [name for name, uid in steps if uid is None]
+    unnamed = [name for name, uid, _ in steps if uid is None]
 
     assert [] == unnamed
 
 
 def test_no_two_steps_share_a_uid(steps):
     """Flink refuses a job in which two steps have one uid."""
-    uids = [uid for _, uid in steps if uid]
+    uids = [uid for _, uid, _ in steps if uid]
 
     assert sorted(set(uids)) == sorted(uids)
 
 
 def test_the_steps_of_the_picture_are_there(steps):
     """What the docstring draws is what the job is made of."""
-    uids = {uid for _, uid in steps}
+    uids = {uid for _, uid, _ in steps}
 
     assert {"read-events", "read-items", "read-model-versions", "embed", "update-interest", "score", "embed-items"} <= uids
     assert {
         "write-recommendations", "write-item-vectors", "write-training-examples", "write-fine-tune-requests",
         "write-rejected-events",
     } <= uids  # fmt: skip
+
+
+def test_python_runs_in_the_three_udfs_alone(steps):
+    """What PyFlink puts behind a side output by itself is a call into Python for every record."""
+    python = {uid for _, uid, operator in steps if "Python" in operator}
+
+    assert {"embed-2", "score-2", "embed-items-2"} == python
