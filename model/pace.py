@@ -12,7 +12,7 @@ class Pace:
     replayed: int = 32  # of earlier ones beside them
     visits: float = 16.0  # of each new event by a step of the network
     most_steps: int = 300  # of the network in one call
-    live: float = 0.5  # share of what is learnt as the job asks: right after an event, not when the next one comes
+    live: float = 0.25  # share of what is learnt as the job asks: right after an event, not when the next one comes
     negatives: int = 512  # items that each target of a step is held against
     chunk: int = 100  # examples counted at once, where many come together
     neighbours: int = 128  # kept for an item in each counted table
