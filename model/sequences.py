@@ -1,4 +1,4 @@
-"""How the network learns: steps on windows of events, new ones and replayed ones.
+"""How the network learns: steps on windows of events, half of them new, half replayed.
 
 Source: Yi et al., Sampling-bias-corrected neural modeling, 2019, doi:10.1145/3298689.3346996 (logQ).
 """
@@ -40,7 +40,7 @@ class NetworkLearner:
         self._optimizer = AdamW(self._network, _FIRST_RATE, _WEIGHT_DECAY)
 
     def learn(self, known: Known, flat: Flat, new: np.ndarray, reach: np.ndarray, before: torch.Tensor, steps: int, learnt: int) -> None:
-        """Take steps on windows around new events and on some from before.
+        """Take steps on windows around new events and as many windows from before.
 
         Args:
             learnt: how many examples there were in all.
@@ -74,11 +74,11 @@ class NetworkLearner:
             average.lerp_(newest, 1 - kept)
 
     def _ends(self, flat: Flat, new: np.ndarray, reach: np.ndarray, size: int) -> np.ndarray:
-        """Where windows end: some a little after a new event, some anywhere; (size + replayed,) places in `flat`."""
+        """Where windows end: as many a little after a new event as anywhere; (2 * size,) places in `flat`."""
         past = np.cumsum(reach - flat.starts)
         fresh = self._random.choice(new, size)
         fresh = np.minimum(fresh + self._random.integers(0, self.pace.window // 2, size), reach[flat.owner[fresh]] - 1)
-        draws = self._random.integers(0, past[-1], size * self.pace.replayed // self.pace.windows)
+        draws = self._random.integers(0, past[-1], size)
         user = np.searchsorted(past, draws, side="right")
         return np.concatenate((fresh, reach[user] - past[user] + draws))
 
