@@ -27,7 +27,7 @@ from scripts import data, stack
 from scripts.watch import Quality, Watch
 
 SHARE = 0.2  # of the events that follow at a steady rate, at most ...
-STEADY_S = 45.0  # ... as many as fit into this time
+STEADY_S = 30.0  # ... as many as fit into this time
 PATIENCE_S = 45.0
 MODEL_WAIT_S = 60.0
 BROKEN = [
