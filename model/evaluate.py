@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from msgspec import structs
+from torch import nn
 
 from model import consumed, interest
 from model.baselines import BASELINES, HISTORY, POPULARITIES, World, best_rows
@@ -27,7 +28,6 @@ from model.interest import Rules
 from model.metrics import K
 from model.schema import CONSUMING, POSITIVE, Event, Example, Request, event_key, item_key
 from model.score import Scorer, score
-from model.signals import SIGNALS
 
 LIVE = "headrace-live"
 PARTS = NETWORK, FROZEN = "network", "headrace-frozen"
@@ -226,10 +226,9 @@ class Headrace:
 def alone(scorer: Scorer, signal: str) -> Scorer:
     """A copy whose blend is this one signal."""
     scorer = copy.deepcopy(scorer)
-    with torch.no_grad():
-        for weights in scorer.blend.parameters():
-            weights.zero_()
-        scorer.blend.weights[list(SIGNALS).index(signal)] = 1.0
+    for weights in scorer.blend.parameters():
+        nn.init.zeros_(weights)
+    scorer.blend.begin({signal: 1.0})
     scorer.changed()
     return scorer
 

@@ -27,7 +27,7 @@ from model.ranking import BlendLearner
 from model.schema import Example
 from model.score import Scorer, score
 from model.sequences import NetworkLearner
-from model.signals import FIRST_WEIGHTS, SIGNALS
+from model.signals import FIRST_WEIGHTS
 from model.table import TRENDING
 
 _LEAST_STEPS = 3  # of the network, for however few examples
@@ -96,8 +96,7 @@ class Learner:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed)
             scorer = Scorer.untrained(self.catalogue.vectors.shape[1])
-        with torch.no_grad():
-            scorer.blend.weights.copy_(torch.tensor([FIRST_WEIGHTS.get(name, 0.0) for name in SIGNALS]))
+        scorer.blend.begin(FIRST_WEIGHTS)
         return scorer
 
     def _begin(self, scorer: Scorer) -> None:
@@ -143,7 +142,7 @@ class Learner:
             return self.fine_tune()
         with self._seeded():
             self._count(self.memory.take_new(), self.pace.ranked)
-            counted = {name: tensor.clone() for name, tensor in self._scorer.named_buffers()}
+            counted = {name: tensor.clone() for name, tensor in self._scorer.named_buffers(recurse=False)}
             self._returned = self._returned.with_counts(counted)
         return self._returned
 

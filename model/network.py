@@ -21,7 +21,7 @@ UNKNOWN = GAPS - 1
 NOTHING, EVENT, START = 0, 1, 2
 """What stands at a position of a history: nothing, an event, or the start of a user who has no earlier one."""
 _GATE, _VALUE, _QUERY, _KEY = range(4)  # parts of what a block projects its input into
-_DROPPED = 0.2
+_DROPPED = 0.3
 _SPREAD = 0.05  # standard deviation of the embeddings before anything is learnt
 
 

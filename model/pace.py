@@ -9,10 +9,10 @@ class Pace:
 
     window: int = 32  # events
     windows: int = 32  # of new events in a step, and as many replayed
-    visits: float = 16.0  # of each new event by a step of the network
+    visits: float = 32.0  # of each new event by a step of the network
     most_steps: int = 300  # of the network in one call
     live: float = 0.25  # share of what is learnt as the job asks: right after an event, not when the next one comes
-    negatives: int = 512  # items that each target of a step is held against
+    negatives: int = 1_024  # items that each target of a step is held against
     chunk: int = 100  # examples counted at once, where many come together
     neighbours: int = 128  # kept for an item in each counted table
     text_neighbours: int = 32
@@ -21,7 +21,7 @@ class Pace:
     ease_every: int = 5_000  # examples
     ease_items: int = 3_000  # those most chosen
     ease_ridge: float = 200.0  # choices
-    ranked: float = 0.5  # share of the examples that the blend learns from
+    ranked: float = 1.0  # share of the examples that the blend learns from
     most_ranked: int = 6_000  # examples for the blend in one call
-    kept_ranked: int = 12_000  # examples that the blend replays
+    kept_ranked: int = 6_000  # examples that the blend replays
     ranked_batch: int = 128  # examples in one of its steps

@@ -1,7 +1,6 @@
 """How the blend learns: from the signals as they were before an example was counted, new examples and replayed ones."""
 
-from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,8 +22,9 @@ _FIRST_RATE, _RATE, _SETTLED = 6e-3, 2e-3, 5_000  # learning rates, and after ho
 _CLIP = 10.0  # norm of the gradient
 _UNIFORM = 64  # items drawn from the whole catalogue for each example
 _EXAMPLES, _CELLS = 64, 400_000  # examples, and examples x items, whose signals are computed at once
-_REPLAYED = 3  # groups of earlier examples beside the new one, in every step
+_FRESH = 4  # a quarter of the examples of every step is new, the others are drawn from those kept
 _STEPS = 6  # for as many new examples as fit in one
+_MEASURED = 5_000  # examples that the spread of the signals stands for
 _PRIOR = 500  # examples that the weights at the start are worth: few new ones do not turn popularity upside down
 
 
@@ -32,19 +32,25 @@ _PRIOR = 500  # examples that the weights at the start are worth: few new ones d
 class Ranked:
     """Examples with their signals: the item that came first, then the candidates, then items drawn from all.
 
-    Shape: users (b,); signals (b, 1 + c + r, signals) half precision; context (b, CONTEXT); offset (b, 1 + c + r), the
+    Shape: users (b,) of str; signals (b, 1 + c + r, signals) half precision; context (b, CONTEXT); offset (b, 1 + c + r), the
     log of how many items each stands for; label (b,), the place of the item that came.
     """
 
-    users: list[str]
+    users: np.ndarray
     signals: torch.Tensor
     context: torch.Tensor
     offset: torch.Tensor
     label: torch.Tensor
 
-    def __getitem__(self, rows: torch.Tensor) -> "Ranked":
-        users = [self.users[row] for row in rows.tolist()]
-        return Ranked(users, self.signals[rows], self.context[rows], self.offset[rows], self.label[rows])
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def __getitem__(self, rows: np.ndarray | slice) -> "Ranked":
+        at = rows if isinstance(rows, slice) else torch.from_numpy(rows)
+        return Ranked(self.users[rows], self.signals[at], self.context[at], self.offset[at], self.label[at])
+
+
+_NONE = Ranked(np.zeros(0, object), *(torch.zeros(0, 0) for _ in range(4)))
 
 
 class BlendLearner:
@@ -52,11 +58,11 @@ class BlendLearner:
 
     def __init__(self, scorer: Scorer, pace: Pace, random: np.random.Generator, rules: Rules, exclude_consumed: bool) -> None:
         self.pace, self.rules, self.exclude_consumed = pace, rules, exclude_consumed
-        self.kept: deque[Ranked] = deque()
+        self.kept = _NONE
         self._fresh: list[Ranked] = []
         self._scorer, self._random, self._learnt = scorer, random, 0
         self._optimizer = AdamW(scorer.blend, _FIRST_RATE)
-        self._first = scorer.blend.weights.detach().clone()
+        self._first = [part.mean.detach().clone() for part in (scorer.blend.find, scorer.blend.order)]
 
     def look(self, catalogue: Catalogue, examples: Sequence[Remembered], share: float) -> None:
         """Take the signals of a share of these examples; they must not have been counted yet."""
@@ -65,49 +71,48 @@ class BlendLearner:
             wanted = [one for one in wanted if self._random.random() < share]
         size = max(1, min(_EXAMPLES, _CELLS // max(1, len(catalogue))))
         groups = [self._rank(catalogue, wanted[start : start + size]) for start in range(0, len(wanted), size)]
-        self._fresh += [group for group in groups if group.users]
+        self._fresh += [group for group in groups if len(group)]
 
     def learn(self, at_least: int = 1) -> None:
         """Take steps on the examples that were looked at since the last call, once they are enough, and on some from before."""
-        if sum(len(group.users) for group in self._fresh) >= at_least:
-            width = self._fresh[-1].signals.shape[1]
+        if sum(map(len, self._fresh)) >= at_least:
+            width = self._fresh[-1].signals.shape[1]  # grows as long as the catalogue is smaller than the candidates
             fresh = joined([group for group in self._fresh if group.signals.shape[1] == width])
             self._fresh.clear()
-            self._drop_others(width)
-            self._step(fresh)
-            self._keep(fresh)
+            kept = self.kept if self.kept.signals.shape[1] == width else fresh[:0]
+            self._measure(fresh)
+            self._step(fresh, kept)
+            self._learnt += len(fresh)
+            self.kept = joined([kept, fresh])[-self.pace.kept_ranked :]
 
     def forget(self, user_id: str) -> None:
         """Drop a user's examples."""
-        self.kept = deque(_without(self.kept, user_id))
-        self._fresh = _without(self._fresh, user_id)
+        self.kept = _without(self.kept, user_id)
+        self._fresh = [group for group in (_without(group, user_id) for group in self._fresh) if len(group)]
 
-    def _drop_others(self, width: int) -> None:
-        """Groups from when the catalogue was smaller than the candidates can share no step with new ones."""
-        self.kept = deque(group for group in self.kept if group.signals.shape[1] == width)
+    def _measure(self, fresh: Ranked) -> None:
+        """Let the blend know how far the signals spread."""
+        share = len(fresh) / (len(fresh) + min(self._learnt, _MEASURED))
+        self._scorer.blend.measure(fresh.signals[:, 1:-_UNIFORM].float(), share)
 
-    def _keep(self, fresh: Ranked) -> None:
-        self._learnt += len(fresh.users)
-        self.kept.append(fresh)
-        while sum(len(group.users) for group in self.kept) > self.pace.kept_ranked:
-            self.kept.popleft()
-
-    def _step(self, fresh: Ranked) -> None:
+    def _step(self, fresh: Ranked, kept: Ranked) -> None:
         batch = self.pace.ranked_batch
+        new = batch // _FRESH if len(kept) else batch
         self._optimizer.lr = _FIRST_RATE if self._learnt < _SETTLED else _RATE
-        for _ in range(_STEPS * int(np.ceil(len(fresh.users) / batch))):
-            groups = [fresh] + [self.kept[at] for at in self._random.integers(0, len(self.kept), _REPLAYED if self.kept else 0)]
-            rows = [torch.from_numpy(self._random.integers(0, len(group.users), batch // len(groups))) for group in groups]
-            self._optimizer.step(self._loss(joined([group[row] for group, row in zip(groups, rows)])), _CLIP)
+        for _ in range(_STEPS * int(np.ceil(len(fresh) / batch))):
+            drawn = [fresh[self._random.integers(0, len(fresh), new)]]
+            if new < batch:
+                drawn.append(kept[self._random.integers(0, len(kept), batch - new)])
+            self._optimizer.step(self._loss(joined(drawn)), _CLIP)
 
     def _loss(self, ranked: Ranked) -> torch.Tensor:
-        """The linear blend has to find what came among all items, the MLP to order the candidates where it is one of them."""
+        """Weights that find have to find what came among all items, the others to order the candidates where it is one of them."""
         blend, signals, context = self._scorer.blend, ranked.signals.float(), ranked.context
-        linear = (signals @ (blend.of(context) * RETRIEVING)[..., None])[..., 0] + ranked.offset  # (b, 1 + c + r)
+        linear = (signals @ (blend.find(context) * RETRIEVING)[..., None])[..., 0] + ranked.offset  # (b, 1 + c + r)
         candidates, found = slice(1, signals.shape[1] - _UNIFORM), ranked.label > 0
-        ordered = linear[:, candidates] + blend.reorder(signals[:, candidates], context)
-        prior = _PRIOR / (_PRIOR + self._learnt) * (blend.weights - self._first).square().sum()
-        loss = prior + F.cross_entropy(linear, ranked.label)
+        ordered = blend.ordered(signals[:, candidates], context) + ranked.offset[:, candidates]
+        moved = sum((part.mean - first).square().sum() for part, first in zip((blend.find, blend.order), self._first))
+        loss = _PRIOR / (_PRIOR + self._learnt) * moved + F.cross_entropy(linear, ranked.label)
         return loss + F.cross_entropy(ordered[found], ranked.label[found] - 1) if found.any() else loss
 
     @torch.no_grad()
@@ -124,21 +129,19 @@ class BlendLearner:
         drawn = torch.from_numpy(self._random.integers(0, len(catalogue), (len(target), _UNIFORM)))
         items = torch.cat((target[:, None], scored.candidates, drawn), 1)
         offset, label = _offsets(items, scored.candidates, drawn, excluded)
-        users = [one.example.user_id for one in examples]
-        return Ranked(users, at(table, batch, scored.found, items).half(), batch.context, offset, label)[allowed.nonzero()[:, 0]]
+        users = np.array([one.example.user_id for one in examples], object)
+        ranked = Ranked(users, at(table, batch, scored.found, items).half(), batch.context, offset, label)
+        return ranked[np.flatnonzero(allowed.numpy())]
 
 
-def _without(groups: Iterable[Ranked], user_id: str) -> list[Ranked]:
-    kept = [group[torch.tensor([user != user_id for user in group.users]).nonzero()[:, 0]] for group in groups]
-    return [group for group in kept if group.users]
+def _without(ranked: Ranked, user_id: str) -> Ranked:
+    return ranked[np.flatnonzero(ranked.users != user_id)]
 
 
 def joined(groups: Sequence[Ranked]) -> Ranked:
     """One group after the other; they must be equally wide."""
-    if not groups:
-        return Ranked([], *(torch.zeros(0) for _ in range(4)))
-    columns = ("signals", "context", "offset", "label")
-    return Ranked(sum((group.users for group in groups), []), *(torch.cat([getattr(group, name) for group in groups]) for name in columns))
+    columns = (torch.cat([getattr(group, name) for group in groups]) for name in ("signals", "context", "offset", "label"))
+    return Ranked(np.concatenate([group.users for group in groups]), *columns)
 
 
 def _offsets(

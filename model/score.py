@@ -27,7 +27,7 @@ from model.signals import SIGNALS
 from model.table import HALF_LIVES, LATELY, LENGTH, NEIGHBOURS, PLACES, Table
 from model.versions import counts_path, trained_path
 
-LAYOUT = 3
+LAYOUT = 4
 _POPULAR = 500  # items most chosen: enough for a list without what a user has consumed
 _USERS, _CELLS = 64, 700_000  # users, and users x items, scored at once: what a group needs stays in the processor's cache
 
@@ -136,7 +136,7 @@ def save(scorer: Scorer, registry_path: str, version: str, about: dict) -> str:
 def save_counts(scorer: Scorer, path: str, number: int) -> str:
     """Write what the scorer has counted beside the version at `path`, and return where: `load` reads both."""
     trained, _, name = counts_path(path, number).rpartition("/")
-    return registry.write(trained, name, dict(scorer.named_buffers()), {"layout": LAYOUT, "signals": list(SIGNALS)})
+    return registry.write(trained, name, dict(scorer.named_buffers(recurse=False)), {"layout": LAYOUT, "signals": list(SIGNALS)})
 
 
 def load(path: str, device: str = "cpu") -> Scorer:
@@ -148,7 +148,7 @@ def load(path: str, device: str = "cpu") -> Scorer:
     scorer = _load_trained(trained_path(path))
     if path != trained_path(path):
         tensors, _ = _read(path)
-        here = dict(scorer.named_buffers())
+        here = dict(scorer.named_buffers(recurse=False))
         if tensors.keys() != here.keys() or len(tensors["keys"]) != len(scorer.keys):
             raise VersionError(f"{path}: its counts are not of the items that the version was trained on; write them again")
         scorer = scorer.with_counts(tensors)
@@ -171,7 +171,7 @@ def _load_trained(path: str) -> Scorer:
     try:
         sizes = Sizes(**{field.name: int(about["sizes"][field.name]) for field in fields(Sizes)})
         scorer = Scorer(sizes, len(tensors["keys"]), str(about["encoder_version"]))
-        for name in tensors.keys() & dict(scorer.named_buffers()).keys():
+        for name in tensors.keys() & dict(scorer.named_buffers(recurse=False)).keys():
             scorer.register_buffer(name, tensors[name])
         scorer.load_state_dict(tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:

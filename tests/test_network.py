@@ -47,15 +47,15 @@ def test_a_position_sees_no_later_one_and_nothing_where_there_is_nothing(network
     assert torch.allclose(network(tokens, *rest)[1, 3:], network(empty, *rest)[1, 3:], atol=1e-5)
 
 
-def test_a_fifth_is_dropped_and_the_rest_makes_up_for_it():
+def test_three_tenths_are_dropped_and_the_rest_makes_up_for_it():
     """While it learns, any number of values is dropped one by one; else none is."""
     drop, x = Dropout(), torch.ones(1_001, 101)
 
     dropped = drop.train()(x)
 
-    assert 0.19 < (dropped == 0).float().mean() < 0.21
+    assert 0.29 < (dropped == 0).float().mean() < 0.31
     assert dropped.mean().item() == pytest.approx(1.0, abs=0.02)
-    assert 0.1 < (dropped == 0).float().mean(0).min() and (dropped == 0).float().mean(0).max() < 0.3
+    assert 0.2 < (dropped == 0).float().mean(0).min() and (dropped == 0).float().mean(0).max() < 0.4
     assert torch.equal(x, drop.eval()(x))
 
 

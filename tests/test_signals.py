@@ -8,7 +8,7 @@ import torch
 from msgspec import structs
 
 from model.batch import open_requests
-from model.blend import blended, linear
+from model.blend import Blend, blended, linear
 from model.counts import next_of
 from model.device import best
 from model.finetune import Learner
@@ -111,10 +111,10 @@ def test_a_signal_of_some_items_is_that_of_all(catalogue, scorer, untrained):
 
 
 def test_what_finds_candidates_is_what_is_learnt(scorer):
-    """The weights of the signals that only help to order the candidates stay where they were."""
+    """Signals that only help to order the candidates find none: their weights there stay where they were."""
     assert [name for name, finds in zip(SIGNALS, RETRIEVING.tolist()) if not finds] == ["spread", "interest", "next-interest"]
     assert {"interest", "next-interest"} == set(Scorer.untrained(16).blend.finding())
-    assert (scorer.blend.weights[~RETRIEVING] == 0).all()
+    assert (scorer.blend.find.mean[~RETRIEVING] == 0).all()
     assert all(family.everywhere or family.at for family in FAMILIES)
 
 
@@ -136,7 +136,7 @@ def test_the_best_are_those_of_topk(k):
     assert torch.equal(scores.topk(min(k, 12)).values, scores.gather(1, best(scores, k)).sort(1, descending=True).values)
 
 
-def test_reordering_moves_probability_among_the_candidates_only(scorer):
+def test_ordering_moves_probability_among_the_candidates_only(scorer):
     """Together they weigh what the linear blend gave them; their order may change, and what is excluded stays so."""
     catalogue = make_catalogue(200)
     batch, table = batch_of(catalogue, make_request(catalogue, ["i1"]), make_request(catalogue, [])), scorer.table(catalogue)
@@ -151,3 +151,26 @@ def test_reordering_moves_probability_among_the_candidates_only(scorer):
     assert not torch.allclose(before.scores, after.scores)
     assert torch.equal(before.scores == -torch.inf, after.scores == -torch.inf)
     assert torch.allclose(*(one.scores.softmax(1).gather(1, candidates).sum(1) for one in (before, after)), atol=1e-5)
+
+
+def test_before_anything_is_learnt_the_order_is_that_of_what_finds(catalogue):
+    scorer = Scorer.untrained(16)
+    table, batch = scorer.table(catalogue), batch_of(catalogue, make_request(catalogue, ["i0", "i3"]))
+    excluded = torch.zeros(1, ITEMS, dtype=torch.bool)
+
+    found, made = linear(scorer.blend, table, batch, excluded), blended(scorer.blend, table, batch, excluded)
+
+    assert torch.allclose(found.scores, made.scores, atol=1e-4)
+
+
+def test_the_spread_follows_the_signals_of_candidates():
+    """It is their standard deviation around each request's mean, as a running average; one that never differs is no 0."""
+    random, blend = torch.Generator().manual_seed(0), Blend()
+    size = torch.arange(float(len(SIGNALS)))
+    signals = 5.0 * torch.randn(64, 1, 1, generator=random) + size * torch.randn(64, 128, len(SIGNALS), generator=random)
+
+    blend.measure(signals, 1.0)
+    assert torch.allclose(blend.spread[1:], size[1:], rtol=0.05)
+    assert 0 < blend.spread[0] < 0.1
+    blend.measure(torch.zeros_like(signals), 0.5)
+    assert torch.allclose(blend.spread[1:], size[1:] / 2**0.5, rtol=0.05)
