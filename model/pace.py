@@ -8,9 +8,9 @@ class Pace:
     """How much is learnt from how much; the defaults are measured on ml-100k and ml-latest-2016."""
 
     window: int = 32  # events
-    windows: int = 32  # of new events in a step, and as many replayed
-    visits: float = 32.0  # of each new event by a step of the network
-    most_steps: int = 300  # of the network in one call
+    windows: int = 16  # of new events in a step, and as many replayed
+    visits: float = 16.0  # of each new event by a step of the network
+    most_steps: int = 600  # of the network in one call
     live: float = 0.25  # share of what is learnt as the job asks: right after an event, not when the next one comes
     negatives: int = 1_024  # items that each target of a step is held against
     chunk: int = 100  # examples counted at once, where many come together
