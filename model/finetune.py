@@ -179,7 +179,9 @@ class Learner:
             yield
 
     def _take_in(self) -> None:
-        """Make room for the items that are new in the catalogue."""
+        """Make room for the items that are new in the catalogue, if it has changed."""
+        if self.can_count():
+            return
         self._revision = self.catalogue.revision
         self._known = take_in(self._scorer, self.catalogue, self._known, self.pace)
         self._there = np.zeros(len(self._scorer.keys), bool)

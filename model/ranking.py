@@ -109,11 +109,13 @@ class BlendLearner:
         """Weights that find have to find what came among all items, the others to order the candidates where it is one of them."""
         blend, signals, context = self._scorer.blend, ranked.signals.float(), ranked.context
         linear = (signals @ (blend.find(context) * RETRIEVING)[..., None])[..., 0] + ranked.offset  # (b, 1 + c + r)
-        candidates, found = slice(1, signals.shape[1] - _UNIFORM), ranked.label > 0
-        ordered = blend.ordered(signals[:, candidates], context) + ranked.offset[:, candidates]
         moved = sum((part.mean - first).square().sum() for part, first in zip((blend.find, blend.order), self._first))
         loss = _PRIOR / (_PRIOR + self._learnt) * moved + F.cross_entropy(linear, ranked.label)
-        return loss + F.cross_entropy(ordered[found], ranked.label[found] - 1) if found.any() else loss
+        candidates, found = slice(1, signals.shape[1] - _UNIFORM), (ranked.label > 0).nonzero()[:, 0]
+        if not len(found):
+            return loss
+        ordered = blend.ordered(signals[found, candidates], context[found]) + ranked.offset[found, candidates]
+        return loss + F.cross_entropy(ordered, ranked.label[found] - 1)
 
     @torch.no_grad()
     def _rank(self, catalogue: Catalogue, examples: Sequence[Remembered]) -> Ranked:
