@@ -27,7 +27,8 @@ from scripts import data, stack
 from scripts.watch import Quality, Watch
 
 SHARE = 0.2  # of the events that follow at a steady rate, at most ...
-STEADY_S = 30.0  # ... as many as fit into this time
+STEADY_S = 30.0  # ... as many as fit into this time and LEAD_S
+LEAD_S = 10.0  # their first lists, while the learner still takes in the backlog, are scored and not timed
 PATIENCE_S = 45.0
 MODEL_WAIT_S = 60.0
 BROKEN = [
@@ -103,7 +104,7 @@ class Replay:
         run = f"{time.time_ns() // 1_000_000:x}-"
         self.feed, self.watch = Feed(settings, run), Watch(settings, run)
         self.quality = Quality(items.item_id)
-        self.steady = max(1, min(int(len(events) * SHARE), int(speed * STEADY_S)))
+        self.steady = max(1, min(int(len(events) * SHARE), int(speed * (LEAD_S + STEADY_S))))
         self.backlog_per_s = 0.0
         self._titles = dict(zip(items.item_id, items.title))
 
@@ -168,14 +169,15 @@ class Replay:
             show(self.watch.learnt)
 
     def at_speed(self, first: int, events: list) -> None:
-        """Send events at a steady rate, time their lists, and print one list a second."""
+        """Send events at a steady rate, time their lists after the lead, and print one list a second."""
+        lead = min(int(self._speed * LEAD_S), len(events) // 4)
         with bar(f"{self._speed:g} events/s", len(events)) as show:
             began = shown = time.monotonic()
             for at, event in enumerate(events):
                 time.sleep(max(0.0, began + at / self._speed - time.monotonic()))
                 self.quality.ask(event)
                 event_id = self.feed.event(first + at, event)
-                self.quality.add(event, event_id, timed=True)
+                self.quality.add(event, event_id, timed=at >= lead)
                 if time.monotonic() - shown > 1:
                     shown = time.monotonic()
                     show(at)
