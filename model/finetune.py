@@ -142,7 +142,7 @@ class Learner:
             return self.fine_tune()
         with self._seeded():
             self._count(self.memory.take_new(), self.pace.ranked)
-            counted = {name: tensor.clone() for name, tensor in self._scorer.named_buffers(recurse=False)}
+            counted = {name: tensor.clone() for name, tensor in self._scorer.tables().items()}
             self._returned = self._returned.with_counts(counted)
         return self._returned
 

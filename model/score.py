@@ -91,6 +91,10 @@ class Scorer(nn.Module):
             self._popular = self.keys[best].cpu().numpy().view(np.uint64).tolist()
         return self._popular
 
+    def tables(self) -> dict[str, torch.Tensor]:
+        """What is counted, by name; the buffers of the blend belong to what is trained."""
+        return dict(self.named_buffers(recurse=False))
+
     def counted(self) -> None:
         """Drop what was computed from the counts of before."""
         self._table = self._popular = None
@@ -103,7 +107,7 @@ class Scorer(nn.Module):
         """This scorer's network and blend beside other counts, of the same items; both share the trained part.
 
         Args:
-            counted: the buffers of a scorer.
+            counted: the `tables` of a scorer.
         """
         scorer = Scorer(self.sizes, 0, self.encoder_version)
         scorer.network, scorer.blend, scorer._text = self.network, self.blend, self._text
@@ -136,7 +140,7 @@ def save(scorer: Scorer, registry_path: str, version: str, about: dict) -> str:
 def save_counts(scorer: Scorer, path: str, number: int) -> str:
     """Write what the scorer has counted beside the version at `path`, and return where: `load` reads both."""
     trained, _, name = counts_path(path, number).rpartition("/")
-    return registry.write(trained, name, dict(scorer.named_buffers(recurse=False)), {"layout": LAYOUT, "signals": list(SIGNALS)})
+    return registry.write(trained, name, scorer.tables(), {"layout": LAYOUT, "signals": list(SIGNALS)})
 
 
 def load(path: str, device: str = "cpu") -> Scorer:
@@ -148,7 +152,7 @@ def load(path: str, device: str = "cpu") -> Scorer:
     scorer = _load_trained(trained_path(path))
     if path != trained_path(path):
         tensors, _ = _read(path)
-        here = dict(scorer.named_buffers(recurse=False))
+        here = scorer.tables()
         if tensors.keys() != here.keys() or len(tensors["keys"]) != len(scorer.keys):
             raise VersionError(f"{path}: its counts are not of the items that the version was trained on; write them again")
         scorer = scorer.with_counts(tensors)
@@ -171,7 +175,7 @@ def _load_trained(path: str) -> Scorer:
     try:
         sizes = Sizes(**{field.name: int(about["sizes"][field.name]) for field in fields(Sizes)})
         scorer = Scorer(sizes, len(tensors["keys"]), str(about["encoder_version"]))
-        for name in tensors.keys() & dict(scorer.named_buffers(recurse=False)).keys():
+        for name in tensors.keys() & scorer.tables().keys():
             scorer.register_buffer(name, tensors[name])
         scorer.load_state_dict(tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -265,6 +265,16 @@ def test_few_examples_do_not_turn_popularity_upside_down(blind):
         assert 0 < (getattr(scorer.blend, part).mean - getattr(first, part).mean).abs().max() < 0.2
 
 
+def test_the_blend_replays_the_newest_examples_only(blind):
+    learner = Learner(blind, pace=Pace(kept_ranked=10))
+    for users in (range(4), range(4, 8)):
+        learner.add(make_examples(blind, users))
+        learner.fine_tune()
+
+    assert 10 == len(learner.blend.kept) == len(learner.blend.kept.signals)
+    assert {"u4", "u5", "u6", "u7"} >= set(learner.blend.kept.users)
+
+
 def test_examples_are_judged_as_the_job_asks(blind):
     """The job makes a list when an event comes: the time until the next one is 0 for it."""
     learner = Learner(blind)

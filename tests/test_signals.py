@@ -7,7 +7,7 @@ import pytest
 import torch
 from msgspec import structs
 
-from model.batch import open_requests
+from model.batch import CONTEXT, open_requests
 from model.blend import Blend, blended, linear
 from model.counts import next_of
 from model.device import best
@@ -174,3 +174,17 @@ def test_the_spread_follows_the_signals_of_candidates():
     assert 0 < blend.spread[0] < 0.1
     blend.measure(torch.zeros_like(signals), 0.5)
     assert torch.allclose(blend.spread[1:], size[1:] / 2**0.5, rtol=0.05)
+
+
+def test_the_mlp_sees_signals_divided_by_their_spread():
+    """A signal twice as large that spreads twice as far says the same to it."""
+    random, blend = torch.Generator().manual_seed(0), Blend()
+    blend.begin({})
+    torch.nn.init.normal_(blend.mlp[-1].weight, generator=random)
+    signals, context = torch.randn(3, 20, len(SIGNALS), generator=random), torch.zeros(3, CONTEXT)
+    before = blend.ordered(signals, context)
+    signals[..., 4] *= 2
+
+    assert not torch.allclose(before, blend.ordered(signals, context), atol=1e-3)
+    blend.spread[4] = 2.0
+    assert torch.allclose(before, blend.ordered(signals, context), atol=1e-5)
