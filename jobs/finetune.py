@@ -219,7 +219,8 @@ def begin(settings: Settings, versions: Versions, follower: CatalogueFollower) -
         except VersionError as error:
             logger.error("learning begins anew: %s", error)
     rules = Rules(settings.max_interests, settings.last_n, settings.half_life_s, settings.merge_similarity)
-    return Learner(follower.catalogue, scorer, settings.seed, settings.replay_capacity, rules, settings.exclude_consumed)
+    job = rules, settings.exclude_consumed, settings.max_consumed
+    return Learner(follower.catalogue, scorer, settings.seed, settings.replay_capacity, *job)
 
 
 def main(argv: list[str]) -> None:

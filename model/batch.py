@@ -8,7 +8,7 @@ import torch
 
 from model import interest
 from model.catalogue import Catalogue
-from model.consumed import contains
+from model.consumed import contains, marks
 from model.interest import INTEREST_DIM, Interests, Rules
 from model.network import EVENT, GAPS, NOTHING, START, UNKNOWN
 from model.schema import Request
@@ -27,7 +27,8 @@ class MicroBatch:
 
     Shape: history (B, T) rows of the catalogue, the newest event last, n for none; gaps, actions, kind (B, T); context
     (B, CONTEXT); interests (B, I, 64); weights, led_to (B, I): how much each interest weighs, and how strongly the last
-    one led to it; both sum to 1, or to 0 where there is none; led: see model.signals.led.
+    one led to it; both sum to 1, or to 0 where there is none; consumed (p,) marks of all that was ever consumed, see
+    model/consumed.py, and owner (p,) by whom; led: see model.signals.led.
     """
 
     history: torch.Tensor
@@ -38,6 +39,8 @@ class MicroBatch:
     interests: torch.Tensor
     weights: torch.Tensor
     led_to: torch.Tensor
+    consumed: torch.Tensor
+    owner: torch.Tensor
     led: dict[str, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
 
 
@@ -51,7 +54,7 @@ def open_requests(catalogue: Catalogue, requests: Sequence[Request], rules: Rule
     users = [_open(catalogue, request.interests, rules) for request in requests]
     now_ms = np.array([request.event_time_ms for request in requests], np.int64)
     live = np.array([request.live for request in requests], bool)
-    tensors = (*_histories(catalogue, users, now_ms, live, last_n), *_interests(users))
+    tensors = (*_histories(catalogue, users, now_ms, live, last_n), *_interests(users), *_consumed(requests))
     return MicroBatch(*(torch.from_numpy(tensor).to(device) for tensor in tensors))
 
 
@@ -113,6 +116,12 @@ def _interests(users: list[Interests]) -> tuple[np.ndarray, np.ndarray, np.ndarr
             weights[1, at, :count] = led if led.sum() > 0 else user.weights
     weights /= np.maximum(weights.sum(2, keepdims=True), 1e-12)
     return vectors, weights[0], weights[1]
+
+
+def _consumed(requests: Sequence[Request]) -> tuple[np.ndarray, np.ndarray]:
+    """The marks of what all users consumed, and whose each is; (p,) each."""
+    each = [marks(request.consumed) for request in requests]
+    return np.concatenate(each).astype(np.int64), np.repeat(np.arange(len(each)), [len(one) for one in each])
 
 
 def excluded_items(catalogue: Catalogue, requests: Sequence[Request], exclude_consumed: bool, device: torch.device) -> torch.Tensor:

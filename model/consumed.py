@@ -5,6 +5,9 @@ With n items consumed, an item that was not consumed counts as such with probabi
 
 import numpy as np
 
+MARKS = 65_536
+"""Different marks that an item can have."""
+
 
 def add(consumed: bytes | None, item_key: int, limit: int) -> bytes:
     """Add an item; past `limit` items the ones added first are dropped.
@@ -12,10 +15,20 @@ def add(consumed: bytes | None, item_key: int, limit: int) -> bytes:
     >>> add(add(b"", 7, 2), 7, 2) == add(b"", 7, 2)
     True
     """
-    mark, consumed = item_key & 0xFFFF, consumed or b""
-    if (np.frombuffer(consumed, "<u2") == mark).any():
+    mark, consumed = item_key % MARKS, consumed or b""
+    if (marks(consumed) == mark).any():
         return consumed
     return (consumed + mark.to_bytes(2, "little"))[-2 * limit :] if limit else b""
+
+
+def marks(consumed: bytes) -> np.ndarray:
+    """What is kept of each item, the one consumed first standing first; (n,) uint16."""
+    return np.frombuffer(consumed, "<u2")
+
+
+def marks_of(item_keys: np.ndarray) -> np.ndarray:
+    """What would be kept of these items; (n,) uint64 -> (n,) uint16."""
+    return (item_keys & np.uint64(MARKS - 1)).astype("<u2")
 
 
 def contains(consumed: bytes, item_keys: np.ndarray) -> np.ndarray:
@@ -23,6 +36,6 @@ def contains(consumed: bytes, item_keys: np.ndarray) -> np.ndarray:
 
     Shape: (n,) uint64 -> (n,) bool.
     """
-    marks = np.zeros(65_536, bool)
-    marks[np.frombuffer(consumed, "<u2")] = True
-    return marks[(item_keys & np.uint64(0xFFFF)).astype(np.int64)]
+    there = np.zeros(MARKS, bool)
+    there[marks(consumed)] = True
+    return there[marks_of(item_keys)]

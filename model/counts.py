@@ -129,6 +129,7 @@ class Counts:
         if self._ease_is_due():
             self._since_ease = 0
             self._fit_ease(scorer)
+            self._fit_taste(scorer)
         scorer.counted()
 
     def _note_first(self, scorer: Scorer, rows: np.ndarray, steps: np.ndarray) -> None:
@@ -190,24 +191,50 @@ class Counts:
                 items[item, len(partners) :], weights[item, len(partners) :] = -1, 0
 
     def _fit_ease(self, scorer: Scorer) -> None:
-        """Fit item-to-item weights in closed form on the pairs, for the items most chosen."""
-        chosen = scorer.counts[LATELY]
-        top = chosen.topk(min(self.pace.ease_items, len(scorer.keys))).indices.sort().values.numpy()
-        place = np.full(len(scorer.keys), -1)
-        place[top] = np.arange(len(top))
+        """Fit item-to-item weights in closed form on the pairs."""
+        top, place = _most_chosen(scorer, self.pace.ease_items)
         pairs, weights = self.pairs.settled()
         first, second = place[pairs >> 32], place[pairs & 0xFFFFFFFF]
         inside = (first >= 0) & (second >= 0)
         gram = np.zeros((len(top), len(top)), np.float32)
         gram[first[inside], second[inside]] = weights[_EASE, inside]
-        np.fill_diagonal(gram, chosen.numpy()[top] / (1 - FOLLOWING["ease"]) + self.pace.ease_ridge)
-        inverted = inverse(torch.from_numpy(gram))
-        fitted = -inverted / inverted.diagonal()
-        best = fitted.fill_diagonal_(0).topk(min(self.pace.neighbours, len(top)))
-        items, weights = scorer.neighbours("ease")
-        items.fill_(-1), weights.zero_()
-        items[top, : best.values.shape[1]] = torch.from_numpy(top)[best.indices].int()
-        weights[top, : best.values.shape[1]] = best.values.clamp(min=0)
+        np.fill_diagonal(gram, scorer.counts[LATELY].numpy()[top] / (1 - FOLLOWING["ease"]) + self.pace.ease_ridge)
+        _write(scorer, "ease", top, _fitted(torch.from_numpy(gram)).clamp(min=0))
+
+    def _fit_taste(self, scorer: Scorer) -> None:
+        """The same on all that peers took, however far apart; an item's row holds those that lead to it."""
+        top, place = _most_chosen(scorer, self.pace.taste_items)
+        taken = scorer.peers_taken.numpy()
+        users, at = np.nonzero(taken >= 0)
+        columns = place[taken[users, at]]
+        chosen = torch.zeros(len(taken), len(top))
+        chosen[users[columns >= 0], columns[columns >= 0]] = 1.0
+        gram = chosen.T @ chosen
+        gram.diagonal().add_(self.pace.ease_ridge)
+        _write(scorer, "taste", top, _fitted(gram).T)
+
+
+def _most_chosen(scorer: Scorer, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of the items most chosen lately, and for every row its place among them, -1 for none; (t,), (m,)."""
+    top = scorer.counts[LATELY].topk(min(most, len(scorer.keys))).indices.sort().values.numpy()
+    place = np.full(len(scorer.keys), -1)
+    place[top] = np.arange(len(top))
+    return top, place
+
+
+def _fitted(gram: torch.Tensor) -> torch.Tensor:
+    """EASE's weights from each item to each; (t, t) -> (t, t)."""
+    inverted = inverse(gram)
+    return (-inverted / inverted.diagonal()).fill_diagonal_(0)
+
+
+def _write(scorer: Scorer, name: str, top: np.ndarray, fitted: torch.Tensor) -> None:
+    """Write the largest weights of these items into a scorer's table, and nothing for the others; top (t,), fitted (t, t)."""
+    items, weights = scorer.neighbours(name)
+    best = fitted.abs().topk(min(items.shape[1], len(top))).indices
+    items.fill_(-1), weights.zero_()
+    items[top, : best.shape[1]] = torch.from_numpy(top)[best].int()
+    weights[top, : best.shape[1]] = fitted.gather(1, best)
 
 
 def inverse(matrix: torch.Tensor) -> torch.Tensor:

@@ -260,7 +260,8 @@ class Outcome:
 
 
 def _new_learner(catalogue: Catalogue, protocol: Protocol) -> Learner:
-    return Learner(catalogue, None, protocol.seed, rules=protocol.rules, exclude_consumed=protocol.exclude_consumed)
+    job = {"rules": protocol.rules, "exclude_consumed": protocol.exclude_consumed, "max_consumed": protocol.max_consumed}
+    return Learner(catalogue, None, protocol.seed, **job)
 
 
 def evaluate(

@@ -75,6 +75,7 @@ class Learner:
         catalogue: the learner's own replica; it may change between calls.
         scorer: whose weights to go on from; what it counted is counted again, from the examples. None begins anew.
         replay_capacity: events kept, the newest ones.
+        rules, exclude_consumed, max_consumed: those of the job.
     """
 
     def __init__(
@@ -85,10 +86,11 @@ class Learner:
         replay_capacity: int = 500_000,
         rules: Rules = Rules(),
         exclude_consumed: bool = True,
+        max_consumed: int = 4_096,
         pace: Pace = Pace(),
     ) -> None:
         self.catalogue, self.rules, self.exclude_consumed, self.pace = catalogue, rules, exclude_consumed, pace
-        self.memory = Memory(replay_capacity)
+        self.memory = Memory(replay_capacity, max_consumed)
         self._seed, self._random = seed, np.random.default_rng(seed)
         self._begin(copy.deepcopy(scorer) if scorer is not None else self._new_scorer())
 

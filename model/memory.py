@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from model import interest
+from model.consumed import marks_of
 from model.interest import ACTIONS, Interests
 from model.schema import CONSUMING, POSITIVE, Example, Request, event_key, item_key
 
@@ -29,6 +30,7 @@ class User:
     events: array = field(default_factory=lambda: array("I"))
     steps: array = field(default_factory=lambda: array("q"))
     dropped: int = 0
+    max_consumed: int = 4_096
 
     def append(self, key: int, time_ms: int, action: int, event: int) -> None:
         for column, value in zip(self._columns(), (key, time_ms, action, event, -1)):
@@ -40,9 +42,11 @@ class User:
         self.dropped += 1
 
     def consumed(self, before: int) -> bytes:
-        """The items consumed by the first events, as model.consumed keeps them."""
+        """The items consumed by the first events, as the job keeps them: see model.consumed."""
         taken = _IS_CONSUMING[np.frombuffer(self.actions[:before], np.uint8)]
-        return (np.frombuffer(self.keys[:before], np.uint64)[taken] & np.uint64(0xFFFF)).astype("<u2").tobytes()
+        marks, first = np.unique(marks_of(np.frombuffer(self.keys[:before], np.uint64)[taken]), return_index=True)
+        newest = len(marks) - min(len(marks), self.max_consumed)
+        return marks[first.argsort()[newest:]].tobytes()
 
     def _columns(self) -> tuple[array, ...]:
         return self.keys, self.times, self.actions, self.events, self.steps
@@ -91,8 +95,8 @@ class Flat:
 class Memory:
     """The newest `capacity` events of all users, and the examples that nothing has been learnt from yet."""
 
-    def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
+    def __init__(self, capacity: int, max_consumed: int = 4_096) -> None:
+        self.capacity, self.max_consumed = capacity, max_consumed
         self.users: dict[str, User] = {}
         self.order: deque[str] = deque()
         self._new: list[Remembered] = []
@@ -102,7 +106,7 @@ class Memory:
 
         One that came before is passed over.
         """
-        user = self.users.setdefault(example.user_id, User())
+        user = self.users.setdefault(example.user_id, User(max_consumed=self.max_consumed))
         event = event_key(example.event_id)
         if event in user.events[-_LATE:]:
             return

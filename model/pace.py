@@ -20,7 +20,9 @@ class Pace:
     peers: int = 4_096  # users kept to find who is alike
     ease_every: int = 5_000  # examples
     ease_items: int = 3_000  # those most chosen
-    ease_ridge: float = 200.0  # choices
+    ease_ridge: float = 200.0  # choices; of taste too
+    taste_items: int = 2_000  # those most chosen
+    taste_partners: int = 64  # kept for an item
     ranked: float = 1.0  # share of the examples that the blend learns from
     most_ranked: int = 6_000  # examples for the blend in one call
     kept_ranked: int = 6_000  # examples that the blend replays

@@ -35,7 +35,7 @@ SHARPNESS = 8.0
 FOLLOWING = {"transitions": 0.85, "recent-transitions": 0.85, "next": 0.5, "ease": 0.85}
 """Counted tables, and how much less an event counts in each than the next one."""
 _SPREADING = ("transitions", "recent-transitions")
-_TEXT_SCALE = 5.0  # from a cosine to the scale of a log probability
+_TEXT_SCALE = _TASTE_SCALE = 5.0  # from a cosine, or a share, to the scale of a log probability
 _NO_INTEREST = 1e-9
 _ALIKE = 0.9  # what a shared item counts for being alike, beside the next newer one
 _SHARED = 128  # places of peers that are looked around, at most
@@ -129,6 +129,26 @@ def _spread(table: Table, batch: MicroBatch, found: Found, rows: torch.Tensor) -
     return [(led_to.view_as(weights).mul_(weights).sum(2) + table.back_off[rows]).log_()]
 
 
+def _taste(table: Table, batch: MicroBatch, found: Found, rows: torch.Tensor) -> list[torch.Tensor]:
+    """How much all that the user ever consumed speaks for the item, old and new alike: by who else took both, and the share
+    of the items with the nearest texts that is among it."""
+    had = torch.zeros(len(rows), len(table.bias) + 1, device=rows.device)
+    had[batch.owner, table.marked[batch.consumed]] = 1.0
+    had[:, -1] = 0.0
+    (items, weights), (like, alike) = table.led("taste", rows), table.alike(rows)  # (B, c, partners), (B, c, ALIKE)
+    taste = (had.gather(1, items.flatten(1)).view_as(weights) * weights).sum(2)
+    familiar = (had.gather(1, like.flatten(1)).view_as(alike) * alike).sum(2) / (alike.sum(2) + 1e-6)
+    return [taste.mul_(_TASTE_SCALE), familiar.mul_(_TASTE_SCALE)]
+
+
+def _order(table: Table, batch: MicroBatch, found: Found, rows: torch.Tensor) -> list[torch.Tensor]:
+    """How far the item stands from the last one in the order in which items were first chosen, and whether after it."""
+    last, first = table.first[batch.history[:, -1:]], table.first[rows]
+    steps = torch.where((first < 0) | (last < 0), 0.0, first - last)
+    apart = steps.abs().log1p_()
+    return [apart, apart * steps.sign()]
+
+
 def _interest(table: Table, batch: MicroBatch) -> list[torch.Tensor]:
     """How near the item is to the user's interests, to those that come next."""
     return _nearness(batch, batch.interests.flatten(0, 1) @ table.vectors.mT)
@@ -158,6 +178,8 @@ FAMILIES = (
     Family({"peers": 0.0}, _peers),
     Family({"text": 0.0}, _text),
     Family({"spread": 0.0}, at=_spread),
+    Family({"taste": 0.0, "familiar": 0.0}, at=_taste),
+    Family({"apart": 0.0, "ahead": 0.0}, at=_order),
     Family({"interest": 1.0, "next-interest": 0.5}, _interest, _interest_at),
 )
 SIGNALS = {name: weight for family in FAMILIES for name, weight in family.weights.items()}

@@ -5,13 +5,14 @@ import torch
 import torch.nn.functional as F
 
 from model.catalogue import Catalogue
+from model.consumed import MARKS, marks_of
 from model.network import Network
 
 HALF_LIVES = (float("inf"), 20_000.0, 2_000.0, 200.0)
 """Popularity is counted with these half-lives, in events."""
 EVER, LATELY, TRENDING, NOW = range(len(HALF_LIVES))
-NEIGHBOURS = ("transitions", "recent-transitions", "next", "ease", "text")
-"""Counted tables: for every item the items that follow from it, best first, with a weight each."""
+NEIGHBOURS = ("transitions", "recent-transitions", "next", "ease", "taste", "text")
+"""Counted tables: for every item the items that follow from it (taste: that lead to it), best first, with a weight each."""
 LENGTH = 512
 """Newest items kept of a peer."""
 PLACES = 256
@@ -41,7 +42,8 @@ class Table:
 
     Shape: text (n, width), keys (m,), counts (HALF_LIVES, m), first (m,), neighbours (m, c), peers (u, LENGTH), (m, PLACES) -> rows
     (n + 1,) of the scorer, m for none; back (m + 1,) rows of the catalogue, n for none; items (n + 1, width); bias (n,); log_counts (HALF_LIVES, n);
-    back_off, age (n,); vectors (n, 64); taken (u, LENGTH) rows of the catalogue, n for none; rarity (n + 1,).
+    first (n + 1,), -1 for never; back_off, age (n,); vectors (n, 64); taken (u, LENGTH) rows of the catalogue, n for none; rarity (n + 1,);
+    marked (MARKS,) the rows that marks of model/consumed.py stand for, n for none.
     """
 
     @torch.no_grad()
@@ -71,12 +73,14 @@ class Table:
         self.log_counts = torch.log(counts + UNSEEN) - torch.log(counts.sum(1, keepdim=True) + UNSEEN * n)
         self.bias = padded(network.bias)[rows] + network.popularity * self.log_counts[TRENDING]
         self.back_off = _BACK_OFF * self.log_counts[LATELY].exp() + 1e-6
-        first = F.pad(first, (0, 1), value=-1.0)[rows]
+        first = F.pad(first, (0, 1), value=-1.0)
+        self.first, first = first[self.rows], first[rows]
         self.age = torch.where(first < 0, 0.0, torch.log1p((counts[EVER].sum() - first).clamp(min=0)) / 3)
         self.vectors = torch.from_numpy(catalogue.interest_vectors).to(device)
         items, cosines = (part[:, :ALIKE] for part in self.led("text", torch.arange(n, device=device)))
         self._alike = items.clamp(max=max(0, n - 1)), cosines**4
         self.taken, self._places = self.back[peers[0].long()], peers[1]
+        self.marked = torch.from_numpy(most_chosen(catalogue.keys, counts[LATELY].cpu().numpy())).to(device)
         self.rarity = 1 / torch.log(2 + padded(counts[EVER]))
 
     def led(self, name: str, history: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -114,6 +118,13 @@ class Table:
         ring = (places % length)[..., None] + torch.cat((-step, step))
         at = (places - places % length)[..., None] + ring.remainder_(length)
         return self.taken.flatten().index_select(0, at.flatten()).view(at.shape)
+
+
+def most_chosen(keys: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """The item that each mark stands for, of several the one most chosen; keys (n,) uint64, chosen (n,) -> (MARKS,), n for none."""
+    order, marked = chosen.argsort(kind="stable"), np.full(MARKS, len(keys))
+    marked[marks_of(keys)[order]] = order
+    return marked
 
 
 def find(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from model import consumed
 from model.counts import Pairs, inverse
 from model.finetune import Judgement, Learner, better_or_level
 from model.pace import Pace
-from model.schema import Example, ItemVector
+from model.schema import Example, ItemVector, item_key
 from model.score import Scorer, score
 from tests.test_score import ITEMS, ids, make_catalogue, make_request
 
@@ -283,6 +284,16 @@ def test_examples_are_judged_as_the_job_asks(blind):
 
     assert [2, 1] == [second.request(live).event_time_ms // 86_400_000 for live in (False, True)]
     assert second.request().consumed == make_request(blind, ["i1"]).consumed
+
+
+def test_the_learner_knows_what_was_consumed_as_the_job_does(blind):
+    """An item taken twice is kept once, where it came first; beyond the limit the first ones are dropped."""
+    learner, items = Learner(blind, max_consumed=2), ["i1", "i2", "i1", "i3"]
+    learner.add([Example("u", f"e{at}", at, item, "click", b"") for at, item in enumerate(items)])
+    kept = b""
+    for at, item in enumerate(items):
+        assert kept == learner.memory.find(Example("u", f"e{at}", at, item, "click")).request().consumed
+        kept = consumed.add(kept, item_key(item), 2)
 
 
 def test_the_gate_lets_through_what_is_better_or_level():

@@ -17,6 +17,7 @@ from model.network import UNKNOWN
 from model.schema import Example, Request
 from model.score import Scorer
 from model.signals import FAMILIES, RETRIEVING, SIGNALS, at, everywhere
+from model.table import most_chosen
 from tests.test_score import ITEMS, make_catalogue, make_request
 
 CPU = torch.device("cpu")
@@ -112,7 +113,9 @@ def test_a_signal_of_some_items_is_that_of_all(catalogue, scorer, untrained):
 
 def test_what_finds_candidates_is_what_is_learnt(scorer):
     """Signals that only help to order the candidates find none: their weights there stay where they were."""
-    assert [name for name, finds in zip(SIGNALS, RETRIEVING.tolist()) if not finds] == ["spread", "interest", "next-interest"]
+    assert [name for name, finds in zip(SIGNALS, RETRIEVING.tolist()) if not finds] == [
+        "spread", "taste", "familiar", "apart", "ahead", "interest", "next-interest"
+    ]  # fmt: skip
     assert {"interest", "next-interest"} == set(Scorer.untrained(16).blend.finding())
     assert (scorer.blend.find.mean[~RETRIEVING] == 0).all()
     assert all(family.everywhere or family.at for family in FAMILIES)
@@ -126,6 +129,57 @@ def test_an_item_inherits_what_leads_to_items_with_texts_like_its_own(catalogue,
     even, odd = at(table, batch, found, rows)[0, :, list(SIGNALS).index("spread")].tolist()
 
     assert even > odd + 1
+
+
+def signal_of(name: str, catalogue, scorer: Scorer, request: Request, items: list[str]) -> list[float]:
+    """What a signal says of these items."""
+    table, batch = scorer.table(catalogue), batch_of(catalogue, request)
+    rows = torch.tensor([[catalogue.item_ids.index(item) for item in items]])
+    return at(table, batch, everywhere(table, batch, scorer.blend.finding()), rows)[0, :, list(SIGNALS).index(name)].tolist()
+
+
+def test_taste_remembers_what_lies_far_behind(catalogue):
+    """Users take nine even items or nine odd ones. What this one had long before the last events says which; i29, which
+    nobody took, gets nothing."""
+    learner, random = Learner(catalogue), np.random.default_rng(0)
+    for user in range(60):
+        items = random.permutation([f"i{2 * at + user % 2}" for at in range(10)])[:9]
+        learner.add(Example(f"u{user}", f"{user}-{at}", 1_000 * at, item, "click", b"") for at, item in enumerate(items))
+    scorer = learner.fine_tune()
+    request = make_request(catalogue, [f"i{2 * at}" for at in range(9)] + ["i20"] * LAST)
+    forgotten = structs.replace(request, consumed=b"")
+
+    even, odd, never = signal_of("taste", catalogue, scorer, request, ["i18", "i19", "i29"])
+    assert even > odd + 0.1
+    assert never == 0.0
+    assert [0.0, 0.0] == signal_of("taste", catalogue, scorer, forgotten, ["i18", "i19"])
+
+
+def test_familiar_is_the_share_of_the_nearest_texts_that_the_user_had(catalogue, scorer):
+    """Even items are near to each other by text: who had them all finds the next one familiar."""
+    had = make_request(catalogue, [f"i{number}" for number in range(0, 28, 2)])
+    even, odd = signal_of("familiar", catalogue, scorer, had, ["i28", "i29"])
+
+    assert even == pytest.approx(5.0, rel=0.1) and odd < 0.5
+    assert [0.0] == signal_of("familiar", catalogue, scorer, make_request(catalogue, []), ["i28"])
+
+
+def test_a_mark_stands_for_the_item_most_chosen():
+    keys = np.array([5, 65_536 + 5, 7, 2 * 65_536 + 5], np.uint64)
+    marked = most_chosen(keys, np.array([1.0, 3.0, 0.0, 2.0]))
+
+    assert [1, 2, 4] == marked[[5, 7, 8]].tolist()
+
+
+def test_the_order_of_first_choices_goes_on_from_the_last_item(catalogue, scorer):
+    """i1, i4 and i2 were chosen first in this order, i7 never."""
+    after_4 = make_request(catalogue, ["i4"])
+    step = np.log1p(1)
+
+    assert [step, step, 0.0, 0.0] == pytest.approx(signal_of("apart", catalogue, scorer, after_4, ["i1", "i2", "i4", "i7"]))
+    assert [-step, step, 0.0, 0.0] == pytest.approx(signal_of("ahead", catalogue, scorer, after_4, ["i1", "i2", "i4", "i7"]))
+    for nothing in ([], ["i7"], ["nowhere"]):
+        assert [0.0, 0.0] == signal_of("ahead", catalogue, scorer, make_request(catalogue, nothing), ["i1", "i2"])
 
 
 @pytest.mark.parametrize("k", [1, 5, 12, 40])
