@@ -3,7 +3,7 @@
     new events ─► popularities, old choices fading
                ├► pairs of items near each other ─► the strongest partners of each item: transitions
                │                                 └► EASE's weights, fitted anew now and then
-               └► what came next within seconds ──► the strongest of it
+               └► what came next within seconds ──► the strongest of it, and the order of all
 
 Source: Steck, Embarrassingly Shallow Autoencoders for Sparse Data (EASE), 2019, arXiv:1905.03375.
 """
@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from model import places
 from model.memory import IS_POSITIVE, Flat, User
 from model.pace import Pace
 from model.peers import Peers
@@ -130,6 +131,7 @@ class Counts:
             self._since_ease = 0
             self._fit_ease(scorer)
             self._fit_taste(scorer)
+            self._fit_places(scorer)
         scorer.counted()
 
     def _note_first(self, scorer: Scorer, rows: np.ndarray, steps: np.ndarray) -> None:
@@ -212,6 +214,12 @@ class Counts:
         gram = chosen.T @ chosen
         gram.diagonal().add_(self.pace.ease_ridge)
         _write(scorer, "taste", top, _fitted(gram).T)
+
+
+    def _fit_places(self, scorer: Scorer) -> None:
+        """Fit the order in which items come within seconds."""
+        pairs, weights = self.next.settled()
+        places.fit(scorer.places.numpy(), pairs >> 32, pairs & 0xFFFFFFFF, weights[0])
 
 
 def _most_chosen(scorer: Scorer, most: int) -> tuple[np.ndarray, np.ndarray]:

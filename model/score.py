@@ -36,7 +36,7 @@ class Scorer(nn.Module):
     """All that a model version holds. Item tables have one row per item that the version knows.
 
     Shape: keys (m,) int64 item keys; counts (HALF_LIVES, m); first (m,) event that chose the
-    item, counted through, -1 for none; per name in NEIGHBOURS: items (m, c) int32 rows of this
+    item, counted through, -1 for none; places (m,) in the order within seconds; per name in NEIGHBOURS: items (m, c) int32 rows of this
     table, -1 for none, and weights (m, c); peers_taken (u, LENGTH) int32 rows of this table, -1 for none; peers_places
     (m, PLACES) int32 places in it, counted through, -1 for none.
     """
@@ -48,6 +48,7 @@ class Scorer(nn.Module):
         self.register_buffer("keys", torch.zeros(items, dtype=torch.int64))
         self.register_buffer("counts", torch.zeros(len(HALF_LIVES), items))
         self.register_buffer("first", torch.full((items,), -1.0))
+        self.register_buffer("places", torch.zeros(items))
         for name in NEIGHBOURS:
             self.register_buffer(f"{name}_items", torch.full((items, 0), -1, dtype=torch.int32))
             self.register_buffer(f"{name}_weights", torch.zeros(items, 0))
@@ -79,7 +80,8 @@ class Scorer(nn.Module):
             text = self._text[1] if _same(self._text, state) else None
             neighbours = {name: self.neighbours(name) for name in NEIGHBOURS}
             peers = self.peers_taken, self.peers_places
-            table = Table(self.network, text, self.keys, self.counts, self.first, neighbours, peers, catalogue)
+            order = self.first, self.places
+            table = Table(self.network, text, self.keys, self.counts, order, neighbours, peers, catalogue)
             self._text, self._table = (state, table.text), (state, table)
         return self._table[1]
 

@@ -36,6 +36,7 @@ FOLLOWING = {"transitions": 0.85, "recent-transitions": 0.85, "next": 0.5, "ease
 """Counted tables, and how much less an event counts in each than the next one."""
 _SPREADING = ("transitions", "recent-transitions")
 _TEXT_SCALE = _TASTE_SCALE = 5.0  # from a cosine, or a share, to the scale of a log probability
+_PLACE_SCALE = 5.0  # places that differ by less than a fifth are one
 _NO_INTEREST = 1e-9
 _ALIKE = 0.9  # what a shared item counts for being alike, beside the next newer one
 _SHARED = 128  # places of peers that are looked around, at most
@@ -142,11 +143,13 @@ def _taste(table: Table, batch: MicroBatch, found: Found, rows: torch.Tensor) ->
 
 
 def _order(table: Table, batch: MicroBatch, found: Found, rows: torch.Tensor) -> list[torch.Tensor]:
-    """How far the item stands from the last one in the order in which items were first chosen, and whether after it."""
-    last, first = table.first[batch.history[:, -1:]], table.first[rows]
-    steps = torch.where((first < 0) | (last < 0), 0.0, first - last)
-    apart = steps.abs().log1p_()
-    return [apart, apart * steps.sign()]
+    """How far the item stands from the last one, and whether after it: in the order in which items were first chosen, and in
+    that in which they come within seconds."""
+    last = batch.history[:, -1:]
+    steps, known = table.first[rows] - table.first[last], (table.first[rows] >= 0) & (table.first[last] >= 0)
+    places = (table.place[rows] - table.place[last]) * _PLACE_SCALE
+    both = torch.where(known, steps, 0.0), torch.where(last < len(table.bias), places, 0.0)
+    return [signal for way in both for signal in (way.abs().log1p(), way.abs().log1p() * way.sign())]
 
 
 def _interest(table: Table, batch: MicroBatch) -> list[torch.Tensor]:
@@ -179,7 +182,7 @@ FAMILIES = (
     Family({"text": 0.0}, _text),
     Family({"spread": 0.0}, at=_spread),
     Family({"taste": 0.0, "familiar": 0.0}, at=_taste),
-    Family({"apart": 0.0, "ahead": 0.0}, at=_order),
+    Family({"apart": 0.0, "ahead": 0.0, "apart-at-once": 0.0, "ahead-at-once": 0.0}, at=_order),
     Family({"interest": 1.0, "next-interest": 0.5}, _interest, _interest_at),
 )
 SIGNALS = {name: weight for family in FAMILIES for name, weight in family.weights.items()}

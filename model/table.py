@@ -36,13 +36,13 @@ class Table:
         text: the catalogue's vectors, projected by the network; None computes them.
         keys: of the scorer's items.
         counts: their popularities.
-        first: when each was chosen first.
+        order: (when each was chosen first, its place in the order within seconds).
         neighbours: name -> (items, weights) of a counted table.
         peers: (items taken by each, places of each item among those), see model/peers.py.
 
-    Shape: text (n, width), keys (m,), counts (HALF_LIVES, m), first (m,), neighbours (m, c), peers (u, LENGTH), (m, PLACES) -> rows
+    Shape: text (n, width), keys (m,), counts (HALF_LIVES, m), order (m,) each, neighbours (m, c), peers (u, LENGTH), (m, PLACES) -> rows
     (n + 1,) of the scorer, m for none; back (m + 1,) rows of the catalogue, n for none; items (n + 1, width); bias (n,); log_counts (HALF_LIVES, n);
-    first (n + 1,), -1 for never; back_off, age (n,); vectors (n, 64); taken (u, LENGTH) rows of the catalogue, n for none; rarity (n + 1,);
+    first (n + 1,), -1 for never; place (n + 1,); back_off, age (n,); vectors (n, 64); taken (u, LENGTH) rows of the catalogue, n for none; rarity (n + 1,);
     marked (MARKS,) the rows that marks of model/consumed.py stand for, n for none.
     """
 
@@ -53,7 +53,7 @@ class Table:
         text: torch.Tensor | None,
         keys: torch.Tensor,
         counts: torch.Tensor,
-        first: torch.Tensor,
+        order: tuple[torch.Tensor, torch.Tensor],
         neighbours: dict[str, tuple[torch.Tensor, torch.Tensor]],
         peers: tuple[torch.Tensor, torch.Tensor],
         catalogue: Catalogue,
@@ -73,8 +73,8 @@ class Table:
         self.log_counts = torch.log(counts + UNSEEN) - torch.log(counts.sum(1, keepdim=True) + UNSEEN * n)
         self.bias = padded(network.bias)[rows] + network.popularity * self.log_counts[TRENDING]
         self.back_off = _BACK_OFF * self.log_counts[LATELY].exp() + 1e-6
-        first = F.pad(first, (0, 1), value=-1.0)
-        self.first, first = first[self.rows], first[rows]
+        self.first, self.place = F.pad(order[0], (0, 1), value=-1.0)[self.rows], padded(order[1])[self.rows]
+        first = self.first[:-1]
         self.age = torch.where(first < 0, 0.0, torch.log1p((counts[EVER].sum() - first).clamp(min=0)) / 3)
         self.vectors = torch.from_numpy(catalogue.interest_vectors).to(device)
         items, cosines = (part[:, :ALIKE] for part in self.led("text", torch.arange(n, device=device)))

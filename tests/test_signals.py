@@ -14,7 +14,7 @@ from model.device import best
 from model.finetune import Learner
 from model.interest import Rules
 from model.network import UNKNOWN
-from model.schema import Example, Request
+from model.schema import Example, Request, item_key
 from model.score import Scorer
 from model.signals import FAMILIES, RETRIEVING, SIGNALS, at, everywhere
 from model.table import most_chosen
@@ -114,7 +114,7 @@ def test_a_signal_of_some_items_is_that_of_all(catalogue, scorer, untrained):
 def test_what_finds_candidates_is_what_is_learnt(scorer):
     """Signals that only help to order the candidates find none: their weights there stay where they were."""
     assert [name for name, finds in zip(SIGNALS, RETRIEVING.tolist()) if not finds] == [
-        "spread", "taste", "familiar", "apart", "ahead", "interest", "next-interest"
+        "spread", "taste", "familiar", "apart", "ahead", "apart-at-once", "ahead-at-once", "interest", "next-interest"
     ]  # fmt: skip
     assert {"interest", "next-interest"} == set(Scorer.untrained(16).blend.finding())
     assert (scorer.blend.find.mean[~RETRIEVING] == 0).all()
@@ -162,6 +162,26 @@ def test_familiar_is_the_share_of_the_nearest_texts_that_the_user_had(catalogue,
 
     assert even == pytest.approx(5.0, rel=0.1) and odd < 0.5
     assert [0.0] == signal_of("familiar", catalogue, scorer, make_request(catalogue, []), ["i28"])
+
+
+def test_the_order_within_seconds_is_learnt(catalogue):
+    """Everybody takes three items a second in the order i5, i2, i8, beginning anywhere; i7 is never among them."""
+    learner, turn = Learner(catalogue), ["i5", "i2", "i8"]
+    for user in range(60):
+        items = turn[user % 2 : 2 + user % 2] + ["i7"]
+        times = [1_000_000 * user, 1_000_000 * user, 1_000_000 * user + 500_000]
+        learner.add(Example(f"u{user}", f"{user}-{at}", times[at], item, "click", b"") for at, item in enumerate(items))
+        learner.add([Example(f"v{user}", f"v{user}-{at}", times[2] + 10_000 * at, f"i{10 + at}", "click", b"") for at in range(6)])
+    scorer = learner.fine_tune()
+
+    def after_2(name: str) -> list[float]:
+        return signal_of(name, catalogue, scorer, make_request(catalogue, ["i2"]), ["i5", "i2", "i8"])
+
+    before, here, then = after_2("ahead-at-once")
+    assert before < -1 and 0.0 == here and then > 1
+    assert [-before, 0.0, then] == after_2("apart-at-once")
+    assert 0.0 == scorer.places[scorer.keys == np.uint64(item_key("i7")).astype(np.int64)].item()
+    assert [0.0] == signal_of("ahead-at-once", catalogue, scorer, make_request(catalogue, []), ["i8"])
 
 
 def test_a_mark_stands_for_the_item_most_chosen():
