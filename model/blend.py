@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from model.batch import CONTEXT, MicroBatch
-from model.device import best
 from model.signals import RETRIEVING, SIGNALS, Found, at, everywhere
 from model.table import Table
 
@@ -112,7 +111,8 @@ def linear(blend: Blend, table: Table, batch: MicroBatch, excluded: torch.Tensor
         if name not in same:
             scores.addcmul_(columns[name], found[name])
     scores.masked_fill_(excluded, -torch.inf)
-    return Scores(found, blend.order(batch.context), best(scores, CANDIDATES), scores)
+    candidates = scores.topk(min(CANDIDATES, scores.shape[1]), sorted=False).indices
+    return Scores(found, blend.order(batch.context), candidates, scores)
 
 
 @torch.inference_mode()

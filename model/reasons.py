@@ -8,15 +8,15 @@ from model.batch import MicroBatch
 from model.blend import Scores
 from model.network import EVENT
 from model.schema import Reason
-from model.signals import SHARPNESS, SIGNALS, at_rows, led, recencies
-from model.table import NEIGHBOURS, Table, padded
+from model.signals import FOLLOWING, SHARPNESS, SIGNALS, at_rows, led, recencies
+from model.table import Table, padded
 
 REASONS = 2
 """At most so many are given for an item."""
 LEAST_SHARE = 0.05
 """A signal with a smaller share of the score is no reason."""
 _EVENTS = 2  # past events named in a reason, at most
-_CARRIED_BY = {"network": "items", "interest": "vectors", "next-interest": "vectors"} | {name: name for name in NEIGHBOURS}
+_CARRIED_BY = {"network": "items", "interest": "vectors", "next-interest": "vectors"} | {name: name for name in (*FOLLOWING, "text")}
 """How the past events that carry a signal are found; those that carry the others are not known."""
 
 
@@ -33,13 +33,14 @@ def explain(table: Table, batch: MicroBatch, scored: Scores, rows: torch.Tensor,
     events = _carriers(table, batch, rows, signal)
     past = batch.history[:, None, None].expand(*signal.shape, -1)
     carried_by = torch.where(events >= 0, past.gather(3, events.clamp(min=0)), len(item_ids))
-    reasons = iter(_reasons(share, signal, _interest_numbers(table, batch, rows, signal), carried_by, item_ids))
-    B, k = rows.shape
-    return [[[reason for _, reason in zip(range(signal.shape[2]), reasons) if reason] for _ in range(k)] for _ in range(B)]
+    reasons = _reasons(share, signal, _interest_numbers(table, batch, rows, signal), carried_by, item_ids)
+    most, k = signal.shape[2], rows.shape[1]
+    told = [reasons[at : at + count] for at, count in zip(range(0, len(reasons), most), (share >= LEAST_SHARE).sum(2).flatten().tolist())]
+    return [told[at : at + k] for at in range(0, len(told), k)]
 
 
 def _strongest(scored: Scores, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The signals that lift items most above the average item, and their shares; (B, k) -> (B, k, reasons) each."""
+    """The signals that lift items most above the average item, and their shares, the largest first; (B, k) -> (B, k, reasons) each."""
     found = scored.found
     columns = torch.tensor([list(SIGNALS).index(name) for name in found], device=rows.device)
     average = torch.stack([signal.mean(1).expand(len(rows)) for signal in found.values()], 1)  # (B, found)
@@ -50,18 +51,17 @@ def _strongest(scored: Scores, rows: torch.Tensor) -> tuple[torch.Tensor, torch.
 
 def _reasons(
     share: torch.Tensor, signal: torch.Tensor, number: torch.Tensor, carried_by: torch.Tensor, item_ids: list[str]
-) -> list[Reason | None]:
-    """Put into words; None for what would say little.
+) -> list[Reason]:
+    """Put into words.
 
     Shape: share, signal, number (B, k, reasons), carried_by (B, k, reasons, 2) -> B * k * reasons.
     """
-    ids = np.array([*item_ids, ""], object)[carried_by.cpu().numpy()].reshape(-1, _EVENTS).T.tolist()
+    first, second = np.array([*item_ids, ""], object)[carried_by.cpu().numpy()].reshape(-1, _EVENTS).T.tolist()
+    carriers = [[a, b] if b and a != b else [a] if a else [] for a, b in zip(first, second)]
     names = np.array(list(SIGNALS), object)[signal.cpu().numpy()].ravel().tolist()
     shares = share.cpu().numpy().ravel().astype(float).round(3).tolist()
-    return [
-        Reason(name, part, which if which >= 0 else None, [a, b] if b and a != b else [a] if a else []) if part >= LEAST_SHARE else None
-        for name, part, which, a, b in zip(names, shares, number.flatten().tolist(), *ids)
-    ]
+    numbers = number.flatten().tolist()
+    return list(map(Reason, names, shares, (which if which >= 0 else None for which in numbers), carriers))
 
 
 def _interest_numbers(table: Table, batch: MicroBatch, rows: torch.Tensor, signal: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,6 @@ from typing import NamedTuple
 import torch
 
 from model.batch import MicroBatch
-from model.device import best
 from model.table import NEAR, Table
 
 Found = dict[str, torch.Tensor]
@@ -111,8 +110,8 @@ def _most_alike(places: torch.Tensor, weights: torch.Tensor, u: int, L: int) -> 
     alike = weights.new_zeros(len(places), u + 1).scatter_add_(1, owner, weights)
     alike[:, 0] = 0.0
     amounts = alike.gather(1, owner).mul_(weights)
-    most = best(amounts, _SHARED)
-    return places.gather(1, most).long().clamp_(min=0), amounts.gather(1, most)
+    most = amounts.topk(min(_SHARED, amounts.shape[1]), sorted=False)
+    return places.gather(1, most.indices).long().clamp_(min=0), most.values
 
 
 def _text(table: Table, batch: MicroBatch) -> list[torch.Tensor]:

@@ -65,7 +65,7 @@ class Table:
         self.back = torch.full((m + 1,), n, device=device)
         self.back[rows] = torch.arange(n, device=device)
         self.back[m] = n
-        self._back = F.pad(self.back, (1, 0), value=n).int()  # from -1 on: looked up by the million
+        self._back = F.pad(self.back, (1, 0), value=n)  # from -1 on: looked up by the million
         counts = padded(counts.mT)[rows].mT  # (HALF_LIVES, n)
         vectors = catalogue.vectors.reshape(n, network.sizes.dim)
         self.text = network.project(torch.from_numpy(vectors).to(device)) if text is None else text
@@ -96,7 +96,7 @@ class Table:
         none = rows == len(items)
         rows, shape = rows.masked_fill(none, 0).flatten(), (*history.shape, items.shape[1])
         led = self._back.index_select(0, items.index_select(0, rows).add_(1).flatten()).view(shape)
-        return led.long(), weights.index_select(0, rows).view(shape).masked_fill_(none[..., None], 0.0)
+        return led, weights.index_select(0, rows).view(shape).masked_fill_(none[..., None], 0.0)
 
     def alike(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The items with the nearest texts, and how much each counts, 0 for none; (B, c) -> (B, c, ALIKE) each."""

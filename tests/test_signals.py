@@ -10,7 +10,6 @@ from msgspec import structs
 from model.batch import CONTEXT, open_requests
 from model.blend import Blend, blended, linear
 from model.counts import next_of
-from model.device import best
 from model.finetune import Learner
 from model.interest import Rules
 from model.network import UNKNOWN
@@ -200,14 +199,6 @@ def test_the_order_of_first_choices_goes_on_from_the_last_item(catalogue, scorer
     assert [-step, step, 0.0, 0.0] == pytest.approx(signal_of("ahead", catalogue, scorer, after_4, ["i1", "i2", "i4", "i7"]))
     for nothing in ([], ["i7"], ["nowhere"]):
         assert [0.0, 0.0] == signal_of("ahead", catalogue, scorer, make_request(catalogue, nothing), ["i1", "i2"])
-
-
-@pytest.mark.parametrize("k", [1, 5, 12, 40])
-def test_the_best_are_those_of_topk(k):
-    scores = torch.randn(7, 12, generator=torch.Generator().manual_seed(0))
-    scores[2, 3:] = -torch.inf
-
-    assert torch.equal(scores.topk(min(k, 12)).values, scores.gather(1, best(scores, k)).sort(1, descending=True).values)
 
 
 def test_ordering_moves_probability_among_the_candidates_only(scorer):
