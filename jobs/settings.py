@@ -54,7 +54,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     # Flink
     checkpoint_interval_ms: _count("time between checkpoints, ms", ge=100) = 10_000
     bundle_time_ms: _count("how long a micro-batch fills, ms; Flink checks once in that time, so it can be twice as long") = 20
-    micro_batch: _count("most rows in one call of a vectorised UDF") = 128
+    micro_batch: _count("most rows in one call of a vectorised UDF") = 256
 
     # The language model
     encoder: _text("Hugging Face encoder: a folder or a name") = "sentence-transformers/all-MiniLM-L6-v2"

@@ -8,6 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from apache_beam.runners.worker.statesampler import StateSampler, get_current_tracker
+from apache_beam.utils.counters import CounterFactory
 
 import udfs.score
 from model import interest
@@ -18,6 +20,7 @@ from model.schema import (
     decode_embedded, decode_example, decode_fine_tune_request, decode_item_vector, decode_packed_request,
     decode_recommendation, decode_user_state, encode_json, encode_packed, event_key, item_key, rec_id,
 )  # fmt: skip
+from udfs import worker
 from udfs.embed import Embed, EmbedItems
 from udfs.interest import LearningPace, UpdateInterest
 from udfs.score import Score, Scorers
@@ -709,3 +712,27 @@ def test_the_language_model_is_loaded_when_nothing_waits(monkeypatch, since_even
     embed._warm_up()
 
     assert loads == embed._encoder.loads
+
+
+def test_a_micro_batch_does_not_wait_for_a_sampler():
+    """Beam's thread that samples what a worker does is not started, so that nothing waits for it to wake up; twice is once."""
+    worker.do_not_sample(), worker.do_not_sample()
+    sampler, threads = StateSampler("step", CounterFactory()), threading.active_count()
+    for _ in range(3):
+        sampler.start()
+        assert threads == threading.active_count()
+        assert sampler is get_current_tracker()
+        sampler.stop_if_still_running()
+        assert get_current_tracker() is None
+        sampler.reset()
+
+
+def test_a_micro_batch_that_was_sampled_ends_as_it_began():
+    """The first one begins before the worker is prepared: its thread is there, and is waited for."""
+    sampler = StateSampler("step", CounterFactory())
+    StateSampler.__mro__[1].start(sampler)  # what Beam does
+    sampler.started = True
+    worker.do_not_sample()
+    sampler.stop_if_still_running()
+
+    assert sampler.finished and not [thread for thread in threading.enumerate() if thread.name.endswith("(run)")]

@@ -8,13 +8,37 @@ several threads, so with the default a list waits long while another thread is a
 
 
 def prepare(threads: int | None = None) -> None:
-    """Let threads take turns quickly.
+    """Let threads take turns quickly, and calls end when their work does.
 
     Args:
         threads: of torch, on the CPU; None where torch is not needed yet.
     """
     sys.setswitchinterval(SWITCH_S)
+    do_not_sample()
     if threads is not None:
         import torch
 
         torch.set_num_threads(threads)
+
+
+def do_not_sample() -> None:
+    """Take away the thread that Beam starts for every micro-batch to sample what the worker is doing.
+
+    Nobody reads what it finds, and the micro-batch does not end before it wakes up: a tenth of the time that it took, on average.
+    """
+    from apache_beam.runners.worker.statesampler import StateSampler, set_current_tracker
+
+    if hasattr(StateSampler, "sampled_stop"):
+        return
+
+    def start(self) -> None:
+        set_current_tracker(self)
+        self.started = self.unsampled = True
+
+    def stop(self) -> None:
+        if not getattr(self, "unsampled", False):  # the first one, which had begun before
+            return self.sampled_stop()
+        set_current_tracker(None)
+        self.finished = True
+
+    StateSampler.sampled_stop, StateSampler.start, StateSampler.stop = StateSampler.stop, start, stop
