@@ -205,7 +205,7 @@ class Counts:
 
     def _fit_taste(self, scorer: Scorer) -> None:
         """The same on all that peers took, however far apart; an item's row holds those that lead to it."""
-        top, place = _most_chosen(scorer, self.pace.taste_items)
+        top, place = _most_chosen(scorer, self.pace.ease_items)
         taken = scorer.peers_taken.numpy()
         users, at = np.nonzero(taken >= 0)
         columns = place[taken[users, at]]

@@ -20,10 +20,10 @@ from model.signals import RETRIEVING, at
 
 _FIRST_RATE, _RATE, _SETTLED = 6e-3, 2e-3, 5_000  # learning rates, and after how many examples the second one holds
 _CLIP = 10.0  # norm of the gradient
-_UNIFORM = 64  # items drawn from the whole catalogue for each example
+_UNIFORM = 32  # items drawn from the whole catalogue for each example
 _EXAMPLES, _CELLS = 64, 400_000  # examples, and examples x items, whose signals are computed at once
 _FRESH = 4  # a quarter of the examples of every step is new, the others are drawn from those kept
-_STEPS = 6  # for as many new examples as fit in one
+_STEPS = 4  # for as many new examples as fit in one
 _MEASURED = 5_000  # examples that the spread of the signals stands for
 _PRIOR = 500  # examples that the weights at the start are worth: few new ones do not turn popularity upside down
 

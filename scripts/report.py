@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from model.catalogue import Catalogue
-from model.evaluate import LEAST, Outcome, Protocol, Result, Targets
+from model.evaluate import LEAST, LIVE, PARTS, Outcome, Protocol, Result, Targets
 from model.metrics import DRAWS, K, coverage, gains, hit_rate_at_k, hits, interval
 from model.metrics import intra_list_distance, mrr_at_k, ndcg_at_k, sliding, user_bootstrap
 from model.schema import Event, item_key
@@ -18,6 +18,7 @@ from scripts.data import DataError
 NEW = 5
 """A user with fewer earlier events is new, and so is an item."""
 _WINDOWS = 20  # a point of a curve is the mean over this part of the stream
+_OWN = ("headrace", LIVE, *PARTS)
 _LINES = ("-", "--", ":")
 _WIDTH = 150  # of the table, where there is no terminal
 
@@ -120,6 +121,21 @@ def show(result: dict) -> None:
     console.print(result["protocol"], table, sep="\n", highlight=False)
     counts = f"{result['predicted']:,} events predicted, {result['refused']:,} rows refused"
     print(f"{counts}, {result['unknown_items']:,} events without an item of the catalogue, {result['seconds']:.0f} s")
+    print(beside(result["methods"]))
+
+
+def beside(methods: dict[str, dict]) -> str:
+    """How many times the best single method's HR@10 Headrace's is, and item kNN's.
+
+    >>> beside({"headrace": {"hr_at_10": 0.3}, "ease": {"hr_at_10": 0.2}, "item-knn": {"hr_at_10": 0.1}})
+    'HR@10 of headrace: 1.50 times that of ease, the best of the others; 3.00 times that of item-knn'
+    """
+    others = {name: figures["hr_at_10"] for name, figures in methods.items() if name not in _OWN and figures["hr_at_10"]}
+    if not others:
+        return "HR@10 of headrace: nothing to put beside it"
+    best, ours = max(others, key=others.get), methods["headrace"]["hr_at_10"]
+    text = f"HR@10 of headrace: {ours / others[best]:.2f} times that of {best}, the best of the others"
+    return text + (f"; {ours / others['item-knn']:.2f} times that of item-knn" if "item-knn" in others and best != "item-knn" else "")
 
 
 def _cells(figures: dict) -> list[str]:

@@ -37,6 +37,7 @@ def test_the_table_has_the_best_method_first_and_the_protocol_above_it(capsys):
 
     assert out.startswith("Prequential: events in time order; the first 20% are learnt from and not counted")
     assert 0 < out.index("headrace") < out.index("popularity")
+    assert out.endswith("HR@10 of headrace: 4.00 times that of popularity, the best of the others\n")
     assert "8 events predicted, 0 rows refused, 0 events without an item of the catalogue" in out
 
 
