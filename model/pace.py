@@ -8,9 +8,9 @@ class Pace:
     """How much is learnt from how much; the defaults are measured on ml-100k and ml-latest-2016."""
 
     window: int = 32  # events
-    windows: int = 8  # of new events in a step, and as many replayed
-    visits: float = 8.0  # of each new event by a step of the network
-    most_steps: int = 1_200  # of the network in one call
+    windows: int = 16  # of new events in a step, and as many replayed
+    visits: float = 16.0  # of each new event by a step of the network
+    most_steps: int = 600  # of the network in one call
     live: float = 0.25  # share of what is learnt as the job asks: right after an event, not when the next one comes
     negatives: int = 1_024  # items that each target of a step is held against
     chunk: int = 100  # examples counted at once, where many come together
@@ -22,7 +22,7 @@ class Pace:
     ease_items: int = 2_000  # those most chosen; of taste too
     ease_ridge: float = 200.0  # choices; of taste too
     taste_partners: int = 64  # kept for an item
-    ranked: float = 0.6  # share of the examples that the blend learns from
+    ranked: float = 1.0  # share of the examples that the blend learns from
     most_ranked: int = 6_000  # examples for the blend in one call
     kept_ranked: int = 6_000  # examples that the blend replays
     ranked_batch: int = 128  # examples in one of its steps
