@@ -112,6 +112,7 @@ class Counts:
         self.pace, self.peers = pace, Peers(pace.peers)
         self.pairs, self.next = Pairs(), Pairs((float("inf"),), both_ways=False)
         self.learnt = self._since_ease = 0
+        self._forgot = False  # somebody is still in what was fitted
 
     def add(self, scorer: Scorer, flat: Flat, spots: np.ndarray) -> None:
         """Count new events: spots (n,) their places in `flat`, -1 for an item that is not there."""
@@ -128,7 +129,7 @@ class Counts:
         self._add_pairs(scorer, flat.rows, flat.times, flat.positive, flat.starts[flat.owner[spots]], spots, ages, 1)
         self._since_ease += n
         if self._ease_is_due():
-            self._since_ease = 0
+            self._since_ease, self._forgot = 0, False
             self._fit_ease(scorer)
             self._fit_taste(scorer)
             self._fit_places(scorer)
@@ -142,10 +143,12 @@ class Counts:
 
     def _ease_is_due(self) -> bool:
         first = self.learnt >= _FIRST_EASE and self._since_ease == self.learnt
-        return first or self._since_ease >= max(self.pace.ease_every, self.learnt // _EASE_GROWTH)
+        forgot = self._forgot and self.learnt >= _FIRST_EASE
+        return first or forgot or self._since_ease >= max(self.pace.ease_every, self.learnt // _EASE_GROWTH)
 
     def remove(self, scorer: Scorer, user_id: str, user: User, row_of: dict[int, int]) -> None:
-        """Take out what a user's events added."""
+        """Take out what a user's events added; what is fitted on them is fitted anew with the next events."""
+        self._forgot = True
         self.peers.forget(scorer, user_id)
         rows = np.array([row_of.get(key, -1) for key in user.keys], np.int64)
         known = rows >= 0

@@ -154,6 +154,21 @@ def test_taste_remembers_what_lies_far_behind(catalogue):
     assert [0.0, 0.0] == signal_of("taste", catalogue, scorer, forgotten, ["i18", "i19"])
 
 
+def test_what_a_forgotten_user_added_to_taste_and_order_is_gone_with_the_next_event(catalogue):
+    """Only one user took i20 and i22, in one second."""
+    learner = Learner(catalogue)
+    learner.add(Example("z", f"z-{item}", 1_000, item, "click", b"") for item in ("i20", "i22"))
+    for user in range(60):
+        learner.add(Example(f"u{user}", f"{user}-{at}", 60_000 * at, f"i{at}", "click", b"") for at in range(9))
+    before = learner.fine_tune()
+    learner.add([Example("z", "f", 9_000_000, forget=True), Example("u1", "last", 9_000_000, "i9", "click", b"")])
+    after = learner.count()
+
+    rows = [before.keys.tolist().index(np.uint64(item_key(item)).astype(np.int64)) for item in ("i20", "i22")]
+    assert (before.neighbours("taste")[1][rows].abs().sum(1) > 0).all() and before.places[rows[0]] < before.places[rows[1]]
+    assert (after.neighbours("taste")[1][rows] == 0).all() and after.places[rows].abs().max() < 1e-6
+
+
 def test_familiar_is_the_share_of_the_nearest_texts_that_the_user_had(catalogue, scorer):
     """Even items are near to each other by text: who had them all finds the next one familiar."""
     had = make_request(catalogue, [f"i{number}" for number in range(0, 28, 2)])
