@@ -111,7 +111,7 @@ class Counts:
     def __init__(self, pace: Pace) -> None:
         self.pace, self.peers = pace, Peers(pace.peers)
         self.pairs, self.next = Pairs(), Pairs((float("inf"),), both_ways=False)
-        self.learnt = self._since_ease = 0
+        self.learnt = self._since_fit = 0
         self._forgot = False  # somebody is still in what was fitted
 
     def add(self, scorer: Scorer, flat: Flat, spots: np.ndarray) -> None:
@@ -127,12 +127,9 @@ class Counts:
         self._note_first(scorer, flat.rows[spots], self.learnt - 1 - ages)
         self.pairs.fade(n)
         self._add_pairs(scorer, flat.rows, flat.times, flat.positive, flat.starts[flat.owner[spots]], spots, ages, 1)
-        self._since_ease += n
-        if self._ease_is_due():
-            self._since_ease, self._forgot = 0, False
-            self._fit_ease(scorer)
-            self._fit_taste(scorer)
-            self._fit_places(scorer)
+        self._since_fit += n
+        if self._fit_is_due():
+            self._fit(scorer)
         scorer.counted()
 
     def _note_first(self, scorer: Scorer, rows: np.ndarray, steps: np.ndarray) -> None:
@@ -141,10 +138,10 @@ class Counts:
         first = scorer.first.numpy()
         first[rows] = np.where(first[rows] < 0, steps[at], first[rows])
 
-    def _ease_is_due(self) -> bool:
-        first = self.learnt >= _FIRST_EASE and self._since_ease == self.learnt
+    def _fit_is_due(self) -> bool:
+        first = self.learnt >= _FIRST_EASE and self._since_fit == self.learnt
         forgot = self._forgot and self.learnt >= _FIRST_EASE
-        return first or forgot or self._since_ease >= max(self.pace.ease_every, self.learnt // _EASE_GROWTH)
+        return first or forgot or self._since_fit >= max(self.pace.ease_every, self.learnt // _EASE_GROWTH)
 
     def remove(self, scorer: Scorer, user_id: str, user: User, row_of: dict[int, int]) -> None:
         """Take out what a user's events added; what is fitted on them is fitted anew with the next events."""
@@ -195,6 +192,12 @@ class Counts:
                 items[item, : len(partners)], weights[item, : len(partners)] = partners, amounts / scale
                 items[item, len(partners) :], weights[item, len(partners) :] = -1, 0
 
+    def _fit(self, scorer: Scorer) -> None:
+        self._since_fit, self._forgot = 0, False
+        self._fit_ease(scorer)
+        self._fit_taste(scorer)
+        self._fit_places(scorer)
+
     def _fit_ease(self, scorer: Scorer) -> None:
         """Fit item-to-item weights in closed form on the pairs."""
         top, place = _most_chosen(scorer, self.pace.ease_items)
@@ -217,7 +220,6 @@ class Counts:
         gram = chosen.T @ chosen
         gram.diagonal().add_(self.pace.ease_ridge)
         _write(scorer, "taste", top, _fitted(gram).T)
-
 
     def _fit_places(self, scorer: Scorer) -> None:
         """Fit the order in which items come within seconds."""

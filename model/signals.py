@@ -148,7 +148,8 @@ def _order(table: Table, batch: MicroBatch, found: Found, rows: torch.Tensor) ->
     steps, known = table.first[rows] - table.first[last], (table.first[rows] >= 0) & (table.first[last] >= 0)
     places = (table.place[rows] - table.place[last]) * _PLACE_SCALE
     both = torch.where(known, steps, 0.0), torch.where(last < len(table.bias), places, 0.0)
-    return [signal for way in both for signal in (way.abs().log1p(), way.abs().log1p() * way.sign())]
+    apart = [way.abs().log1p() for way in both]
+    return [apart[0], apart[0] * steps.sign(), apart[1], apart[1] * places.sign()]
 
 
 def _interest(table: Table, batch: MicroBatch) -> list[torch.Tensor]:

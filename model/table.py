@@ -80,7 +80,7 @@ class Table:
         items, cosines = (part[:, :ALIKE] for part in self.led("text", torch.arange(n, device=device)))
         self._alike = items.clamp(max=max(0, n - 1)), cosines**4
         self.taken, self._places = self.back[peers[0].long()], peers[1]
-        self.marked = torch.from_numpy(most_chosen(catalogue.keys, counts[LATELY].cpu().numpy())).to(device)
+        self.marked = torch.from_numpy(marked_by(catalogue.keys, counts[LATELY].cpu().numpy())).to(device)
         self.rarity = 1 / torch.log(2 + padded(counts[EVER]))
 
     def led(self, name: str, history: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -120,7 +120,7 @@ class Table:
         return self.taken.flatten().index_select(0, at.flatten()).view(at.shape)
 
 
-def most_chosen(keys: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+def marked_by(keys: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     """The item that each mark stands for, of several the one most chosen; keys (n,) uint64, chosen (n,) -> (MARKS,), n for none."""
     order, marked = chosen.argsort(kind="stable"), np.full(MARKS, len(keys))
     marked[marks_of(keys)[order]] = order

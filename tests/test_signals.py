@@ -16,7 +16,7 @@ from model.network import UNKNOWN
 from model.schema import Example, Request, item_key
 from model.score import Scorer
 from model.signals import FAMILIES, RETRIEVING, SIGNALS, at, everywhere
-from model.table import most_chosen
+from model.table import marked_by
 from tests.test_score import ITEMS, make_catalogue, make_request
 
 CPU = torch.device("cpu")
@@ -200,7 +200,7 @@ def test_the_order_within_seconds_is_learnt(catalogue):
 
 def test_a_mark_stands_for_the_item_most_chosen():
     keys = np.array([5, 65_536 + 5, 7, 2 * 65_536 + 5], np.uint64)
-    marked = most_chosen(keys, np.array([1.0, 3.0, 0.0, 2.0]))
+    marked = marked_by(keys, np.array([1.0, 3.0, 0.0, 2.0]))
 
     assert [1, 2, 4] == marked[[5, 7, 8]].tolist()
 

@@ -6,11 +6,10 @@ import time
 from collections import defaultdict, deque
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from pyflink.table.udf import ScalarFunction
 
-from model import interest
+from model import consumed, interest
 from model.metrics import K
 from model.schema import (
     POSITIVE, Recommendation, RecommendedItem, Rejected, Request, VersionError,
@@ -80,8 +79,8 @@ class Score(ScalarFunction):
         item, action, event = interest.newest(request.interests) or (0, "", 0)
         if action in POSITIVE and event == event_key(request.event_id):
             self._measure(self._twin.come(request.user_id, item))
-        had = set(np.frombuffer(request.consumed, "<u2").tolist())
-        others = (key for key in popular if key & 0xFFFF not in had)
+        had = set(consumed.marks(request.consumed).tolist())
+        others = (key for key in popular if key % consumed.MARKS not in had)
         items = [item_key(item.item_id) for item in made.items[:K]]
         self._twin.show(request.user_id, Shown(made.model_version.partition(".")[0], items, [key for key, _ in zip(others, range(K))]))
 
