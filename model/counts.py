@@ -13,10 +13,10 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from model import places
 from model.memory import IS_POSITIVE, Flat, User
 from model.pace import Pace
 from model.peers import Peers
+from model.places import Places, hints
 from model.score import Scorer
 from model.signals import FOLLOWING
 from model.table import EVER, HALF_LIVES, LATELY
@@ -109,13 +109,16 @@ class Counts:
     """Counts events into a scorer; `learnt` is how many there were."""
 
     def __init__(self, pace: Pace) -> None:
-        self.pace, self.peers = pace, Peers(pace.peers)
+        self.pace, self.peers, self.places = pace, Peers(pace.peers), Places()
         self.pairs, self.next = Pairs(), Pairs((float("inf"),), both_ways=False)
         self.learnt = self._since_fit = 0
         self._forgot = False  # somebody is still in what was fitted
 
-    def add(self, scorer: Scorer, flat: Flat, spots: np.ndarray) -> None:
-        """Count new events: spots (n,) their places in `flat`, -1 for an item that is not there."""
+    def add(self, scorer: Scorer, flat: Flat, spots: np.ndarray, vectors: torch.Tensor) -> None:
+        """Count new events.
+
+        Shape: spots (n,) their places in `flat`, -1 for an item that is not there; vectors (m, dim) of the scorer's items.
+        """
         n, known = len(spots), spots >= 0
         names = list(flat.places)
         self.peers.add(scorer, [names[owner] for owner in flat.owner[spots[known]]], flat.rows[spots[known]].tolist())
@@ -129,7 +132,7 @@ class Counts:
         self._add_pairs(scorer, flat.rows, flat.times, flat.positive, flat.starts[flat.owner[spots]], spots, ages, 1)
         self._since_fit += n
         if self._fit_is_due():
-            self._fit(scorer)
+            self._fit(scorer, vectors)
         scorer.counted()
 
     def _note_first(self, scorer: Scorer, rows: np.ndarray, steps: np.ndarray) -> None:
@@ -192,11 +195,11 @@ class Counts:
                 items[item, : len(partners)], weights[item, : len(partners)] = partners, amounts / scale
                 items[item, len(partners) :], weights[item, len(partners) :] = -1, 0
 
-    def _fit(self, scorer: Scorer) -> None:
+    def _fit(self, scorer: Scorer, vectors: torch.Tensor) -> None:
         self._since_fit, self._forgot = 0, False
         self._fit_ease(scorer)
         self._fit_taste(scorer)
-        self._fit_places(scorer)
+        self._fit_places(scorer, vectors)
 
     def _fit_ease(self, scorer: Scorer) -> None:
         """Fit item-to-item weights in closed form on the pairs."""
@@ -221,10 +224,11 @@ class Counts:
         gram.diagonal().add_(self.pace.ease_ridge)
         _write(scorer, "taste", top, _fitted(gram).T)
 
-    def _fit_places(self, scorer: Scorer) -> None:
+    def _fit_places(self, scorer: Scorer, vectors: torch.Tensor) -> None:
         """Fit the order in which items come within seconds."""
         pairs, weights = self.next.settled()
-        places.fit(scorer.places.numpy(), pairs >> 32, pairs & 0xFFFFFFFF, weights[0])
+        before, after = torch.from_numpy(pairs >> 32), torch.from_numpy(pairs & 0xFFFFFFFF)
+        scorer.places.copy_(self.places.fit(before, after, torch.from_numpy(weights[0]), hints(vectors, scorer.first)))
 
 
 def _most_chosen(scorer: Scorer, most: int) -> tuple[np.ndarray, np.ndarray]:

@@ -200,7 +200,7 @@ class Learner:
         for step, one in enumerate(examples, self.counts.learnt):
             one.user.steps[one.place] = step
         flat = self.memory.flatten(self._known.row_of, self._there, dict.fromkeys(one.example.user_id for one in examples))
-        self.counts.add(self._scorer, flat, flat.spots(examples))
+        self.counts.add(self._scorer, flat, flat.spots(examples), self._known.vectors)
         self._counted += examples
 
     def _train(self, later: list[Remembered], share: float) -> None:

