@@ -27,7 +27,9 @@ _NEAR_LAGS = LAGS // 2  # for transitions
 PAIR_HALF_LIVES = (float("inf"), 5_000.0, 30_000.0)
 """Pairs fade with these half-lives, in events: those of transitions, recent transitions and EASE's matrix."""
 _TRANSITIONS = {"transitions": 5.0, "recent-transitions": 2.0}  # what is added to a row's sum: few pairs prove little
-_NEXT, _NEXT_LAGS, _NEXT_MS = {"next": 2.0}, 5, 2_000  # one way only: what came within seconds, in the order in which it came
+_NEXT = {"next": (2_000, float("inf")), "lately-next": (20_000, 2_000.0)}
+"""One way only, what came within ms in the order in which it came: how many ms, and with which half-life pairs fade, in events."""
+_NEXT_LAGS, _NEXT_SHRINK = 5, 2.0
 _EASE = 2  # the row of PAIR_HALF_LIVES for it
 _FIRST_EASE = 500  # examples
 _LATE = 65_536  # pairs that stand apart at most
@@ -110,7 +112,7 @@ class Counts:
 
     def __init__(self, pace: Pace) -> None:
         self.pace, self.peers, self.places = pace, Peers(pace.peers), Places()
-        self.pairs, self.next = Pairs(), Pairs((float("inf"),), both_ways=False)
+        self.pairs, self.next = Pairs(), {name: Pairs((half_life,), both_ways=False) for name, (_, half_life) in _NEXT.items()}
         self.learnt = self._since_fit = 0
         self._forgot = False  # somebody is still in what was fitted
 
@@ -128,7 +130,8 @@ class Counts:
             added = np.bincount(flat.rows[spots], 0.5 ** (ages / half_life), len(scorer.keys))
             counts.mul_(0.5 ** (n / half_life)).add_(torch.from_numpy(added))
         self._note_first(scorer, flat.rows[spots], self.learnt - 1 - ages)
-        self.pairs.fade(n)
+        for pairs in (self.pairs, *self.next.values()):
+            pairs.fade(n)
         self._add_pairs(scorer, flat.rows, flat.times, flat.positive, flat.starts[flat.owner[spots]], spots, ages, 1)
         self._since_fit += n
         if self._fit_is_due():
@@ -148,7 +151,7 @@ class Counts:
 
     def remove(self, scorer: Scorer, user_id: str, user: User, row_of: dict[int, int]) -> None:
         """Take out what a user's events added; what is fitted on them is fitted anew with the next events."""
-        self._forgot = True
+        self._forgot, self.places = True, Places()
         self.peers.forget(scorer, user_id)
         rows = np.array([row_of.get(key, -1) for key in user.keys], np.int64)
         known = rows >= 0
@@ -178,9 +181,10 @@ class Counts:
         first, second, amounts = pairs_of(rows, positive, starts, at, ages)
         self.pairs.add(first, second, sign * amounts)
         self._refresh(scorer, self.pairs, _TRANSITIONS, np.unique(np.concatenate((first, second))))
-        first, second, amounts = next_of(rows, times, positive, starts, at)
-        self.next.add(first, second, sign * amounts)
-        self._refresh(scorer, self.next, _NEXT, np.unique(second))
+        for name, pairs in self.next.items():
+            first, second, amounts = next_of(rows, times, positive, starts, at, ages, *_NEXT[name])
+            pairs.add(first, second, sign * amounts)
+            self._refresh(scorer, pairs, {name: _NEXT_SHRINK}, np.unique(second))
 
     def _refresh(self, scorer: Scorer, pairs: Pairs, shrinks: dict[str, float], changed: np.ndarray) -> None:
         """Write the strongest partners of these items into the scorer's tables."""
@@ -226,7 +230,7 @@ class Counts:
 
     def _fit_places(self, scorer: Scorer, vectors: torch.Tensor) -> None:
         """Fit the order in which items come within seconds."""
-        pairs, weights = self.next.settled()
+        pairs, weights = self.next["next"].settled()
         before, after = torch.from_numpy(pairs >> 32), torch.from_numpy(pairs & 0xFFFFFFFF)
         scorer.places.copy_(self.places.fit(before, after, torch.from_numpy(weights[0]), hints(vectors, scorer.first)))
 
@@ -276,13 +280,13 @@ def pairs_of(rows: np.ndarray, positive: np.ndarray, starts: np.ndarray, at: np.
 
 
 def next_of(
-    rows: np.ndarray, times: np.ndarray, positive: np.ndarray, starts: np.ndarray, at: np.ndarray
+    rows: np.ndarray, times: np.ndarray, positive: np.ndarray, starts: np.ndarray, at: np.ndarray, ages: np.ndarray, most_ms: int, half_life: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The same for those that came at most seconds before it; times (e,) ms -> first, second (p,), amounts (1, p)."""
+    """The same for those that came at most so many ms before it; times (e,) ms -> first, second (p,), amounts (1, p)."""
     before, keep = _before(rows, positive, starts, at, _NEXT_LAGS)
-    keep &= times[at][:, None] - times[before] <= _NEXT_MS
-    amounts = np.broadcast_to(FOLLOWING["next"] ** np.arange(_NEXT_LAGS), before.shape)[keep]
-    return np.broadcast_to(rows[at][:, None], before.shape)[keep], rows[before][keep], amounts[None]
+    keep &= times[at][:, None] - times[before] <= most_ms
+    amounts = FOLLOWING["next"] ** np.arange(_NEXT_LAGS) * 0.5 ** (ages / half_life)[:, None]
+    return np.broadcast_to(rows[at][:, None], before.shape)[keep], rows[before][keep], amounts[keep][None]
 
 
 def _before(

@@ -60,7 +60,7 @@ def _grow(scorer: Scorer, keys: np.ndarray, pace: Pace) -> None:
     scorer.keys = torch.cat((scorer.keys, torch.from_numpy(keys.copy())))
     for name in NEIGHBOURS:
         items, weights = scorer.neighbours(name)
-        wider = max(0, {"text": pace.text_neighbours, "next": pace.next_items, "taste": pace.taste_partners}.get(name, pace.neighbours) - items.shape[1])
+        wider = max(0, pace.width(name) - items.shape[1])
         setattr(scorer, f"{name}_items", F.pad(items, (0, wider, 0, more), value=-1))
         setattr(scorer, f"{name}_weights", F.pad(weights, (0, wider, 0, more)))
 

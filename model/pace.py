@@ -26,3 +26,8 @@ class Pace:
     most_ranked: int = 6_000  # examples for the blend in one call
     kept_ranked: int = 6_000  # examples that the blend replays
     ranked_batch: int = 128  # examples in one of its steps
+
+    def width(self, table: str) -> int:
+        """Partners of an item in a counted table."""
+        few = {"text": self.text_neighbours, "next": self.next_items, "lately-next": self.next_items, "taste": self.taste_partners}
+        return few.get(table, self.neighbours)

@@ -9,41 +9,41 @@ difference of their places.
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-_ROUNDS = 20  # from the places of the last call on
-_RIDGE = 0.01  # pairs with an item where the hints say: few pairs prove little
-_HINT_RIDGE = 0.03
+from model.adamw import AdamW
+
+_STEPS, _RATE = 40, 0.2  # from the places of the last call on; the rate goes down from step to step
+_RIDGE, _HINT_RIDGE = 0.01, 0.03  # few pairs prove little
 
 
-class Places:
+class Places(nn.Module):
     """Fits the places of items, and goes on from them with the next call."""
 
     def __init__(self) -> None:
-        self._own = self._told = torch.zeros(0)
+        super().__init__()
+        self.own, self.hinted = nn.Parameter(torch.zeros(0)), nn.Parameter(torch.zeros(0))
+        self._optimizer = AdamW(self, _RATE)
 
-    @torch.enable_grad()
     def fit(self, before: torch.Tensor, after: torch.Tensor, amounts: torch.Tensor, hints: torch.Tensor) -> torch.Tensor:
         """The places that explain best what came before what.
 
         Shape: before, after, amounts (p,): so often did one item come before the other; hints (m, h) what is known of each
         item -> (m,).
         """
-        (items, known), told = hints.shape, self._told
-        own = F.pad(self._own, (0, items - len(self._own))).requires_grad_()
-        told = F.pad(told, (0, known - len(told))).requires_grad_()
-        optimizer = torch.optim.LBFGS([own, told], max_iter=_ROUNDS, line_search_fn="strong_wolfe")
+        self.own, self.hinted = (
+            nn.Parameter(F.pad(old.data, (0, size - len(old)))) for old, size in zip((self.own, self.hinted), hints.shape)
+        )
+        for step in range(_STEPS):
+            self._optimizer.lr = _RATE * (1 - step / _STEPS)
+            with torch.enable_grad():
+                self._optimizer.step(self._loss(before, after, amounts, hints), most=torch.inf)
+        return (self.own + hints @ self.hinted).detach()
 
-        def loss() -> torch.Tensor:
-            optimizer.zero_grad()
-            places = own + hints @ told
-            ridges = _RIDGE * own.square().sum() + _HINT_RIDGE * told.square().sum()
-            loss = (amounts * F.softplus(places[before] - places[after])).sum() + ridges / 2
-            loss.backward()
-            return loss
-
-        optimizer.step(loss)
-        self._own, self._told = own.detach(), told.detach()
-        return self._own + hints @ self._told
+    def _loss(self, before: torch.Tensor, after: torch.Tensor, amounts: torch.Tensor, hints: torch.Tensor) -> torch.Tensor:
+        places = self.own + hints @ self.hinted
+        ridges = _RIDGE * self.own.square().sum() + _HINT_RIDGE * self.hinted.square().sum()
+        return (amounts * F.softplus(places[before] - places[after])).sum() + ridges / 2
 
 
 def hints(vectors: torch.Tensor, first: torch.Tensor) -> torch.Tensor:

@@ -27,7 +27,7 @@ from model.signals import SIGNALS
 from model.table import HALF_LIVES, LATELY, LENGTH, NEIGHBOURS, PLACES, Table
 from model.versions import counts_path, trained_path
 
-LAYOUT = 5
+LAYOUT = 6
 _POPULAR = 500  # items most chosen: enough for a list without what a user has consumed
 _USERS, _CELLS = 64, 700_000  # users, and users x items, scored at once: what a group needs stays in the processor's cache
 

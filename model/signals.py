@@ -31,7 +31,7 @@ class Family(NamedTuple):
 
 SHARPNESS = 8.0
 """tau of the interest formula: cosines of 1 and 0 lie e**8 apart."""
-FOLLOWING = {"transitions": 0.85, "recent-transitions": 0.85, "next": 0.5, "ease": 0.85}
+FOLLOWING = {"transitions": 0.85, "recent-transitions": 0.85, "next": 0.5, "lately-next": 0.5, "ease": 0.85}
 """Counted tables, and how much less an event counts in each than the next one."""
 _SPREADING = ("transitions", "recent-transitions")
 _TEXT_SCALE = _TASTE_SCALE = 5.0  # from a cosine, or a share, to the scale of a log probability

@@ -11,7 +11,7 @@ from model.network import Network
 HALF_LIVES = (float("inf"), 20_000.0, 2_000.0, 200.0)
 """Popularity is counted with these half-lives, in events."""
 EVER, LATELY, TRENDING, NOW = range(len(HALF_LIVES))
-NEIGHBOURS = ("transitions", "recent-transitions", "next", "ease", "taste", "text")
+NEIGHBOURS = ("transitions", "recent-transitions", "next", "lately-next", "ease", "taste", "text")
 """Counted tables: for every item the items that follow from it (taste: that lead to it), best first, with a weight each."""
 LENGTH = 512
 """Newest items kept of a peer."""

@@ -11,6 +11,7 @@ PHRASES = {
     "transitions": ("often follows {}", "often comes next"),
     "recent-transitions": ("lately follows {}", "lately comes next"),
     "next": ("came right after {}", "comes right next"),
+    "lately-next": ("lately came right after {}", "lately comes right next"),
     "ease": ("goes together with {}", "goes together with past events"),
     "peers": ("taken around {} by users alike", "taken by users alike"),
     "text": ("reads like {}", "reads like past events"),
