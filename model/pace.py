@@ -9,7 +9,7 @@ class Pace:
 
     window: int = 32  # events
     windows: int = 16  # of new events in a step, and as many replayed
-    visits: float = 16.0  # of each new event by a step of the network
+    visits: float = 8.0  # of each new event by a step of the network
     most_steps: int = 600  # of the network in one call
     live: float = 0.25  # share of what is learnt as the job asks: right after an event, not when the next one comes
     negatives: int = 1_024  # items that each target of a step is held against
@@ -21,8 +21,8 @@ class Pace:
     ease_every: int = 5_000  # examples
     ease_items: int = 2_000  # those most chosen; of taste too
     ease_ridge: float = 200.0  # choices; of taste too
-    taste_partners: int = 64  # kept for an item
-    ranked: float = 1.0  # share of the examples that the blend learns from
+    taste_partners: int = 32  # kept for an item
+    ranked: float = 0.75  # share of the examples that the blend learns from
     most_ranked: int = 6_000  # examples for the blend in one call
     kept_ranked: int = 6_000  # examples that the blend replays
     ranked_batch: int = 128  # examples in one of its steps
