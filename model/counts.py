@@ -280,7 +280,14 @@ def pairs_of(rows: np.ndarray, positive: np.ndarray, starts: np.ndarray, at: np.
 
 
 def next_of(
-    rows: np.ndarray, times: np.ndarray, positive: np.ndarray, starts: np.ndarray, at: np.ndarray, ages: np.ndarray, most_ms: int, half_life: float
+    rows: np.ndarray,
+    times: np.ndarray,
+    positive: np.ndarray,
+    starts: np.ndarray,
+    at: np.ndarray,
+    ages: np.ndarray,
+    most_ms: int,
+    half_life: float,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The same for those that came at most so many ms before it; times (e,) ms -> first, second (p,), amounts (1, p)."""
     before, keep = _before(rows, positive, starts, at, _NEXT_LAGS)
