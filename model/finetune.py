@@ -230,7 +230,8 @@ class Learner:
 
     def _steps(self, new: int, share: float) -> int:
         """Steps of the network for so many new examples."""
-        wanted = self.pace.visits * new / (self.pace.window * self.pace.windows)
+        visits = self.pace.first_visits if self.counts.learnt <= self.pace.first_visited else self.pace.visits
+        wanted = visits * new / (self.pace.window * self.pace.windows)
         return max(_LEAST_STEPS, int(min(wanted, self.pace.most_steps * share)))
 
     def judge(self, scorer: Scorer, examples: Sequence[Example]) -> Judgement:

@@ -9,7 +9,9 @@ class Pace:
 
     window: int = 32  # events
     windows: int = 16  # of new events in a step, and as many replayed
-    visits: float = 8.0  # of each new event by a step of the network
+    first_visits: float = 16.0  # of each new event by a step of the network
+    visits: float = 8.0  # the same once there were many
+    first_visited: int = 20_000  # events that are many
     most_steps: int = 600  # of the network in one call
     live: float = 0.25  # share of what is learnt as the job asks: right after an event, not when the next one comes
     negatives: int = 1_024  # items that each target of a step is held against

@@ -19,7 +19,7 @@ from model.pace import Pace
 from model.score import Scorer
 from model.table import EVER, UNSEEN
 
-_FIRST_RATE, _RATE, _SETTLED = 6e-3, 4e-3, 10_000  # learning rates, and after how many examples the second one holds
+_FIRST_RATE, _RATE, _SETTLED = 5e-3, 4e-3, 10_000  # learning rates, and after how many examples the second one holds
 _WEIGHT_DECAY = 0.2
 _AVERAGED = 0.975  # what a step leaves of the average of the weights before
 _SHUFFLED = 0.5

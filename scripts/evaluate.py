@@ -1,7 +1,7 @@
 """Prequential evaluation of any stream of events: Headrace beside the methods that one would use otherwise.
 
     scripts/evaluate.py --events events.csv --items items.csv
-    scripts/evaluate.py --data ml-100k --baselines all --json results.json --plot curves.png        # or ml-latest-2016
+    scripts/evaluate.py --data ml-100k --baselines all --json results.json --plot curves.png        # or ml-latest-2016, inst-eval
 
     scripts/evaluate.py --data ml-100k --protocol leave-one-out        # beside RecBole's SASRec and GRU4Rec
 

@@ -372,3 +372,15 @@ def test_text_neighbours_are_the_same_whether_items_come_together_or_one_by_one(
     assert expected.keys() == actual.keys()
     for key, neighbours in expected.items():
         assert actual[key] == pytest.approx(neighbours, abs=1e-3)
+
+
+def test_the_network_visits_the_first_events_more_often(blind):
+    """An example is in about as many windows as the pace says; of the later ones fewer."""
+    learner = Learner(blind, pace=Pace(windows=1, first_visits=64.0, visits=16.0, first_visited=40))
+    steps, taken = learner._network.learn, []
+    learner._network.learn = lambda *given: (taken.append(given[5]), steps(*given))
+    for users in (range(4), range(4, 8)):
+        learner.add(make_examples(blind, users))
+        learner.fine_tune()
+
+    assert 2 == len(taken) and taken[0] > 3 * taken[1]
