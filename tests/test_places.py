@@ -50,6 +50,7 @@ def test_an_item_without_pairs_stands_where_others_of_its_kind_do():
     found = Places().fit(torch.arange(19), torch.arange(20, 39), torch.ones(19), hints(vectors, first))
 
     assert found[39] > found[:20].max()
+    assert found[39] > 0.3 * found[20:39].mean() > 0
 
 
 def test_when_an_item_was_chosen_first_tells_of_its_place():

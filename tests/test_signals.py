@@ -9,7 +9,7 @@ from msgspec import structs
 
 from model.batch import CONTEXT, open_requests
 from model.blend import Blend, blended, linear
-from model.counts import next_of
+from model.counts import _NEXT, Chosen, next_of
 from model.finetune import Learner
 from model.interest import Rules
 from model.network import UNKNOWN
@@ -54,14 +54,15 @@ def test_next_goes_one_way_and_not_beyond_seconds(catalogue, scorer):
     assert torch.allclose(after_4, table.back_off.log(), atol=1e-5)
 
 
-def test_pairs_of_what_came_next():
+def test_pairs_of_what_came_next(monkeypatch):
     """Nearer ones weigh more; not beyond 2 s, not beyond the user, not an item with itself, not after a dislike."""
     rows, times = np.array([7, 1, 2, 3, 3, 4]), np.array([0, 0, 0, 2_000, 2_000, 2_001])
     positive = np.array([True, True, False, True, True, True])
 
-    given = rows, times, positive, np.full(5, 1), np.arange(1, 6)
-    first, second, amounts = next_of(*given, np.arange(4, -1, -1), 2_000, float("inf"))
-    _, _, faded = next_of(*given, np.arange(4, -1, -1), 2_000, 1.0)
+    monkeypatch.setitem(_NEXT, "lately-next", (2_000, 1.0))
+    chosen = Chosen(rows, times, positive, np.full(5, 1), np.arange(1, 6), np.arange(4, -1, -1))
+    first, second, amounts = next_of(chosen, "next")
+    _, _, faded = next_of(chosen, "lately-next")
 
     assert [(3, 1, 0.5), (3, 1, 0.25), (4, 3, 1.0), (4, 3, 0.5)] == list(zip(first, second, amounts[0]))
     assert [0.125, 0.125, 1.0, 0.5] == faded[0].tolist()
