@@ -27,7 +27,6 @@ from jobs.settings import Settings, load_or_exit
 from jobs.versions import Versions
 from model import registry, score
 from model.finetune import NOBODY, Judgement, Learner, better_or_level
-from model.interest import Rules
 from model.schema import Example, ModelVersion, VersionError, decode_example, decode_fine_tune_request
 from model.versions import next_name, trained_path
 from udfs.replica import CatalogueFollower
@@ -218,9 +217,7 @@ def begin(settings: Settings, versions: Versions, follower: CatalogueFollower) -
             scorer = score.load(serving.path)
         except VersionError as error:
             logger.error("learning begins anew: %s", error)
-    rules = Rules(settings.max_interests, settings.last_n, settings.half_life_s, settings.merge_similarity)
-    job = rules, settings.exclude_consumed, settings.max_consumed
-    return Learner(follower.catalogue, scorer, settings.seed, settings.replay_capacity, *job)
+    return Learner(follower.catalogue, scorer, settings.seed, settings.replay_capacity, settings.rules())
 
 
 def main(argv: list[str]) -> None:

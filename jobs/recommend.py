@@ -22,7 +22,6 @@ from pyflink.table.udf import udf
 
 from jobs import topics
 from jobs.settings import Settings, load_or_exit
-from model.interest import Rules
 from udfs.embed import Embed, EmbedItems
 from udfs.interest import UpdateInterest, serving_versions, side_output
 from udfs.score import Score
@@ -51,7 +50,7 @@ def recommend(tables: StreamTableEnvironment, events: Table, items: Table, versi
         items: (item_id, value, topic, partition, offset).
         versions: JSON texts of `ModelVersion`.
     """
-    rules = Rules(settings.max_interests, settings.last_n, settings.half_life_s, settings.merge_similarity)
+    rules = settings.rules()
     kafka = (settings.bootstrap_servers, settings.topic("item-vectors"))
     worker = (settings.replica_dir, settings.udf_threads)
 
@@ -59,12 +58,12 @@ def recommend(tables: StreamTableEnvironment, events: Table, items: Table, versi
     embedded = step(tables.to_data_stream(events.map(vectorised(embed, user_id="STRING", payload="BYTES"))), "embed", source="read-events")
     # (user_id, Embedded | Rejected)
 
-    update = UpdateInterest(rules, settings.max_consumed, settings.fine_tune_every, settings.fine_tune_max_age_s)
+    update = UpdateInterest(rules, settings.fine_tune_every, settings.fine_tune_max_age_s)
     by_user = key_by_user(embedded).connect(versions.broadcast(serving_versions()))
     requests = step(by_user.process(update, BYTES), "update-interest")
     # Request
 
-    score = Score(rules, settings.k, settings.exclude_consumed, settings.device, *kafka, *worker)
+    score = Score(rules, settings.k, settings.device, *kafka, *worker)
     queued = requests.rescale()  # scoring runs in a task of its own: a micro-batch fills while the one before is scored
     scored = tables.from_data_stream(queued).map(vectorised(score, user_id="STRING", recommendation="BYTES", rejected="BYTES"))
     lists = tables.from_data_stream(step(tables.to_data_stream(scored), "score"))

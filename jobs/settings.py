@@ -17,9 +17,11 @@ from typing import Annotated, Literal, get_args, get_type_hints
 import msgspec
 from msgspec import Meta
 
-from model.schema import HeadraceError
+from model.interest import FOREVER, Rules
+from model.schema import CONSUMING, HeadraceError
 
 PREFIX = "HEADRACE_"
+_UNITS_S = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 
 
 class SettingsError(HeadraceError):
@@ -67,11 +69,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     last_n: _count("events kept for a user", le=255) = 20
     half_life_s: _real("an interest's weight halves in this time, seconds", gt=0) = 7 * 86_400.0
     merge_similarity: _real("an event this near (cosine) moves an interest; else it opens one", ge=-1, le=1) = 0.5
-    max_consumed: _count("consumed items remembered for a user, 2 bytes each", ge=0, le=65_536) = 4_096
+    max_consumed: _count("items remembered that a user had, 14 bytes each", ge=0, le=65_536) = 4_096
+    rating_scale: _text("the lowest and the highest rating: what `value` of a rating is held against") = "1-5"
 
     # Scoring
     k: _count("items in a list", le=1_000) = 20
-    exclude_consumed: Annotated[bool, Meta(description="leave out what the user already consumed")] = True
+    exclude_after: _text("how long an item is not listed after an action: action:time, comma separated; forever, 30d, 12h, 90s") = (
+        "dislike:forever,skip:forever,rating:forever,purchase:30d"
+    )
     registry: _text("where model versions are kept: a folder or any fsspec address") = "/tmp/headrace/registry"
 
     # Learning
@@ -87,6 +92,50 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def topic(self, name: str) -> str:
         """The full name of a topic."""
         return self.topic_prefix + name
+
+    def rules(self) -> Rules:
+        """How a user's state is kept and read.
+
+        Raises:
+            SettingsError: `exclude_after` or `rating_scale` is no such thing.
+        """
+        kept = self.max_interests, self.last_n, self.half_life_s, self.merge_similarity
+        return Rules(*kept, _scale(self.rating_scale), self.max_consumed, _durations(self.exclude_after))
+
+
+def _scale(text: str) -> tuple[float, float]:
+    """The ends of a scale.
+
+    >>> _scale("0.5-5")
+    (0.5, 5.0)
+    """
+    low, _, high = text.partition("-")
+    try:
+        ends = float(low), float(high)
+    except ValueError:
+        ends = 0.0, 0.0
+    if not -1_000 <= ends[0] < ends[1] <= 1_000:
+        raise SettingsError(f"rating_scale={text}: the lowest and the highest rating are wanted, from -1000 to 1000 (default 1-5)")
+    return ends
+
+
+def _durations(text: str) -> dict[str, float]:
+    """Seconds by action.
+
+    >>> _durations("dislike:forever, purchase:30d")
+    {'dislike': inf, 'purchase': 2592000.0}
+    """
+    durations = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        action, _, length = part.partition(":")
+        number, unit = length[:-1], length[-1:]
+        if length != "forever" and not (number.isdecimal() and unit in _UNITS_S) or action not in CONSUMING:
+            raise SettingsError(
+                f"exclude_after={text}: {part}: ACTION:TIME is wanted, as purchase:30d; actions are {', '.join(sorted(CONSUMING))}, "
+                f"times forever or a number and one of {', '.join(_UNITS_S)} (default {Settings().exclude_after})"
+            )
+        durations[action] = FOREVER if length == "forever" else float(number) * _UNITS_S[unit]
+    return durations
 
 
 def rows() -> list[tuple[str, str, str]]:
@@ -130,7 +179,9 @@ def load(argv: list[str], environ: dict[str, str]) -> Settings:
             reason = str(error).split(" - at")[0]
             raise SettingsError(f"{source}={value}: {reason} ({name}: {meaning}; default {default})") from None
         values[name] = value
-    return msgspec.convert(values, Settings, strict=False)
+    settings = msgspec.convert(values, Settings, strict=False)
+    settings.rules()
+    return settings
 
 
 def load_or_exit(argv: list[str], environ: dict[str, str]) -> Settings:

@@ -1,34 +1,38 @@
 """A micro-batch: the interests of a group of requests, decoded and laid side by side as tensors."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from model import interest
+from model import consumed, interest
 from model.catalogue import Catalogue
-from model.consumed import contains, marks
-from model.interest import INTEREST_DIM, Interests, Rules
+from model.interest import INTEREST_DIM, IS_NEGATIVE, Interests, Rules
 from model.network import EVENT, GAPS, NOTHING, START, UNKNOWN
 from model.schema import Request
 
-CONTEXT = 7
-"""Numbers that describe a request: see `_context`."""
+CONTEXT = 8
+"""Numbers that describe a request: see `_context`; the last one is what share of all that the user did was again."""
 NEW_USER = 5
 """A user with fewer events is new."""
 LONG_GAP_S = 1_800
 """A user who was away for longer begins a new session."""
+QUERY_LEFT, QUERY_HALF_LIFE_S = 0.6, 86_400.0
+"""What each event after a search leaves of what it says, and after how many seconds half is left."""
 
 
 @dataclass
 class MicroBatch:
     """A group of requests, opened up; T = last_n, I = most interests of a user.
 
-    Shape: history (B, T) rows of the catalogue, the newest event last, n for none; gaps, actions, kind (B, T); context
-    (B, CONTEXT); interests (B, I, 64); weights, led_to (B, I): how much each interest weighs, and how strongly the last
-    one led to it; both sum to 1, or to 0 where there is none; consumed (p,) marks of all that was ever consumed, see
-    model/consumed.py, and owner (p,) by whom; led: see model.signals.led.
+    Shape: history (B, T) rows of the catalogue, the newest event last, n for none, without events that push away; gaps, actions,
+    kind (B, T); context (B, CONTEXT); interests (B, I, 64); weights, led_to (B, I): how much each interest weighs, and how
+    strongly the last one led to it; both sum to 1, or to 0 where there is none; events (B, T) rows, all of them, and strengths
+    (B, T) how much each says; queries (q, dim) of newest searches, query_strengths (q,), and query_owner (q,) by whom; had (p,)
+    rows of items that users had and did not push away, n for none, had_times, had_gaps_s (p,) how often and how long ago, and
+    owner (p,) by whom; excluded (x,) rows that must not be listed, and excluded_owner (x,); led: see model.signals.led.
     """
 
     history: torch.Tensor
@@ -39,8 +43,17 @@ class MicroBatch:
     interests: torch.Tensor
     weights: torch.Tensor
     led_to: torch.Tensor
-    consumed: torch.Tensor
+    events: torch.Tensor
+    strengths: torch.Tensor
+    queries: torch.Tensor
+    query_strengths: torch.Tensor
+    query_owner: torch.Tensor
+    had: torch.Tensor
+    had_times: torch.Tensor
+    had_gaps_s: torch.Tensor
     owner: torch.Tensor
+    excluded: torch.Tensor
+    excluded_owner: torch.Tensor
     led: dict[str, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
 
 
@@ -49,12 +62,19 @@ def gap_number(gap_ms: np.ndarray) -> np.ndarray:
     return np.log2(1 + np.maximum(gap_ms, 0) / 1_000).astype(np.int64).clip(max=UNKNOWN - 1)
 
 
-def open_requests(catalogue: Catalogue, requests: Sequence[Request], rules: Rules, last_n: int, device: torch.device) -> MicroBatch:
+def open_requests(
+    catalogue: Catalogue, requests: Sequence[Request], rules: Rules, last_n: int, device: torch.device
+) -> MicroBatch:
     """Decode the interests of every request, fold what was pending, and lay the histories side by side."""
     users = [_open(catalogue, request.interests, rules) for request in requests]
     now_ms = np.array([request.event_time_ms for request in requests], np.int64)
     live = np.array([request.live for request in requests], bool)
-    tensors = (*_histories(catalogue, users, now_ms, live, last_n), *_interests(users), *_consumed(requests))
+    had, again = _consumed(catalogue, requests, now_ms, rules.exclude_s)
+    logs, none = _logs(catalogue, users, last_n), len(catalogue)
+    histories = _histories(logs, none, now_ms, live, last_n)
+    said = *_events(logs, none, last_n), *_queries(catalogue, users, now_ms)
+    context = np.column_stack((histories[-1], again))
+    tensors = (*histories[:-1], context.astype(np.float32), *_interests(users), *said, *had)
     return MicroBatch(*(torch.from_numpy(tensor).to(device) for tensor in tensors))
 
 
@@ -66,28 +86,62 @@ def _open(catalogue: Catalogue, data: bytes, rules: Rules) -> Interests:
     return opened
 
 
-def _histories(
-    catalogue: Catalogue, users: list[Interests], now_ms: np.ndarray, live: np.ndarray, last_n: int
-) -> tuple[np.ndarray, ...]:
-    """The last events on items of the catalogue, to the right; where there is room, the start stands before them.
+class Logs(NamedTuple):
+    """The last events of a group of users, one user after the other: rows of the catalogue, -1 for an item that is not there.
 
-    Shape: now_ms, live (B,) -> history, gaps, actions, kind (B, T), context (B, CONTEXT).
+    Shape: rows, owner, times_ms, actions, strengths (e,); lengths (B,).
     """
-    B, T, n = len(users), last_n, len(catalogue)
-    logs = [user.log[-T:] for user in users]
+
+    rows: np.ndarray
+    owner: np.ndarray
+    times_ms: np.ndarray
+    actions: np.ndarray
+    strengths: np.ndarray
+    lengths: np.ndarray
+
+
+def _logs(catalogue: Catalogue, users: list[Interests], last_n: int) -> Logs:
+    logs = [user.log[-last_n:] for user in users]
     lengths = np.array([len(log) for log in logs])
     joined = Interests(log=np.concatenate(logs))
-    rows = catalogue.rows(joined.item_keys.tolist())
-    there = rows >= 0
-    user = np.repeat(np.arange(B), lengths)[there]
-    known = np.bincount(user, minlength=B)  # (B,) events on items of the catalogue
-    column = np.arange(len(user)) + np.repeat(T - np.cumsum(known), known)
-    history, actions, kind = np.full((B, T), n), np.zeros((B, T), np.int64), np.full((B, T), NOTHING)
+    rows, owner = catalogue.rows(joined.item_keys.tolist()), np.repeat(np.arange(len(users)), lengths)
+    return Logs(rows, owner, joined.times_ms.astype(np.int64), joined.actions.astype(np.int64), joined.strengths, lengths)
+
+
+def _to_the_right(owner: np.ndarray, users: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """The column of each event when those of a user end at the last one, and how many a user has; (e,) -> (e,), (users,)."""
+    count = np.bincount(owner, minlength=users)
+    return np.arange(len(owner)) + np.repeat(width - np.cumsum(count), count), count
+
+
+def _events(logs: Logs, none: int, last_n: int) -> tuple[np.ndarray, np.ndarray]:
+    """All last events on items of the catalogue, those that push away among them; rows and strengths, (B, T) each."""
+    there, users = logs.rows >= 0, len(logs.lengths)
+    owner = logs.owner[there]
+    column, _ = _to_the_right(owner, users, last_n)
+    rows, strengths = np.full((users, last_n), none), np.zeros((users, last_n), np.float32)
+    rows[owner, column], strengths[owner, column] = logs.rows[there], logs.strengths[there]
+    return rows, strengths
+
+
+def _histories(logs: Logs, none: int, now_ms: np.ndarray, live: np.ndarray, last_n: int) -> tuple[np.ndarray, ...]:
+    """The last events on items of the catalogue that do not push away; where there is room, the start stands before them.
+
+    Shape: now_ms, live (B,) -> history, gaps, actions, kind (B, T), context (B, CONTEXT - 1).
+    """
+    B, T = len(now_ms), last_n
+    pulls = ~IS_NEGATIVE[logs.actions]
+    there = (logs.rows >= 0) & pulls
+    user = logs.owner[there]
+    column, known = _to_the_right(user, B, T)  # known (B,): events on items of the catalogue
+    lengths = np.bincount(logs.owner[pulls], minlength=B)
+    history, actions, kind = np.full((B, T), none), np.zeros((B, T), np.int64), np.full((B, T), NOTHING)
     times = np.zeros((B, T + 1), np.int64)
     times[:, T] = now_ms
-    history[user, column], kind[user, column] = rows[there], EVENT
-    times[user, column], actions[user, column] = joined.times_ms[there], joined.actions[there]
-    kind[(known == lengths) & (known < T), T - 1 - known[(known == lengths) & (known < T)]] = START
+    history[user, column], kind[user, column] = logs.rows[there], EVENT
+    times[user, column], actions[user, column] = logs.times_ms[there], logs.actions[there]
+    starts = (known == lengths) & (known < T)
+    kind[starts, T - 1 - known[starts]] = START
     kind[known == 0, T - 1] = START
     gaps = np.where(kind == EVENT, gap_number(np.diff(times)), 0)
     gaps[:, -1] = np.where(live & (known > 0), UNKNOWN, gaps[:, -1])
@@ -96,7 +150,7 @@ def _histories(
 
 
 def _context(known: np.ndarray, gap_s: np.ndarray, live: np.ndarray) -> np.ndarray:
-    """Shape: events known, seconds since the newest one, 0 where they are not known, (B,) each -> (B, CONTEXT), about 0 to 1."""
+    """Shape: events known, seconds since the newest one, 0 where they are not known, (B,) each -> (B, CONTEXT - 1), about 0 to 1."""
     at_once = (gap_s == 0) & (known > 0) & ~live
     parts = (known == 0, known < NEW_USER, np.log1p(known) / 3, np.log1p(gap_s) / 10, at_once, gap_s > LONG_GAP_S, live)
     return np.stack(parts, 1).astype(np.float32)
@@ -118,17 +172,38 @@ def _interests(users: list[Interests]) -> tuple[np.ndarray, np.ndarray, np.ndarr
     return vectors, weights[0], weights[1]
 
 
-def _consumed(requests: Sequence[Request]) -> tuple[np.ndarray, np.ndarray]:
-    """The marks of what all users consumed, and whose each is; (p,) each."""
-    each = [marks(request.consumed) for request in requests]
-    return np.concatenate(each).astype(np.int64), np.repeat(np.arange(len(each)), [len(one) for one in each])
+def _queries(catalogue: Catalogue, users: list[Interests], now_ms: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The newest searches, how much each still says, and by whom; (q, dim), (q,), (q,)."""
+    asking = [at for at, user in enumerate(users) if len(user.query) == catalogue.vectors.shape[1] > 0]
+    ages = np.array([interest.since_search(users[at]) for at in asking], np.int64).reshape(-1, 2)
+    waited_s = np.maximum(now_ms[asking] - ages[:, 1], 0) / 1_000 if asking else np.zeros(0)
+    strengths = QUERY_LEFT ** ages[:, 0] * 0.5 ** (waited_s / QUERY_HALF_LIFE_S)
+    queries = np.stack([users[at].query for at in asking]) if asking else np.zeros((0, catalogue.vectors.shape[1]), np.float32)
+    return queries, strengths.astype(np.float32), np.array(asking, np.int64)
 
 
-def excluded_items(catalogue: Catalogue, requests: Sequence[Request], exclude_consumed: bool, device: torch.device) -> torch.Tensor:
-    """Which items must not be on a list: those that the user has consumed; (B, n) bool."""
-    excluded = np.zeros((len(requests), len(catalogue)), bool)
-    if exclude_consumed:
-        for at, request in enumerate(requests):
-            if request.consumed:
-                excluded[at] = contains(request.consumed, catalogue.keys)
-    return torch.from_numpy(excluded).to(device)
+def _consumed(
+    catalogue: Catalogue, requests: Sequence[Request], now_ms: np.ndarray, exclude_s: Mapping[str, float]
+) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+    """What users had and did not push away, what must not be listed, and what share of all that a user did was again.
+
+    Shape: (had, had_times, had_gaps_s, owner (p,); excluded, excluded_owner (x,)), again (B,).
+    """
+    each = [consumed.opened(request.consumed) for request in requests]
+    rows = np.concatenate(each)
+    owner = np.repeat(np.arange(len(each)), [len(one) for one in each])
+    items = catalogue.rows_of_fingerprints(rows["fingerprint"])
+    now_s = now_ms[owner] / 1_000
+    out = consumed.excluded(rows, now_s, exclude_s) & (items >= 0)
+    had = (items >= 0) & ~IS_NEGATIVE[rows["action"]]
+    gaps_s = np.maximum(now_s - rows["last_s"], 0)[had].astype(np.float32)
+    events, distinct = np.bincount(owner, rows["times"], len(each)), np.bincount(owner, minlength=len(each))
+    again = 1 - distinct / np.maximum(events, 1)
+    return (items[had], rows["times"][had].astype(np.float32), gaps_s, owner[had], items[out], owner[out]), again
+
+
+def excluded_items(batch: MicroBatch, items: int) -> torch.Tensor:
+    """Which items must not be on a list: (B, items) bool."""
+    excluded = torch.zeros(len(batch.history), items, dtype=torch.bool, device=batch.history.device)
+    excluded[batch.excluded_owner, batch.excluded] = True
+    return excluded

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from model.batch import CONTEXT, MicroBatch
+from model.feedback import Terms, feedback
 from model.signals import RETRIEVING, SIGNALS, Found, at, everywhere
 from model.table import Table
 
@@ -89,10 +90,12 @@ class Blend(nn.Module):
 class Scores:
     """Signals and scores of a micro-batch over the whole catalogue; excluded items score -inf.
 
-    Shape: weights (B, signals), those that order; candidates (B, c) in no order; scores (B, n).
+    Shape: said (B, n) each, see model/feedback.py; weights (B, signals), those that order; candidates (B, c) in no order;
+    scores (B, n).
     """
 
     found: Found
+    said: Terms
     weights: torch.Tensor
     candidates: torch.Tensor
     scores: torch.Tensor
@@ -110,9 +113,12 @@ def linear(blend: Blend, table: Table, batch: MicroBatch, excluded: torch.Tensor
     for name in found:
         if name not in same:
             scores.addcmul_(columns[name], found[name])
+    said = feedback(table, batch)
+    for term in said.values():
+        scores += term
     scores.masked_fill_(excluded, -torch.inf)
     candidates = scores.topk(min(CANDIDATES, scores.shape[1]), sorted=False).indices
-    return Scores(found, blend.order(batch.context), candidates, scores)
+    return Scores(found, said, blend.order(batch.context), candidates, scores)
 
 
 @torch.inference_mode()
@@ -121,6 +127,8 @@ def blended(blend: Blend, table: Table, batch: MicroBatch, excluded: torch.Tenso
     scored = linear(blend, table, batch, excluded)
     before = scored.scores.gather(1, scored.candidates)
     after = blend.ordered(at(table, batch, scored.found, scored.candidates), batch.context).nan_to_num(0.0)
+    for term in scored.said.values():
+        after += term.gather(1, scored.candidates)
     after.masked_fill_(before == -torch.inf, -torch.inf)
     moved = (before.logsumexp(1, keepdim=True) - after.logsumexp(1, keepdim=True)).nan_to_num(0.0)
     scored.scores.scatter_(1, scored.candidates, after + moved)

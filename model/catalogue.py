@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 from rocksdict import Options, Rdict
 
+from model.consumed import fingerprints
 from model.interest import interest_space
 from model.schema import ItemVector, decode_item_vector, encode_json, item_key
 
@@ -39,6 +40,7 @@ class Catalogue:
         self._keys = np.zeros(0, np.uint64)
         self._vectors = np.zeros((0, 0), np.float32)
         self._interest_vectors = np.zeros((0, 0), np.float32)
+        self._by_fingerprint: tuple[int, np.ndarray, np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -67,6 +69,18 @@ class Catalogue:
     def rows(self, keys: Iterable[int]) -> np.ndarray:
         """The rows of many item keys, -1 where there is none; (n,) -> (n,) int64."""
         return np.fromiter((self._rows.get(key, -1) for key in keys), np.int64)
+
+    def rows_of_fingerprints(self, wanted: np.ndarray) -> np.ndarray:
+        """The rows of items known by their fingerprints (model/consumed.py), -1 where there is none; (n,) uint32 -> (n,) int64."""
+        if not len(self):
+            return np.full(len(wanted), -1)
+        if self._by_fingerprint is None or self._by_fingerprint[0] != self.revision:
+            all_of_them = fingerprints(self.keys)
+            order = all_of_them.argsort()
+            self._by_fingerprint = self.revision, all_of_them[order], order
+        _, known, order = self._by_fingerprint
+        at = np.searchsorted(known, wanted).clip(max=len(known) - 1)
+        return np.where(known[at] == wanted, order[at], -1)
 
     def lookup(self, key: int) -> np.ndarray | None:
         """The vector of an item key in the interest space, shape (64,), or None."""

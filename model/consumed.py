@@ -1,41 +1,111 @@
-"""What a user has consumed, as a compact set: the lowest 16 bits of each item key, 2 bytes an item.
+"""What a user had, item by item: how often, when last, and what the user last said of it; 14 bytes an item.
 
-With n items consumed, an item that was not consumed counts as such with probability n / 65,536.
+    event ─► add ─► bytes in the user's state ─► opened ─► excluded items, signals of when and how often the user had an item
+
+An item is known by its fingerprint, the lowest 32 bits of its key. What a user says of an item (purchase, rating, like, dislike,
+skip) stands until the user says something else: seeing it again does not undo it.
+
+Layout: a version byte, then per item, in the order in which they came first, fingerprint u32, time of the newest event u32
+(seconds), time of what was said u32 (seconds), how often u8 (255: or more), action u8 (of model.interest.ACTIONS).
 """
+
+from collections.abc import Mapping
 
 import numpy as np
 
-MARKS = 65_536
-"""Different marks that an item can have."""
+from model.interest import ACTIONS
+from model.schema import StateError
+
+LAYOUT = 1
+SAYING = frozenset({"purchase", "rating", "like", "dislike", "skip"})
+"""Actions by which a user says something of an item, beside only looking at it."""
+ROW = np.dtype([("fingerprint", "<u4"), ("last_s", "<u4"), ("said_s", "<u4"), ("times", "u1"), ("action", "u1")])
+
+_HEADER = bytes([LAYOUT])
+_IS_SAYING = np.array([action in SAYING for action in ACTIONS])
+_MOST_S, _MOST_TIMES = 0xFFFFFFFF, 0xFF
 
 
-def add(consumed: bytes | None, item_key: int, limit: int) -> bytes:
-    """Add an item; past `limit` items the ones added first are dropped.
+def fingerprints(item_keys: np.ndarray) -> np.ndarray:
+    """What stands for these items; (n,) uint64 -> (n,) uint32."""
+    return item_keys.astype(np.uint32)
 
-    >>> add(add(b"", 7, 2), 7, 2) == add(b"", 7, 2)
-    True
+
+def opened(consumed: bytes | None) -> np.ndarray:
+    """One row for each item; (n,) of `ROW`, not to be written to.
+
+    Raises:
+        StateError: the bytes are of an unknown layout or cut short.
     """
-    mark, consumed = item_key % MARKS, consumed or b""
-    if (marks(consumed) == mark).any():
-        return consumed
-    return (consumed + mark.to_bytes(2, "little"))[-2 * limit :] if limit else b""
+    if not consumed:
+        return np.zeros(0, ROW)
+    if consumed[0] != LAYOUT or len(consumed) % ROW.itemsize != 1:
+        raise StateError(f"{len(consumed)} bytes of consumed items of layout {consumed[0]}: layout {LAYOUT} can be read")
+    return np.frombuffer(consumed, ROW, offset=1)
 
 
-def marks(consumed: bytes) -> np.ndarray:
-    """What is kept of each item, the one consumed first standing first; (n,) uint16."""
-    return np.frombuffer(consumed, "<u2")
+def packed(rows: np.ndarray) -> bytes:
+    return _HEADER + rows.tobytes() if len(rows) else b""
 
 
-def marks_of(item_keys: np.ndarray) -> np.ndarray:
-    """What would be kept of these items; (n,) uint64 -> (n,) uint16."""
-    return (item_keys & np.uint64(MARKS - 1)).astype("<u2")
+def add(consumed: bytes | None, item_key: int, action: str, time_ms: int, limit: int) -> bytes:
+    """Add that a user had an item; past `limit` items those had longest ago are dropped.
 
-
-def contains(consumed: bytes, item_keys: np.ndarray) -> np.ndarray:
-    """Which of the items count as consumed.
-
-    Shape: (n,) uint64 -> (n,) bool.
+    >>> once = add(b"", 7, "view", 1_000, 10)
+    >>> len(once), opened(add(once, 7, "purchase", 2_000, 10)).tolist()
+    (15, [(7, 2, 2, 2, 3)])
     """
-    there = np.zeros(MARKS, bool)
-    there[marks(consumed)] = True
-    return there[marks_of(item_keys)]
+    rows = opened(consumed)
+    same = np.flatnonzero(rows["fingerprint"] == item_key & 0xFFFFFFFF)
+    if len(same):
+        rows = rows.copy()
+        at = int(same[0])
+    else:
+        rows, at = np.append(rows, np.zeros(1, ROW)), len(rows)
+    time_s = min(time_ms // 1_000, _MOST_S)
+    rows["fingerprint"][at] = item_key & 0xFFFFFFFF
+    rows["last_s"][at] = max(int(rows["last_s"][at]), time_s)
+    rows["times"][at] = min(int(rows["times"][at]) + 1, _MOST_TIMES)
+    if action in SAYING or not _IS_SAYING[rows["action"][at]]:
+        rows["said_s"][at], rows["action"][at] = time_s, ACTIONS.index(action)
+    return packed(_newest(rows, limit))
+
+
+def of_events(item_keys: np.ndarray, actions: np.ndarray, times_ms: np.ndarray, limit: int) -> bytes:
+    """The same for many events at once, in their order; shape (n,) each, actions as indices of ACTIONS."""
+    if not len(item_keys):
+        return b""
+    items, first, place = np.unique(fingerprints(item_keys), return_index=True, return_inverse=True)
+    order = first.argsort().argsort()[place]  # of the event's item by its first event
+    seconds = np.minimum(times_ms // 1_000, _MOST_S).astype(np.uint32)
+    rows = np.zeros(len(items), ROW)
+    rows["fingerprint"][order] = fingerprints(item_keys)
+    np.maximum.at(rows["last_s"], order, seconds)
+    rows["times"] = np.minimum(np.bincount(order), _MOST_TIMES)
+    for said in (~_IS_SAYING[actions], _IS_SAYING[actions]):  # the newest of each kind, and what was said over what was only seen
+        rows["said_s"][order[said]], rows["action"][order[said]] = seconds[said], actions[said]
+    return packed(_newest(rows, limit))
+
+
+def _newest(rows: np.ndarray, limit: int) -> np.ndarray:
+    """Without those had longest ago, where they are too many."""
+    if len(rows) <= limit:
+        return rows
+    return rows[np.sort(np.argsort(rows["last_s"], kind="stable")[len(rows) - limit :])]
+
+
+def excluded(rows: np.ndarray, now_s: np.ndarray | float, exclude_s: Mapping[str, float]) -> np.ndarray:
+    """Which items must not be listed now, by what the user said of them last.
+
+    >>> rows = opened(add(b"", 7, "purchase", 1_000, 10))
+    >>> [excluded(rows, now_s, {"purchase": 60.0}).tolist() for now_s in (2, 62)]
+    [[True], [False]]
+
+    Args:
+        now_s: the time of the list, or of each row's list.
+        exclude_s: action -> for so long.
+
+    Shape: rows (n,) -> (n,) bool.
+    """
+    for_s = np.array([exclude_s.get(action, 0.0) for action in ACTIONS])[rows["action"]]
+    return np.asarray(now_s, np.float64) - rows["said_s"] < for_s

@@ -1,9 +1,8 @@
 """What is counted into a scorer: popularities, which items follow each other, and EASE's weights.
 
     new events ─► popularities, old choices fading
-               ├► pairs of items near each other ─► the strongest partners of each item: transitions
-               │                                 └► EASE's weights, fitted anew now and then
-               └► what came next within seconds ──► the strongest of it, and the order of all
+               └► pairs of items near each other ─► the strongest partners of each item: transitions
+                                                 └► EASE's weights, fitted anew now and then
 
 Source: Steck, Embarrassingly Shallow Autoencoders for Sparse Data (EASE), 2019, arXiv:1905.03375.
 """
@@ -17,7 +16,6 @@ import torch
 from model.memory import IS_POSITIVE, Flat, User
 from model.pace import Pace
 from model.peers import Peers
-from model.places import Places, hints
 from model.score import Scorer
 from model.signals import FOLLOWING
 from model.table import EVER, HALF_LIVES, LATELY
@@ -28,9 +26,6 @@ _NEAR_LAGS = LAGS // 2  # for transitions
 PAIR_HALF_LIVES = (float("inf"), 5_000.0, 30_000.0)
 """Pairs fade with these half-lives, in events: those of transitions, recent transitions and EASE's matrix."""
 _TRANSITIONS = {"transitions": 5.0, "recent-transitions": 2.0}  # what is added to a row's sum: few pairs prove little
-_NEXT = {"next": (2_000, float("inf")), "lately-next": (20_000, 2_000.0)}
-"""One way only, what came within ms in the order in which it came: how many ms, and with which half-life pairs fade, in events."""
-_NEXT_LAGS, _NEXT_SHRINK = 5, 2.0
 _EASE = 2  # the row of PAIR_HALF_LIVES for it
 _FIRST_EASE = 500  # examples
 _LATE = 65_536  # pairs that stand apart at most
@@ -40,12 +35,11 @@ _EASE_GROWTH = 10  # fitted anew when a tenth is new
 class Chosen(NamedTuple):
     """Items that were chosen, among the events of their users.
 
-    Shape: rows, times ms, positive (e,) of the events; at (a,) where the chosen ones stand among them, starts (a,) where
+    Shape: rows, positive (e,) of the events; at (a,) where the chosen ones stand among them, starts (a,) where
     their users' events begin, ages (a,) how many events ago each was.
     """
 
     rows: np.ndarray
-    times: np.ndarray
     positive: np.ndarray
     starts: np.ndarray
     at: np.ndarray
@@ -59,15 +53,14 @@ class Pairs:
 
     Args:
         half_lives: in events; a pair has a weight for each.
-        both_ways: whether the second item leads to the first too.
 
     Shape: in each of both parts pairs (p,) int64, first item << 32 | second; weights (half-lives, p).
     """
 
-    def __init__(self, half_lives: tuple[float, ...] = PAIR_HALF_LIVES, both_ways: bool = True) -> None:
+    def __init__(self, half_lives: tuple[float, ...] = PAIR_HALF_LIVES) -> None:
         none = np.zeros(0, np.int64), np.zeros((len(half_lives), 0), np.float32)
         self._all, self._late = none, none
-        self._half_lives, self._both_ways = half_lives, both_ways
+        self._half_lives = half_lives
 
     def fade(self, events: int) -> None:
         for _, part in (self._all, self._late):
@@ -79,9 +72,7 @@ class Pairs:
         """Add that the second led to the first, never below 0; first, second (a,), amounts (half-lives, a)."""
         if not len(first):
             return
-        led = second << 32 | first
-        if self._both_ways:
-            led, amounts = np.concatenate((led, first << 32 | second)), np.tile(amounts, 2)
+        led, amounts = np.concatenate((second << 32 | first, first << 32 | second)), np.tile(amounts, 2)
         pairs, place = np.unique(led, return_inverse=True)
         amounts = np.stack([np.bincount(place, row, len(pairs)) for row in amounts]).astype(np.float32)
         for part in (self._all, self._late):
@@ -127,15 +118,15 @@ class Counts:
     """Counts events into a scorer; `learnt` is how many there were."""
 
     def __init__(self, pace: Pace) -> None:
-        self.pace, self.peers, self.places = pace, Peers(pace.peers), Places()
-        self.pairs, self.next = Pairs(), {name: Pairs((half_life,), both_ways=False) for name, (_, half_life) in _NEXT.items()}
+        self.pace, self.peers = pace, Peers(pace.peers)
+        self.pairs = Pairs()
         self.learnt = self._since_fit = 0
         self._forgot = False  # somebody is still in what was fitted
 
-    def add(self, scorer: Scorer, flat: Flat, spots: np.ndarray, vectors: torch.Tensor) -> None:
+    def add(self, scorer: Scorer, flat: Flat, spots: np.ndarray) -> None:
         """Count new events.
 
-        Shape: spots (n,) their places in `flat`, -1 for an item that is not there; vectors (m, dim) of the scorer's items.
+        Shape: spots (n,) their places in `flat`, -1 for an item that is not there.
         """
         n, known = len(spots), spots >= 0
         names = list(flat.places)
@@ -146,12 +137,11 @@ class Counts:
             added = np.bincount(flat.rows[spots], 0.5 ** (ages / half_life), len(scorer.keys))
             counts.mul_(0.5 ** (n / half_life)).add_(torch.from_numpy(added))
         self._note_first(scorer, flat.rows[spots], self.learnt - 1 - ages)
-        for pairs in (self.pairs, *self.next.values()):
-            pairs.fade(n)
-        self._add_pairs(scorer, Chosen(flat.rows, flat.times, flat.positive, flat.starts[flat.owner[spots]], spots, ages), 1)
+        self.pairs.fade(n)
+        self._add_pairs(scorer, Chosen(flat.rows, flat.positive, flat.starts[flat.owner[spots]], spots, ages), 1)
         self._since_fit += n
         if self._fit_is_due():
-            self._fit(scorer, vectors)
+            self._fit(scorer)
         scorer.counted()
 
     def _note_first(self, scorer: Scorer, rows: np.ndarray, steps: np.ndarray) -> None:
@@ -167,11 +157,11 @@ class Counts:
 
     def remove(self, scorer: Scorer, user_id: str, user: User, row_of: dict[int, int]) -> None:
         """Take out what a user's events added; what is fitted on them is fitted anew with the next events."""
-        self._forgot, self.places = True, Places()
+        self._forgot = True
         self.peers.forget(scorer, user_id)
         rows = np.array([row_of.get(key, -1) for key in user.keys], np.int64)
         known = rows >= 0
-        rows, steps, times = rows[known], np.frombuffer(user.steps, np.int64)[known], np.frombuffer(user.times, np.int64)[known]
+        rows, steps = rows[known], np.frombuffer(user.steps, np.int64)[known]
         positive = IS_POSITIVE[np.frombuffer(user.actions, np.uint8)[known]]
         spots = np.flatnonzero(steps >= 0)
         ages = self.learnt - 1 - steps[spots]
@@ -179,7 +169,7 @@ class Counts:
             gone = np.bincount(rows[spots], 0.5 ** (ages / half_life), len(scorer.keys))
             counts.sub_(torch.from_numpy(gone)).clamp_(min=0)
         scorer.first[scorer.counts[EVER] < 0.5] = -1.0
-        self._add_pairs(scorer, Chosen(rows, times, positive, np.zeros(len(spots), np.int64), spots, ages), -1)
+        self._add_pairs(scorer, Chosen(rows, positive, np.zeros(len(spots), np.int64), spots, ages), -1)
         scorer.counted()
 
     def _add_pairs(self, scorer: Scorer, chosen: Chosen, sign: int) -> None:
@@ -187,10 +177,6 @@ class Counts:
         first, second, amounts = pairs_of(chosen)
         self.pairs.add(first, second, sign * amounts)
         self._refresh(scorer, self.pairs, _TRANSITIONS, np.unique(np.concatenate((first, second))))
-        for name, pairs in self.next.items():
-            first, second, amounts = next_of(chosen, name)
-            pairs.add(first, second, sign * amounts)
-            self._refresh(scorer, pairs, {name: _NEXT_SHRINK}, np.unique(second))
 
     def _refresh(self, scorer: Scorer, pairs: Pairs, shrinks: dict[str, float], changed: np.ndarray) -> None:
         """Write the strongest partners of these items into the scorer's tables."""
@@ -205,11 +191,10 @@ class Counts:
                 items[item, : len(partners)], weights[item, : len(partners)] = partners, amounts / scale
                 items[item, len(partners) :], weights[item, len(partners) :] = -1, 0
 
-    def _fit(self, scorer: Scorer, vectors: torch.Tensor) -> None:
+    def _fit(self, scorer: Scorer) -> None:
         self._since_fit, self._forgot = 0, False
         self._fit_ease(scorer)
         self._fit_taste(scorer)
-        self._fit_places(scorer, vectors)
 
     def _fit_ease(self, scorer: Scorer) -> None:
         """Fit item-to-item weights in closed form on the pairs."""
@@ -233,12 +218,6 @@ class Counts:
         gram = chosen.T @ chosen
         gram.diagonal().add_(self.pace.ease_ridge)
         _write(scorer, "taste", top, _fitted(gram).T)
-
-    def _fit_places(self, scorer: Scorer, vectors: torch.Tensor) -> None:
-        """Fit the order in which items come within seconds."""
-        pairs, weights = self.next["next"].settled()
-        before, after = torch.from_numpy(pairs >> 32), torch.from_numpy(pairs & 0xFFFFFFFF)
-        scorer.places.copy_(self.places.fit(before, after, torch.from_numpy(weights[0]), hints(vectors, scorer.first)))
 
 
 def _most_chosen(scorer: Scorer, most: int) -> tuple[np.ndarray, np.ndarray]:
@@ -283,15 +262,6 @@ def pairs_of(chosen: Chosen) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     fades = [0.5 ** (age / half_life) for half_life in PAIR_HALF_LIVES]
     amounts = np.stack((near * short * fades[0], near * short * fades[1], near * fades[2]))
     return *_sides(chosen, before, keep), amounts
-
-
-def next_of(chosen: Chosen, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The same for those that came within the time of a table of _NEXT before it; first, second (p,), amounts (1, p)."""
-    most_ms, half_life = _NEXT[name]
-    before, keep = _before(chosen, _NEXT_LAGS)
-    keep &= chosen.times[chosen.at][:, None] - chosen.times[before] <= most_ms
-    amounts = FOLLOWING[name] ** np.arange(_NEXT_LAGS) * 0.5 ** (chosen.ages / half_life)[:, None]
-    return *_sides(chosen, before, keep), amounts[keep][None]
 
 
 def _before(chosen: Chosen, lags: int) -> tuple[np.ndarray, np.ndarray]:

@@ -10,28 +10,28 @@ Source: Gama, Sebastião and Rodrigues, On evaluating stream learning algorithms
 import copy
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from msgspec import structs
 from torch import nn
 
-from model import consumed, interest
+from model import consumed, user
 from model.baselines import BASELINES, HISTORY, POPULARITIES, World, best_rows
-from model.batch import excluded_items
 from model.catalogue import Catalogue
 from model.finetune import Learner
-from model.interest import Rules
+from model.interest import ACTIONS, Rules, interest_space
 from model.metrics import K
-from model.schema import CONSUMING, POSITIVE, Event, Example, Request, event_key, item_key
+from model.schema import POSITIVE, Embedded, Event, Example, Request, item_key
 from model.score import Scorer, score
 
 LIVE = "headrace-live"
 PARTS = NETWORK, FROZEN = "network", "headrace-frozen"
 """Headrace with no other signal than its network's, and without learning after the warm-up."""
+NOT_THERE, LEFT_OUT = "the item is not in the catalogue", "it is left out after a {}"
+"""Why no list could hold an item that came."""
 LEAST = 3
 """Positive events of a user of whom the last is left out: one to learn from, one to stop by, one to predict."""
 METHODS = (*BASELINES, *PARTS)
@@ -46,11 +46,26 @@ class Protocol:
     fine_tune_every: int = 500  # events
     count_every: int = 100  # events; between two fine-tunings only what is counted is refreshed
     micro_batch: int = 256
-    max_consumed: int = 4_096
-    exclude_consumed: bool = True
     seed: int = 0
     live: bool = False  # count the lists that the job makes too: right after an event, not when the next one comes
     rules: Rules = Rules()
+    order_seed: int = 0  # of the order of events that have one time
+    liked_from: float | None = None  # ratings below it are learnt from and not predicted
+
+    def counts(self, event: Event) -> bool:
+        """Whether an event is predicted: what a user chose, and with `liked_from` liked."""
+        return event.action in POSITIVE and (self.liked_from is None or event.value is None or event.value >= self.liked_from)
+
+
+def drawn_order(events: Sequence[Event], seed: int) -> list[Event]:
+    """The events in time order; what came at one time came in no order: it is drawn.
+
+    >>> [event.event_id for event in drawn_order([Event(name, "u", "view", 5, "i") for name in "abcd"], 0)]
+    ['c', 'd', 'a', 'b']
+    """
+    drawn = np.random.default_rng(seed).random(len(events))
+    times = np.array([event.event_time_ms for event in events], np.int64)
+    return [events[at] for at in np.lexsort((drawn, times)).tolist()]
 
 
 @dataclass
@@ -72,65 +87,58 @@ class Result:
 
 @dataclass
 class Targets:
-    """Who was asked for, and how often the user had chosen, and the item been chosen, by then; one entry a list."""
+    """Who was asked for, by which action the item came, how often the user had chosen, and the item been chosen, by then, and
+    why no list could hold it ("" where one could); one entry a list."""
 
     users: list[int] = field(default_factory=list)
+    actions: list[str] = field(default_factory=list)
     user_events: list[int] = field(default_factory=list)
     item_events: list[int] = field(default_factory=list)
-
-    def add(self, user: int, user_events: int, item_events: int) -> None:
-        self.users.append(user)
-        self.user_events.append(user_events)
-        self.item_events.append(item_events)
+    unreachable: list[str] = field(default_factory=list)
 
 
 class Asked(NamedTuple):
-    """An event, what was asked at the moment before it, and the time of the user's event before."""
+    """An event, what was asked at the moment before it, the time of the user's event before, and what is learnt from it."""
 
     event: Event
     request: Request
     last_ms: int
+    example: Example | None
 
     def live(self) -> "Asked":
         """As the job asks: right after the event before, when nobody knows how long the next one will take."""
         return self._replace(request=structs.replace(self.request, event_time_ms=self.last_ms, live=True))
 
-    def example(self) -> Example:
-        """What is learnt from it."""
-        event = self.event
-        return Example(event.user_id, event.event_id, event.event_time_ms, event.item_id or "", event.action, self.request.interests)
-
 
 class Users:
-    """What the keyed operator of the job holds: interests and consumed items of each user."""
+    """What embed and the keyed operator of the job do: a state for each user, by the same functions.
 
-    def __init__(self, catalogue: Catalogue, protocol: Protocol) -> None:
-        self._catalogue, self._protocol = catalogue, protocol
-        self._interests: dict[str, bytes] = {}
-        self._consumed: dict[str, bytes] = {}
+    Args:
+        queries: the encoder's vector of each query, (dim,).
+    """
+
+    def __init__(self, catalogue: Catalogue, rules: Rules = Rules(), queries: Mapping[str, np.ndarray] = {}) -> None:
+        self._catalogue, self._rules, self._queries = catalogue, rules, queries
+        self._states: dict[str, bytes] = {}
         self._last_ms: dict[str, int] = {}
 
     def ask(self, event: Event) -> Asked:
         """What is asked before this event; then the event is folded in."""
-        user = event.user_id
-        interests, eaten = self._interests.get(user, b""), self._consumed.get(user, b"")
-        request = Request(user, event.event_id, event.event_time_ms, [], "", interests, eaten, live=False)
-        asked = Asked(event, request, self._last_ms.get(user, event.event_time_ms))
-        self._fold(event)
-        return asked
+        before, last_ms = self._states.get(event.user_id), self._last_ms.get(event.user_id, event.event_time_ms)
+        asked = user.request(before, event.user_id, event.event_id, event.event_time_ms, live=False)
+        after = user.update(before, self._embedded(event), self._rules)
+        self._states[event.user_id] = after.state
+        if after.answered:
+            self._last_ms[event.user_id] = event.event_time_ms
+        return Asked(event, asked, last_ms, after.example)
 
-    def _fold(self, event: Event) -> None:
-        catalogue, protocol = self._catalogue, self._protocol
-        self._last_ms[event.user_id] = event.event_time_ms
+    def _embedded(self, event: Event) -> Embedded:
+        if event.action == "search":
+            query = self._queries.get(event.query)
+            vector = None if query is None else interest_space(query[None])[0]
+            return user.embedded(event, 0, self._catalogue.encoder, vector, query)
         key = item_key(event.item_id) if event.item_id else 0
-        opened = interest.decode(self._interests.get(event.user_id))
-        interest.use_encoder(opened, catalogue.encoder)
-        named, vector = event_key(event.event_id), catalogue.lookup(key)
-        vector = None if vector is None else vector.astype("<f2").astype(np.float32)  # as it travels in the job
-        if interest.fold(opened, event.action, key, named, event.event_time_ms, vector, protocol.rules):
-            self._interests[event.user_id] = interest.encode(opened)
-        if event.action in CONSUMING:
-            self._consumed[event.user_id] = consumed.add(self._consumed.get(event.user_id), key, protocol.max_consumed)
+        return user.embedded(event, key, self._catalogue.encoder, self._catalogue.lookup(key))
 
 
 class Comparison:
@@ -141,6 +149,7 @@ class Comparison:
         world = World(catalogue.vectors, protocol.seed)
         self._methods = {name: BASELINES[name](world) for name in names}
         self._numbers: dict[str, int] = {}
+        self._count = -1
         self._histories: dict[int, list[int]] = defaultdict(list)
         self._chosen: Counter[int] = Counter()
         self._had: Counter[int] = Counter()
@@ -150,7 +159,7 @@ class Comparison:
     def take(self, asked: Sequence[Asked], counts: bool, progress: Callable[[int, int], None] = lambda done, of: None) -> None:
         """Ask for each event, if they count; then learn from it."""
         for done, one in enumerate(asked):
-            if counts:
+            if counts and self._protocol.counts(one.event):
                 self.ask(one)
             self.learn(one)
             progress(done, len(asked))
@@ -158,12 +167,14 @@ class Comparison:
     def ask(self, asked: Asked) -> None:
         """The list of every method before this event."""
         user, history, target = self._open(asked)
-        self.targets.add(user, self._had[user], self._chosen[target] if target >= 0 else 0)
-        if not self._methods:
-            return
         began = time.perf_counter()
-        excluded = excluded_items(self._catalogue, [asked.request], self._protocol.exclude_consumed, torch.device("cpu"))[0].numpy()
+        excluded, after = excluded_rows(self._catalogue, asked.request, self._protocol.rules)
         shared = time.perf_counter() - began
+        self.targets.users.append(user)
+        self.targets.actions.append(asked.event.action)
+        self.targets.user_events.append(self._had[user])
+        self.targets.item_events.append(self._chosen[target] if target >= 0 else 0)
+        self.targets.unreachable.append(NOT_THERE if target < 0 else LEFT_OUT.format(after[target]) if excluded[target] else "")
         for name, method in self._methods.items():
             began = time.perf_counter()
             rows = best_rows(method.scores(user, history), excluded, K)
@@ -172,6 +183,9 @@ class Comparison:
 
     def learn(self, asked: Asked) -> None:
         """Take in what was chosen; what is not in the catalogue teaches nothing."""
+        if asked.event.action == "forget":
+            self._numbers.pop(asked.event.user_id, None)
+            return
         user, history, target = self._open(asked)
         self._had[user] += 1
         if target < 0:
@@ -186,9 +200,21 @@ class Comparison:
 
     def _open(self, asked: Asked) -> tuple[int, np.ndarray, int]:
         """The user's number, history (t,), and the row that came."""
-        user = self._numbers.setdefault(asked.event.user_id, len(self._numbers))
+        user = self._numbers.get(asked.event.user_id)
+        if user is None:
+            user = self._numbers[asked.event.user_id] = self._count = self._count + 1
         target = self._catalogue.row(item_key(asked.event.item_id or ""))
         return user, np.array(self._histories[user], np.int64), target
+
+
+def excluded_rows(catalogue: Catalogue, request: Request, rules: Rules) -> tuple[np.ndarray, dict[int, str]]:
+    """Which items must not be listed, (n,) bool, and after which action each is left out."""
+    had = consumed.opened(request.consumed)
+    had = had[consumed.excluded(had, request.event_time_ms / 1_000, rules.exclude_s)]
+    rows = catalogue.rows_of_fingerprints(had["fingerprint"])
+    excluded = np.zeros(len(catalogue) + 1, bool)
+    excluded[rows] = True
+    return excluded[:-1], dict(zip(rows.tolist(), (ACTIONS[action] for action in had["action"].tolist())))
 
 
 class Headrace:
@@ -201,7 +227,8 @@ class Headrace:
         self.results = {name: Result() for name in ("headrace", *live, *(name for name in PARTS if name in names))}
 
     def ask(self, asked: Sequence[Asked]) -> None:
-        """The lists before these events, with the version of now."""
+        """The lists before these events, as far as they count, with the version of now."""
+        asked = [one for one in asked if self._protocol.counts(one.event)]
         for name, result in self.results.items():
             group = [one.live() for one in asked] if name == LIVE else asked
             predict(result, self._scorer_of(name), self._learner.catalogue, group, self._protocol)
@@ -215,7 +242,7 @@ class Headrace:
     def learn(self, asked: Sequence[Asked], fine_tunes: bool, progress: Callable[[int, int], None] = lambda done, of: None) -> None:
         """Make the next version from these events, or only count them into the one of now."""
         began = time.perf_counter()
-        self._learner.add([one.example() for one in asked])
+        self._learner.add([one.example for one in asked])
         self.scorer = self._learner.fine_tune(progress) if fine_tunes else self._learner.count()
         seconds = time.perf_counter() - began
         for name, result in self.results.items():
@@ -238,7 +265,7 @@ def predict(result: Result, scorer: Scorer, catalogue: Catalogue, asked: Sequenc
     for start in range(0, len(asked), protocol.micro_batch):
         group = asked[start : start + protocol.micro_batch]
         began = time.perf_counter()
-        lists = score(scorer, catalogue, [one.request for one in group], K, protocol.exclude_consumed, protocol.rules)
+        lists = score(scorer, catalogue, [one.request for one in group], K, protocol.rules)
         result.seconds += time.perf_counter() - began
         for one, list_ in zip(group, lists):
             rows = catalogue.rows(item_key(item.item_id) for item in list_)
@@ -260,8 +287,7 @@ class Outcome:
 
 
 def _new_learner(catalogue: Catalogue, protocol: Protocol) -> Learner:
-    job = {"rules": protocol.rules, "exclude_consumed": protocol.exclude_consumed, "max_consumed": protocol.max_consumed}
-    return Learner(catalogue, None, protocol.seed, **job)
+    return Learner(catalogue, None, protocol.seed, rules=protocol.rules)
 
 
 def evaluate(
@@ -271,20 +297,23 @@ def evaluate(
     progress: Callable[[int, int], None] = lambda done, of: None,
     learner: Learner | None = None,
     methods: Sequence[str] = POPULARITIES,
+    queries: Mapping[str, np.ndarray] = {},
 ) -> Outcome:
     """Predict every event after the warm-up, then learn from it.
 
     Args:
-        events: in time order; only positive ones are predicted and learnt from, all of them are history.
+        events: in any order; only positive ones are predicted and learnt from, all of them are what the job makes of them.
         catalogue: every item that can be recommended.
         progress: called with (events done, of).
         methods: of METHODS, beside Headrace.
+        queries: the encoder's vector of the query of every search, (dim,).
     """
-    users, headrace = Users(catalogue, protocol), Headrace(methods, learner or _new_learner(catalogue, protocol), protocol)
+    events = drawn_order(events, protocol.order_seed)
+    users, headrace = Users(catalogue, protocol.rules, queries), Headrace(methods, learner or _new_learner(catalogue, protocol), protocol)
     others = Comparison([name for name in methods if name in BASELINES], catalogue, protocol)
     warm = int(len(events) * protocol.warm_up)
     for start, end, fine_tunes in _chunks(len(events), warm, protocol):
-        asked = [one for one in map(users.ask, events[start:end]) if one.event.action in POSITIVE]
+        asked = [one for one in map(users.ask, events[start:end]) if one.example is not None]
 
         def report(done: int, of: int) -> None:
             progress(start + (end - start) * done // max(1, of), len(events))
@@ -311,6 +340,7 @@ def leave_one_out(
     protocol: Protocol = Protocol(),
     progress: Callable[[int, int], None] = lambda done, of: None,
     methods: Sequence[str] = POPULARITIES,
+    queries: Mapping[str, np.ndarray] = {},
 ) -> Outcome:
     """Learn all but the last event of every user, in time order; then predict the last ones.
 
@@ -319,11 +349,13 @@ def leave_one_out(
     Args: as for `evaluate`; there is no FROZEN, for nothing is learnt after the first target.
     """
     methods = [name for name in methods if name != FROZEN]
-    users, headrace = Users(catalogue, protocol), Headrace(methods, _new_learner(catalogue, protocol), protocol)
+    events = drawn_order(events, protocol.order_seed)
+    users, headrace = Users(catalogue, protocol.rules, queries), Headrace(methods, _new_learner(catalogue, protocol), protocol)
     others = Comparison([name for name in methods if name in BASELINES], catalogue, protocol)
     last, held = held_out(events, catalogue), []
     for start, end, fine_tunes in _chunks(len(events), int(len(events) * protocol.warm_up), protocol):
-        asked = [(at, users.ask(event)) for at, event in enumerate(events[start:end], start) if event.action in POSITIVE]
+        asked = [(at, users.ask(event)) for at, event in enumerate(events[start:end], start)]
+        asked = [(at, one) for at, one in asked if one.example is not None]
         held += [one for at, one in asked if at in last]
         taught = [one for at, one in asked if at not in last]
         others.take(taught, False)

@@ -75,7 +75,7 @@ class Learner:
         catalogue: the learner's own replica; it may change between calls.
         scorer: whose weights to go on from; what it counted is counted again, from the examples. None begins anew.
         replay_capacity: events kept, the newest ones.
-        rules, exclude_consumed, max_consumed: those of the job.
+        rules: as the job has them.
     """
 
     def __init__(
@@ -85,12 +85,10 @@ class Learner:
         seed: int = 0,
         replay_capacity: int = 500_000,
         rules: Rules = Rules(),
-        exclude_consumed: bool = True,
-        max_consumed: int = 4_096,
         pace: Pace = Pace(),
     ) -> None:
-        self.catalogue, self.rules, self.exclude_consumed, self.pace = catalogue, rules, exclude_consumed, pace
-        self.memory = Memory(replay_capacity, max_consumed)
+        self.catalogue, self.rules, self.pace = catalogue, rules, pace
+        self.memory = Memory(replay_capacity, rules.max_consumed)
         self._seed, self._random = seed, np.random.default_rng(seed)
         self._begin(copy.deepcopy(scorer) if scorer is not None else self._new_scorer())
 
@@ -108,8 +106,8 @@ class Learner:
         self._before: torch.Tensor | None = None  # what was trending before them
         self._returned: Scorer | None = None
         self._network = NetworkLearner(scorer, self.pace, self._random)
-        self.blend = BlendLearner(scorer, self.pace, self._random, self.rules, self.exclude_consumed)
-        scorer.counts.zero_(), scorer.first.fill_(-1.0), scorer.places.zero_()
+        self.blend = BlendLearner(scorer, self.pace, self._random, self.rules)
+        scorer.counts.zero_(), scorer.first.fill_(-1.0)
         scorer.peers_taken, scorer.peers_places = scorer.peers_taken[:0], torch.full_like(scorer.peers_places, -1)
 
     def add(self, examples: Sequence[Example]) -> None:
@@ -200,7 +198,7 @@ class Learner:
         for step, one in enumerate(examples, self.counts.learnt):
             one.user.steps[one.place] = step
         flat = self.memory.flatten(self._known.row_of, self._there, dict.fromkeys(one.example.user_id for one in examples))
-        self.counts.add(self._scorer, flat, flat.spots(examples), self._known.vectors)
+        self.counts.add(self._scorer, flat, flat.spots(examples))
         self._counted += examples
 
     def _train(self, later: list[Remembered], share: float) -> None:
@@ -242,7 +240,7 @@ class Learner:
         """
         examples = [example for example in examples if not example.forget]
         requests = [self.memory.find(example).request(live=True) for example in examples]
-        lists = score(scorer, self.catalogue, requests, K, self.exclude_consumed, self.rules, explained=False)
+        lists = score(scorer, self.catalogue, requests, K, self.rules, explained=False)
         ranks = [next((at for at, item in enumerate(list_) if item.item_id == one.item_id), -1) for list_, one in zip(lists, examples)]
         found = np.array(ranks, np.int64)
         return Judgement(gains(found), hits(found).astype(float))

@@ -9,53 +9,74 @@ The vectors live in a 64-dimensional space (`interest_space`) of one encoder ver
 yet is kept as *pending*: it counts as soon as the item has a vector (`resolve`), as do all events after the encoder
 has changed.
 
-Layout, version 1, little-endian: a header of 18 bytes, then per interest weight f32, last touched u64 ms, scale f16 and
-int8 x 64; the edges, f16; per event, oldest first: item key u64, stamp u64 (time in ms << 16 | action << 8 | pending),
-event key u32. With 6 interests and 20 events that is 958 bytes.
+How much an event says is its *strength*: by action, and for a rating by its value beside the user's own mean; below 0 it
+pushes away. The newest search is kept with the whole vector of its query, as long as it is among the last events.
+
+Layout, version 2, little-endian: a header of 24 bytes, then per interest weight f32, last touched u64 ms, scale f16 and
+int8 x 64; the edges, f16; the query, scale f16 and int8 x its dimensions; per event, oldest first: item key u64, stamp u64
+(time in ms << 16 | action << 8 | strength x 16, a signed number of 7 bits, << 1 | pending), event key u32. With 6 interests
+and 20 events that is 964 bytes, and 386 more with a query of 384 dimensions. Version 1 had a shorter header, no query and no
+strengths: they follow from the actions.
 """
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import get_args
 
 import numpy as np
 
-from model.schema import Action, NEGATIVE, StateError
+from model.schema import Action, Event, NEGATIVE, StateError, event_key
 
 INTEREST_DIM = 64
 LEAST = 1e-6
 """A late event that has faded below this weight moves nothing."""
-LAYOUT = 1
+LAYOUT = 2
 ACTIONS = get_args(Action)
-WEIGHTS = {"view": 1.0, "click": 1.0, "rating": 1.0, "search": 1.5, "cart": 2.0, "like": 2.0, "purchase": 3.0}
-WEIGHTS |= {"skip": -0.5, "dislike": -2.0}
-"""How much an event moves an interest; other actions move none."""
+STRENGTHS = {"view": 1.0, "click": 1.0, "rating": 1.0, "search": 1.5, "cart": 2.0, "like": 2.0, "purchase": 3.0}
+STRENGTHS |= {"skip": -0.5, "dislike": -2.0}
+"""How much an event moves an interest; other actions move none, and a rating with a value moves it by `rating_strength`."""
+IS_NEGATIVE = np.array([action in NEGATIVE for action in ACTIONS])
+_MIDDLE_RATINGS = 3.0
+"""Ratings of the middle of the scale that a user's mean begins with."""
 
-_HEADER = struct.Struct("<BBBbHIQ")  # layout, interests, events, last, dimensions, encoder, newest_ms
+_HEADER_1 = struct.Struct("<BBBbHIQ")  # layout, interests, events, last, dimensions, encoder, newest_ms
+_HEADER = struct.Struct("<BBBbHIQHHe")  # and the query's dimensions, how many ratings there were, their mean
 _INTEREST = np.dtype([("weight", "<f4"), ("touched_ms", "<u8"), ("scale", "<f2"), ("vector", "i1", INTEREST_DIM)])
 _EVENT = np.dtype([("item_key", "<u8"), ("stamp", "<u8"), ("event_key", "<u4")])
 _ROW = struct.Struct("<QQI")  # of _EVENT
 _ACTION_BITS, _TIME_BITS = np.uint64(8), np.uint64(16)
 _PENDING, _ACTION_MASK = np.uint64(1), np.uint64(0xFF)
+_STRENGTH_BITS, _STRENGTH_MASK, _STRENGTH_UNIT = np.uint64(1), np.uint64(0x7F), 16
+_STRENGTH_OF = np.array([round(_STRENGTH_UNIT * STRENGTHS.get(action, 0.0)) & 0x7F for action in ACTIONS], np.uint64)
+_MOST_RATINGS = 0xFFFF
+
+
+FOREVER = float("inf")
+EXCLUDE_S = {"dislike": FOREVER, "skip": FOREVER, "rating": FOREVER, "purchase": 30 * 86_400.0}
+"""How long an item is not listed after an action, in seconds: the default. After the others it may come again: that is learnt."""
 
 
 @dataclass(frozen=True)
 class Rules:
-    """How interests are kept; the defaults are those of the settings."""
+    """How a user's state is kept and read; the defaults are those of the settings."""
 
     max_interests: int = 6
     last_n: int = 20
     half_life_s: float = 7 * 86_400.0
     merge_similarity: float = 0.5
+    rating_scale: tuple[float, float] = (1.0, 5.0)
+    max_consumed: int = 4_096
+    exclude_s: Mapping[str, float] = field(default_factory=lambda: EXCLUDE_S)
 
 
 @dataclass
 class Interests:
     """A user's interests, opened up for work.
 
-    Shape: vectors (interests, 64) unit length; weights, touched_ms (interests,); edges (interests, interests); log
-    (events,), oldest first, and what is read from it: item_keys, times_ms, actions, pending (events,).
+    Shape: vectors (interests, 64) unit length; weights, touched_ms (interests,); edges (interests, interests); query (dim,)
+    the encoder's vector of the newest search, unit length, (0,) if none is among the events; log (events,), oldest first, and
+    what is read from it: item_keys, times_ms, actions, strengths, pending (events,).
     """
 
     encoder: int = 0
@@ -66,6 +87,9 @@ class Interests:
     touched_ms: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))
     edges: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     log: np.ndarray = field(default_factory=lambda: np.zeros(0, _EVENT))
+    query: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    ratings: int = 0
+    mean_rating: float = 0.0
 
     @property
     def item_keys(self) -> np.ndarray:
@@ -81,6 +105,12 @@ class Interests:
     def actions(self) -> np.ndarray:
         """uint64, indices of `ACTIONS`."""
         return (self.log["stamp"] >> _ACTION_BITS) & _ACTION_MASK
+
+    @property
+    def strengths(self) -> np.ndarray:
+        """float32: how much each event says; below 0 it pushes away."""
+        bits = ((self.log["stamp"] >> _STRENGTH_BITS) & _STRENGTH_MASK).astype(np.int64)
+        return ((bits ^ 0x40) - 0x40).astype(np.float32) / _STRENGTH_UNIT
 
     @property
     def pending(self) -> np.ndarray:
@@ -108,14 +138,22 @@ def encode(interests: Interests) -> bytes:
     """Pack interests into versioned bytes."""
     count = len(interests.weights)
     header = _HEADER.pack(
-        LAYOUT, count, len(interests.log), interests.last, INTEREST_DIM, interests.encoder, interests.newest_ms
-    )
-    table = np.empty(count, _INTEREST)
+        LAYOUT, count, len(interests.log), interests.last, INTEREST_DIM, interests.encoder, interests.newest_ms,
+        len(interests.query), interests.ratings, interests.mean_rating,
+    )  # fmt: skip
+    table = np.zeros(count, _INTEREST)
     table["weight"], table["touched_ms"] = interests.weights, interests.touched_ms
-    peaks = np.abs(interests.vectors).max(1, initial=1e-6)[:, None]
-    vectors = np.rint(interests.vectors * (127 / peaks))
-    table["vector"], table["scale"] = vectors, 1 / np.sqrt((vectors * vectors).sum(1))
-    return b"".join((header, table.tobytes(), interests.edges.astype("<f2").tobytes(), interests.log.tobytes()))
+    table["scale"], table["vector"] = _quantised(interests.vectors)
+    scale, query = _quantised(interests.query[None]) if len(interests.query) else (np.zeros(0, "<f2"), np.zeros(0, np.int8))
+    edges = interests.edges.astype("<f2")
+    return b"".join((header, table.tobytes(), edges.tobytes(), scale.tobytes(), query.tobytes(), interests.log.tobytes()))
+
+
+def _quantised(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A scale and whole numbers for each vector, that make it one of unit length; (n, dim) -> (n,) float16, (n, dim) int8."""
+    peaks = np.abs(vectors).max(1, initial=1e-6)[:, None]
+    rounded = np.rint(vectors * (127 / peaks))
+    return (1 / np.sqrt((rounded * rounded).sum(1).clip(min=1))).astype("<f2"), rounded.astype(np.int8)
 
 
 def decode(data: bytes | None) -> Interests:
@@ -126,52 +164,119 @@ def decode(data: bytes | None) -> Interests:
     """
     if not data:
         return Interests()
-    if data[0] != LAYOUT:
-        raise StateError(f"interests of layout {data[0]}: layout {LAYOUT} can be read; use the release that wrote them")
+    if data[0] not in (1, LAYOUT):
+        raise StateError(f"interests of layout {data[0]}: layouts 1 to {LAYOUT} can be read; use the release that wrote them")
+    header, nothing = (_HEADER, ()) if data[0] == LAYOUT else (_HEADER_1, (0, 0, 0.0))
     try:
-        _, count, events, last, _, encoder, newest_ms = _HEADER.unpack_from(data)
-        at = _HEADER.size
+        _, count, events, last, _, encoder, newest_ms, dim, ratings, mean_rating = header.unpack_from(data) + nothing
+        at = header.size
         table = np.frombuffer(data, _INTEREST, count, at)
         at += table.nbytes
         edges = np.frombuffer(data, "<f2", count * count, at).reshape(count, count).astype(np.float32)
-        log = np.frombuffer(data, _EVENT, events, at + count * count * 2)
+        at += edges.nbytes // 2
+        query = _unit(np.frombuffer(data, np.int8, dim, at + 2)[None])[0] if dim else np.zeros(0, np.float32)
+        log = np.frombuffer(data, _EVENT, events, at + (2 + dim if dim else 0))
     except (ValueError, struct.error) as error:
         raise StateError(f"{len(data)} bytes of interests are cut short: {error}") from None
-    vectors = table["vector"].astype(np.float32)
-    vectors /= np.maximum(np.sqrt((vectors * vectors).sum(1)), 1e-12)[:, None]
+    log = log if data[0] == LAYOUT else _with_strengths(log)
     weights, touched_ms = table["weight"].copy(), table["touched_ms"].copy()
-    return Interests(encoder, newest_ms, last, vectors, weights, touched_ms, edges, log)
+    state = encoder, newest_ms, last, _unit(table["vector"]), weights, touched_ms, edges, log
+    return Interests(*state, query, ratings, mean_rating)
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    """Shape: (n, dim) int8 -> (n, dim) float32 of unit length."""
+    vectors = vectors.astype(np.float32)
+    return vectors / np.maximum(np.sqrt((vectors * vectors).sum(1)), 1e-12)[:, None]
+
+
+def _with_strengths(log: np.ndarray) -> np.ndarray:
+    """The events of layout 1, with the strengths of their actions."""
+    log = log.copy()
+    log["stamp"] |= _STRENGTH_OF[Interests(log=log).actions] << _STRENGTH_BITS
+    return log
 
 
 def newest(data: bytes) -> tuple[int, str, int] | None:
     """The newest event in the bytes of a user, without opening the rest: item key, action, event key; None if there is none."""
-    if len(data) < _HEADER.size + _ROW.size or not data[2]:
+    if len(data) < _HEADER_1.size + _ROW.size or not data[2]:
         return None
     item_key, stamp, key = _ROW.unpack_from(data, len(data) - _ROW.size)
     return item_key, ACTIONS[stamp >> 8 & 0xFF], key
 
 
-def fold(interests: Interests, action: str, item_key: int, key: int, time_ms: int, vector: np.ndarray | None, rules: Rules) -> bool:
+def rating_strength(value: float, ratings: int, mean: float, scale: tuple[float, float]) -> float:
+    """How much a rating says beside the user's own mean: 2 is the most, 1 is a rating like the others, below 0 it pushes away.
+
+    >>> [rating_strength(value, 0, 0.0, (1.0, 5.0)) for value in (5.0, 4.0, 3.0, 2.0, 1.0)]
+    [2.0, 1.5, 1.0, -0.5, -2.0]
+    >>> rating_strength(3.0, 1_000, 3.0, (1.0, 5.0)) > rating_strength(3.0, 1_000, 4.5, (1.0, 5.0))
+    True
+
+    Args:
+        ratings, mean: how many the user has given before, and their mean.
+        scale: the lowest and the highest rating.
+    """
+    low, high = scale
+    own = (_MIDDLE_RATINGS * (low + high) / 2 + ratings * mean) / (_MIDDLE_RATINGS + ratings)
+    above = min(1.0, max(-1.0, (value - own) / ((high - low) / 2)))
+    return 1 + above if above >= 0 else 1 + 3 * above
+
+
+def fold(
+    interests: Interests, event: Event, item_key: int, vector: np.ndarray | None, rules: Rules, query: np.ndarray | None = None
+) -> bool:
     """Fold one event into the interests, in place.
 
     Args:
         item_key: `model.schema.item_key` of the event's item; 0 for a search.
-        key: `model.schema.event_key` of the event.
         vector: its item or query in the interest space, shape (64,); None while the item is not known.
+        query: the encoder's own vector of a search, shape (dim,).
 
     Returns:
         False if the event is among the last N already: nothing has changed.
     """
-    log, times_ms = interests.log, interests.times_ms
+    log, times_ms, time_ms, key = interests.log, interests.times_ms, event.event_time_ms, event_key(event.event_id)
     if (log["event_key"][times_ms == time_ms] == key).any():
         return False
-    stamp = time_ms << 16 | ACTIONS.index(action) << 8 | (vector is None and item_key != 0)
+    strength = _strength(interests, event, rules)
+    bits = round(_STRENGTH_UNIT * strength) & 0x7F
+    stamp = time_ms << 16 | ACTIONS.index(event.action) << 8 | bits << 1 | (vector is None and item_key != 0)
     at = int(times_ms.searchsorted(time_ms, side="right"))
     row = _ROW.pack(item_key, stamp, key)
     interests.log = np.frombuffer(b"".join((log[:at].tobytes(), row, log[at:].tobytes())), _EVENT)[-rules.last_n :]
-    if vector is not None and action in WEIGHTS:
-        _move(interests, WEIGHTS[action], time_ms, vector, rules)
+    _keep_query(interests, key, query)
+    if vector is not None and strength:
+        _move(interests, strength, time_ms, vector, rules)
     return True
+
+
+def _strength(interests: Interests, event: Event, rules: Rules) -> float:
+    """How much the event says; a rating is counted into the user's mean."""
+    if event.action != "rating" or event.value is None:
+        return STRENGTHS.get(event.action, 0.0)
+    strength = rating_strength(event.value, interests.ratings, interests.mean_rating, rules.rating_scale)
+    value = min(max(event.value, rules.rating_scale[0]), rules.rating_scale[1])
+    interests.mean_rating = (interests.ratings * interests.mean_rating + value) / (interests.ratings + 1)
+    interests.ratings = min(interests.ratings + 1, _MOST_RATINGS)
+    return strength
+
+
+def _keep_query(interests: Interests, key: int, query: np.ndarray | None) -> None:
+    """Keep the query of the newest search, as long as that is among the events."""
+    searches = interests.log["event_key"][interests.actions == ACTIONS.index("search")]
+    if not len(searches):
+        interests.query = interests.query[:0]
+    elif query is not None and searches[-1] == key:
+        interests.query = query
+
+
+def since_search(interests: Interests) -> tuple[int, int] | None:
+    """How many events came after the newest search, and when it was (ms); None if no query is kept."""
+    if not len(interests.query):
+        return None
+    at = np.flatnonzero(interests.actions == ACTIONS.index("search"))[-1]
+    return len(interests.log) - 1 - int(at), int(interests.times_ms[at])
 
 
 def use_encoder(interests: Interests, encoder: int) -> None:
@@ -180,6 +285,7 @@ def use_encoder(interests: Interests, encoder: int) -> None:
         empty = Interests()
         interests.encoder, interests.newest_ms, interests.last, interests.vectors = encoder, 0, -1, empty.vectors
         interests.weights, interests.touched_ms, interests.edges = empty.weights, empty.touched_ms, empty.edges
+        interests.query = empty.query
         interests.log = interests.log.copy()
         interests.log["stamp"] |= (interests.item_keys != 0).astype(np.uint64)
 
@@ -194,11 +300,10 @@ def resolve(interests: Interests, lookup: Callable[[int], np.ndarray | None], ru
     interests.log = interests.log.copy() if len(waiting) else interests.log
     for at in waiting:
         vector = lookup(int(interests.item_keys[at]))
-        action = ACTIONS[interests.actions[at]]
         if vector is not None:
             interests.log["stamp"][at] &= ~_PENDING
-            if action in WEIGHTS:
-                _move(interests, WEIGHTS[action], int(interests.times_ms[at]), vector, rules)
+            if interests.strengths[at]:
+                _move(interests, float(interests.strengths[at]), int(interests.times_ms[at]), vector, rules)
 
 
 def _move(interests: Interests, amount: float, time_ms: int, vector: np.ndarray, rules: Rules) -> None:
@@ -266,4 +371,4 @@ def _push_away(interests: Interests, near: int, amount: float, vector: np.ndarra
     interests.weights[near] = max(0.0, weight - amount)
 
 
-assert NEGATIVE <= WEIGHTS.keys()
+assert NEGATIVE <= STRENGTHS.keys()

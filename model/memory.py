@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from model import interest
-from model.consumed import marks_of
-from model.interest import ACTIONS, Interests
+from model.consumed import of_events
+from model.interest import ACTIONS, IS_NEGATIVE, Interests
 from model.schema import CONSUMING, POSITIVE, Example, Request, event_key, item_key
 
 IS_POSITIVE = np.array([action in POSITIVE for action in ACTIONS])
@@ -43,10 +43,10 @@ class User:
 
     def consumed(self, before: int) -> bytes:
         """The items consumed by the first events, as the job keeps them: see model.consumed."""
-        taken = _IS_CONSUMING[np.frombuffer(self.actions[:before], np.uint8)]
-        marks, first = np.unique(marks_of(np.frombuffer(self.keys[:before], np.uint64)[taken]), return_index=True)
-        newest = len(marks) - min(len(marks), self.max_consumed)
-        return marks[first.argsort()[newest:]].tobytes()
+        actions = np.frombuffer(self.actions[:before], np.uint8)
+        taken = _IS_CONSUMING[actions]
+        keys, times = np.frombuffer(self.keys[:before], np.uint64), np.frombuffer(self.times[:before], np.int64)
+        return of_events(keys[taken], actions[taken], times[taken], self.max_consumed)
 
     def _columns(self) -> tuple[array, ...]:
         return self.keys, self.times, self.actions, self.events, self.steps
@@ -73,7 +73,7 @@ class Remembered(NamedTuple):
 
 @dataclass
 class Flat:
-    """All users' events side by side; only events on items that are there.
+    """All users' events side by side; only events on items that are there, and none that pushes an item away.
 
     Shape: rows, times, actions, positive, owner (e,); starts (users,); places: for each user and event its place here,
     -1 for one that is not.
@@ -166,7 +166,7 @@ class Memory:
         users = [self.users[name] for name in names]
         keys, times, actions = (_joined(users, name) for name in ("keys", "times", "actions"))
         rows = np.fromiter((row_of.get(key, -1) for key in keys.tolist()), np.int64, len(keys))
-        known = np.append(there, False)[rows]
+        known = np.append(there, False)[rows] & ~IS_NEGATIVE[actions]
         lengths = np.array([len(user.keys) for user in users], np.int64)
         place = np.where(known, np.cumsum(known) - 1, -1)
         owner = np.repeat(np.arange(len(users)), lengths)[known]

@@ -34,7 +34,7 @@ class Ranked:
     """Examples with their signals: the item that came first, then some of the candidates, then some of all items.
 
     Shape: users (b,) of str; signals (b, _WIDTH, signals) half precision; context (b, CONTEXT); offset (b, _WIDTH), the log of
-    how many items each stands for; found (b,) bool, whether what came is a candidate.
+    how many items each stands for, and what the user said outright of it; found (b,) bool, whether what came is a candidate.
     """
 
     users: np.ndarray
@@ -63,8 +63,8 @@ _NONE = Ranked(
 class BlendLearner:
     """Takes steps with a scorer's blend; keeps the newest examples to replay them."""
 
-    def __init__(self, scorer: Scorer, pace: Pace, random: np.random.Generator, rules: Rules, exclude_consumed: bool) -> None:
-        self.pace, self.rules, self.exclude_consumed = pace, rules, exclude_consumed
+    def __init__(self, scorer: Scorer, pace: Pace, random: np.random.Generator, rules: Rules) -> None:
+        self.pace, self.rules = pace, rules
         self.kept = _NONE
         self._fresh: list[Ranked] = []
         self._scorer, self._random, self._learnt = scorer, random, 0
@@ -129,15 +129,17 @@ class BlendLearner:
         live = self._random.random(len(examples)) < self.pace.live
         requests = [one.request(now) for one, now in zip(examples, live.tolist())]
         target = torch.from_numpy(catalogue.rows(item_key(one.example.item_id) for one in examples))
-        excluded = excluded_items(catalogue, requests, self.exclude_consumed, device)
-        allowed = ~excluded.gather(1, target[:, None])[:, 0]
         batch = open_requests(catalogue, requests, self.rules, self._scorer.sizes.last_n, device)
+        excluded = excluded_items(batch, len(catalogue))
+        allowed = ~excluded.gather(1, target[:, None])[:, 0]
         scored = linear(self._scorer.blend, table, batch, excluded)
         found = (scored.candidates == target[:, None]).any(1)
         drawn = scored.candidates.gather(1, self._draw(len(target), scored.candidates.shape[1]))
         uniform = self._draw(len(target), len(catalogue))
         offset = offsets(target[:, None], scored.candidates, drawn, uniform, excluded)
         items = torch.cat((target[:, None], drawn, uniform), 1)
+        for term in scored.said.values():
+            offset += term.gather(1, items)
         users = np.array([one.example.user_id for one in examples], object)
         ranked = Ranked(users, at(table, batch, scored.found, items).half(), batch.context, offset, found)
         return ranked[np.flatnonzero(allowed.numpy())]

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from model.batch import MicroBatch
 from model.blend import Scores
+from model.feedback import TERMS
 from model.network import EVENT
 from model.schema import Reason
 from model.signals import FOLLOWING, SHARPNESS, SIGNALS, at_rows, led, recencies
@@ -16,7 +17,8 @@ REASONS = 2
 LEAST_SHARE = 0.05
 """A signal with a smaller share of the score is no reason."""
 _EVENTS = 2  # past events named in a reason, at most
-_CARRIED_BY = {"network": "items", "interest": "vectors", "next-interest": "vectors"} | {name: name for name in (*FOLLOWING, "text")}
+NAMES = [*SIGNALS, *TERMS]
+_CARRIED_BY = {"network": "items", "interest": "vectors", "next-interest": "vectors", "liked": "vectors"} | {name: name for name in (*FOLLOWING, "text")}
 """How the past events that carry a signal are found; those that carry the others are not known."""
 
 
@@ -41,10 +43,11 @@ def explain(table: Table, batch: MicroBatch, scored: Scores, rows: torch.Tensor,
 
 def _strongest(scored: Scores, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The signals that lift items most above the average item, and their shares, the largest first; (B, k) -> (B, k, reasons) each."""
-    found = scored.found
-    columns = torch.tensor([list(SIGNALS).index(name) for name in found], device=rows.device)
+    found = scored.found | scored.said
+    columns = torch.tensor([NAMES.index(name) for name in found], device=rows.device)
     average = torch.stack([signal.mean(1).expand(len(rows)) for signal in found.values()], 1)  # (B, found)
-    lift = (at_rows(found, rows) - average[:, None]).mul_(scored.weights[:, None, columns]).clamp_(min=0)  # (B, k, found)
+    weights = F.pad(scored.weights, (0, len(TERMS)), value=1.0)[:, None, columns]
+    lift = (at_rows(found, rows) - average[:, None]).mul_(weights).clamp_(min=0)  # (B, k, found)
     most = (lift / lift.sum(2, keepdim=True).clamp(min=1e-12)).topk(min(REASONS, lift.shape[2]))
     return most.values, columns[most.indices]
 
@@ -58,7 +61,7 @@ def _reasons(
     """
     first, second = np.array([*item_ids, ""], object)[carried_by.cpu().numpy()].reshape(-1, _EVENTS).T.tolist()
     carriers = [[a, b] if b and a != b else [a] if a else [] for a, b in zip(first, second)]
-    names = np.array(list(SIGNALS), object)[signal.cpu().numpy()].ravel().tolist()
+    names = np.array(NAMES, object)[signal.cpu().numpy()].ravel().tolist()
     shares = share.cpu().numpy().ravel().astype(float).round(3).tolist()
     numbers = number.flatten().tolist()
     return list(map(Reason, names, shares, (which if which >= 0 else None for which in numbers), carriers))
@@ -70,13 +73,13 @@ def _interest_numbers(table: Table, batch: MicroBatch, rows: torch.Tensor, signa
     number = torch.full_like(signal, -1)
     for name, weights in (("interest", batch.weights), ("next-interest", batch.led_to)):
         best = (near + weights[:, None].log()).argmax(2)
-        number = torch.where(signal == list(SIGNALS).index(name), best[..., None], number)
+        number = torch.where(signal == NAMES.index(name), best[..., None], number)
     return number
 
 
 def _carriers(table: Table, batch: MicroBatch, rows: torch.Tensor, signal: torch.Tensor) -> torch.Tensor:
     """The past events that carried each signal most, -1 for none; (B, k), (B, k, reasons) -> (B, k, reasons, events)."""
-    kinds = [_CARRIED_BY.get(name, "") for name in SIGNALS]
+    kinds = [_CARRIED_BY.get(name, "") for name in NAMES]
     places = _places(rows, len(table.bias))
     amounts = {kind: _amounts(table, batch, rows, places, kind) for kind in dict.fromkeys(kinds)}
     place = torch.tensor([list(amounts).index(kind) for kind in kinds], device=rows.device)

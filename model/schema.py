@@ -176,12 +176,16 @@ class Rejected(Struct, frozen=True, array_like=True, tag="rejected"):
 
 
 class Embedded(Struct, frozen=True, array_like=True, tag="embedded"):
-    """embed -> update-interest: an event with the vector of its item or query (empty: not known yet)."""
+    """embed -> update-interest: an event with the vector of its item or query (empty: not known yet).
+
+    `vector` lies in the interest space, `query` is the encoder's own vector of a search; both are float16.
+    """
 
     event: Event
     item_key: int
     encoder: int
     vector: bytes
+    query: bytes = b""
 
 
 class UserState(Struct, frozen=True, array_like=True):

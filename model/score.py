@@ -27,7 +27,7 @@ from model.signals import SIGNALS
 from model.table import HALF_LIVES, LATELY, LENGTH, NEIGHBOURS, PLACES, Table
 from model.versions import counts_path, trained_path
 
-LAYOUT = 6
+LAYOUT = 7
 _POPULAR = 500  # items most chosen: enough for a list without what a user has consumed
 _USERS, _CELLS = 64, 700_000  # users, and users x items, scored at once: what a group needs stays in the processor's cache
 
@@ -36,7 +36,7 @@ class Scorer(nn.Module):
     """All that a model version holds. Item tables have one row per item that the version knows.
 
     Shape: keys (m,) int64 item keys; counts (HALF_LIVES, m); first (m,) event that chose the
-    item, counted through, -1 for none; places (m,) in the order within seconds; per name in NEIGHBOURS: items (m, c) int32 rows of this
+    item, counted through, -1 for none; per name in NEIGHBOURS: items (m, c) int32 rows of this
     table, -1 for none, and weights (m, c); peers_taken (u, LENGTH) int32 rows of this table, -1 for none; peers_places
     (m, PLACES) int32 places in it, counted through, -1 for none.
     """
@@ -48,7 +48,6 @@ class Scorer(nn.Module):
         self.register_buffer("keys", torch.zeros(items, dtype=torch.int64))
         self.register_buffer("counts", torch.zeros(len(HALF_LIVES), items))
         self.register_buffer("first", torch.full((items,), -1.0))
-        self.register_buffer("places", torch.zeros(items))
         for name in NEIGHBOURS:
             self.register_buffer(f"{name}_items", torch.full((items, 0), -1, dtype=torch.int32))
             self.register_buffer(f"{name}_weights", torch.zeros(items, 0))
@@ -80,8 +79,7 @@ class Scorer(nn.Module):
             text = self._text[1] if _same(self._text, state) else None
             neighbours = {name: self.neighbours(name) for name in NEIGHBOURS}
             peers = self.peers_taken, self.peers_places
-            order = self.first, self.places
-            table = Table(self.network, text, self.keys, self.counts, order, neighbours, peers, catalogue)
+            table = Table(self.network, text, self.keys, self.counts, self.first, neighbours, peers, catalogue)
             self._text, self._table = (state, table.text), (state, table)
         return self._table[1]
 
@@ -190,14 +188,13 @@ def score(
     catalogue: Catalogue,
     requests: Sequence[Request],
     k: int,
-    exclude_consumed: bool = True,
     rules: Rules = Rules(),
     explained: bool = True,
 ) -> list[list[RecommendedItem]]:
     """The k best items for each request, best first, with P(i | u, t) and, where they shall be `explained`, the reasons.
 
-    P is a softmax of the learned score over the whole catalogue. Items that the user has consumed are taken out before
-    it is normalised (`exclude_consumed`): their probability is 0 and the others' sum to 1. The time t is the request's.
+    P is a softmax of the score over the whole catalogue. Items that must not be listed, by what the user said of them, are
+    taken out before it is normalised: their probability is 0 and the others' sum to 1. The time t is the request's.
 
     Raises:
         VersionError: the scorer was made for another encoder than the catalogue's.
@@ -208,16 +205,16 @@ def score(
     size = max(1, -(-len(requests) // parts))
     lists: list[list[RecommendedItem]] = []
     for start in range(0, len(requests), size):
-        lists += _score(scorer, catalogue, requests[start : start + size], k, exclude_consumed, rules, explained)
+        lists += _score(scorer, catalogue, requests[start : start + size], k, rules, explained)
     return lists
 
 
 def _score(
-    scorer: Scorer, catalogue: Catalogue, requests: Sequence[Request], k: int, exclude_consumed: bool, rules: Rules, explained: bool
+    scorer: Scorer, catalogue: Catalogue, requests: Sequence[Request], k: int, rules: Rules, explained: bool
 ) -> list[list[RecommendedItem]]:
     table, device = scorer.table(catalogue), scorer.keys.device
     batch = open_requests(catalogue, requests, rules, scorer.sizes.last_n, device)
-    scored = blended(scorer.blend, table, batch, excluded_items(catalogue, requests, exclude_consumed, device))
+    scored = blended(scorer.blend, table, batch, excluded_items(batch, len(catalogue)))
     best = scored.scores.topk(min(k, len(catalogue)))
     chances = torch.exp(best.values - scored.scores.logsumexp(1, keepdim=True)).nan_to_num(0.0)
     reasons = explain(table, batch, scored, best.indices, catalogue.item_ids) if explained else repeat(repeat([]))

@@ -31,15 +31,15 @@ class Family(NamedTuple):
 
 SHARPNESS = 8.0
 """tau of the interest formula: cosines of 1 and 0 lie e**8 apart."""
-FOLLOWING = {"transitions": 0.85, "recent-transitions": 0.85, "next": 0.5, "lately-next": 0.5, "ease": 0.85}
+FOLLOWING = {"transitions": 0.85, "recent-transitions": 0.85, "ease": 0.85}
 """Counted tables, and how much less an event counts in each than the next one."""
 _SPREADING = ("transitions", "recent-transitions")
 _TEXT_SCALE = _TASTE_SCALE = 5.0  # from a cosine, or a share, to the scale of a log probability
-_PLACE_SCALE = 5.0  # places that differ by less than a fifth are one
 _NO_INTEREST = 1e-9
 _ALIKE = 0.9  # what a shared item counts for being alike, beside the next newer one
 _SHARED = 128  # places of peers that are looked around, at most
 _NEARER = 0.9  # what one place further away counts
+_LONG_AGO, _STEP_BACK = 20.0, 0.8  # log of the seconds after which it hardly matters when; what one event further back counts
 
 
 def recencies(T: int, device: torch.device, name: str) -> torch.Tensor:
@@ -133,8 +133,7 @@ def _taste(table: Table, batch: MicroBatch, found: Found, rows: torch.Tensor) ->
     """How much all that the user ever consumed speaks for the item, old and new alike: by who else took both, and the share
     of the items with the nearest texts that is among it."""
     had = torch.zeros(len(rows), len(table.bias) + 1, device=rows.device)
-    had[batch.owner, table.marked[batch.consumed]] = 1.0
-    had[:, -1] = 0.0
+    had[batch.owner, batch.had] = 1.0
     (items, weights), (like, alike) = table.led("taste", rows), table.alike(rows)  # (B, c, partners), (B, c, ALIKE)
     taste = (had.gather(1, items.flatten(1)).view_as(weights) * weights).sum(2)
     familiar = (had.gather(1, like.flatten(1)).view_as(alike) * alike).sum(2) / (alike.sum(2) + 1e-6)
@@ -142,14 +141,24 @@ def _taste(table: Table, batch: MicroBatch, found: Found, rows: torch.Tensor) ->
 
 
 def _order(table: Table, batch: MicroBatch, found: Found, rows: torch.Tensor) -> list[torch.Tensor]:
-    """How far the item stands from the last one, and whether after it: in the order in which items were first chosen, and in
-    that in which they come within seconds."""
+    """How far the item stands from the last one in the order in which items were first chosen, and whether after it."""
     last = batch.history[:, -1:]
     steps, known = table.first[rows] - table.first[last], (table.first[rows] >= 0) & (table.first[last] >= 0)
-    places = (table.place[rows] - table.place[last]) * _PLACE_SCALE
-    both = torch.where(known, steps, 0.0), torch.where(last < len(table.bias), places, 0.0)
-    apart = [way.abs().log1p() for way in both]
-    return [apart[0], apart[0] * steps.sign(), apart[1], apart[1] * places.sign()]
+    apart = torch.where(known, steps, 0.0).abs().log1p()
+    return [apart, apart * steps.sign()]
+
+
+def _had(table: Table, batch: MicroBatch) -> list[torch.Tensor]:
+    """How often the user had the item, how lately, and how many events ago; 0 for an item that the user never had."""
+    if not len(batch.had):
+        return [table.age.new_zeros(1, len(table.bias))] * 3
+    often, lately, near = table.age.new_zeros(3, len(batch.history), len(table.bias) + 1)
+    often[batch.owner, batch.had] = batch.had_times.log1p()
+    lately[batch.owner, batch.had] = 1 - batch.had_gaps_s.log1p() / _LONG_AGO
+    T = batch.history.shape[1]
+    steps = _STEP_BACK ** torch.arange(T - 1, -1, -1, device=near.device)
+    near.scatter_reduce_(1, batch.history, steps.expand(len(near), T).contiguous(), "amax")
+    return [signal[:, :-1] for signal in (often, lately, near)]
 
 
 def _interest(table: Table, batch: MicroBatch) -> list[torch.Tensor]:
@@ -179,15 +188,16 @@ FAMILIES = (
     Family({"age": 0.0}, _age),
     Family(dict.fromkeys(FOLLOWING, 0.0), _following),
     Family({"peers": 0.0}, _peers),
+    Family({"had": -8.0, "had-lately": 0.0, "had-near": 0.0}, _had),
     Family({"text": 0.0}, _text),
     Family({"spread": 0.0}, at=_spread),
     Family({"taste": 0.0, "familiar": 0.0}, at=_taste),
-    Family({"apart": 0.0, "ahead": 0.0, "apart-at-once": 0.0, "ahead-at-once": 0.0}, at=_order),
+    Family({"apart": 0.0, "ahead": 0.0}, at=_order),
     Family({"interest": 1.0, "next-interest": 0.5}, _interest, _interest_at),
 )
 SIGNALS = {name: weight for family in FAMILIES for name, weight in family.weights.items()}
 """All signals with their weights before anything is learnt, in the blend's order."""
-FIRST_WEIGHTS = {"network": 0.8, "trending": 0.1, "text": 0.05} | dict.fromkeys((*FOLLOWING, "peers"), 0.1)
+FIRST_WEIGHTS = {"network": 0.8, "trending": 0.1, "text": 0.05, "had": -1.0} | dict.fromkeys((*FOLLOWING, "peers"), 0.1)
 """Weights from which learning sets out; 0 for the others."""
 RETRIEVING = torch.tensor([family.at is None for family in FAMILIES for _ in family.weights])
 """The signals whose weights are learnt: they find the candidates, the others only help to order them; (signals,) bool."""

@@ -5,13 +5,12 @@ import torch
 import torch.nn.functional as F
 
 from model.catalogue import Catalogue
-from model.consumed import MARKS, marks_of
 from model.network import Network
 
 HALF_LIVES = (float("inf"), 20_000.0, 2_000.0, 200.0)
 """Popularity is counted with these half-lives, in events."""
 EVER, LATELY, TRENDING, NOW = range(len(HALF_LIVES))
-NEIGHBOURS = ("transitions", "recent-transitions", "next", "lately-next", "ease", "taste", "text")
+NEIGHBOURS = ("transitions", "recent-transitions", "ease", "taste", "text")
 """Counted tables: for every item the items that follow from it (taste: that lead to it), best first, with a weight each."""
 LENGTH = 512
 """Newest items kept of a peer."""
@@ -36,14 +35,14 @@ class Table:
         text: the catalogue's vectors, projected by the network; None computes them.
         keys: of the scorer's items.
         counts: their popularities.
-        order: (when each was chosen first, its place in the order within seconds).
+        first: the event that chose each item first, counted through, -1 for none.
         neighbours: name -> (items, weights) of a counted table.
         peers: (items taken by each, places of each item among those), see model/peers.py.
 
-    Shape: text (n, width), keys (m,), counts (HALF_LIVES, m), order (m,) each, neighbours (m, c), peers (u, LENGTH), (m, PLACES) -> rows
+    Shape: text (n, width), keys (m,), counts (HALF_LIVES, m), first (m,), neighbours (m, c), peers (u, LENGTH), (m, PLACES) -> rows
     (n + 1,) of the scorer, m for none; back (m + 1,) rows of the catalogue, n for none; items (n + 1, width); bias (n,); log_counts (HALF_LIVES, n);
-    first (n + 1,), -1 for never; place (n + 1,); back_off, age (n,); vectors (n, 64); taken (u, LENGTH) rows of the catalogue, n for none; rarity (n + 1,);
-    marked (MARKS,) the rows that marks of model/consumed.py stand for, n for none.
+    first (n + 1,), -1 for never; back_off, age (n,); vectors (n, 64); contrast (n + 1, 64) the same beside the mean of all, unit length;
+    texts (n, dim) as the encoder gave them, unit length; taken (u, LENGTH) rows of the catalogue, n for none; rarity (n + 1,).
     """
 
     @torch.no_grad()
@@ -53,7 +52,7 @@ class Table:
         text: torch.Tensor | None,
         keys: torch.Tensor,
         counts: torch.Tensor,
-        order: tuple[torch.Tensor, torch.Tensor],
+        first: torch.Tensor,
         neighbours: dict[str, tuple[torch.Tensor, torch.Tensor]],
         peers: tuple[torch.Tensor, torch.Tensor],
         catalogue: Catalogue,
@@ -73,14 +72,15 @@ class Table:
         self.log_counts = torch.log(counts + UNSEEN) - torch.log(counts.sum(1, keepdim=True) + UNSEEN * n)
         self.bias = padded(network.bias)[rows] + network.popularity * self.log_counts[TRENDING]
         self.back_off = _BACK_OFF * self.log_counts[LATELY].exp() + 1e-6
-        self.first, self.place = F.pad(order[0], (0, 1), value=-1.0)[self.rows], padded(order[1])[self.rows]
+        self.first = F.pad(first, (0, 1), value=-1.0)[self.rows]
         first = self.first[:-1]
         self.age = torch.where(first < 0, 0.0, torch.log1p((counts[EVER].sum() - first).clamp(min=0)) / 3)
         self.vectors = torch.from_numpy(catalogue.interest_vectors).to(device)
         items, cosines = (part[:, :ALIKE] for part in self.led("text", torch.arange(n, device=device)))
         self._alike = items.clamp(max=max(0, n - 1)), cosines**4
         self.taken, self._places = self.back[peers[0].long()], peers[1]
-        self.marked = torch.from_numpy(marked_by(catalogue.keys, counts[LATELY].cpu().numpy())).to(device)
+        self.contrast = padded(F.normalize(self.vectors - self.vectors.mean(0), dim=1))
+        self.texts = F.normalize(torch.from_numpy(vectors).to(device), dim=1)
         self.rarity = 1 / torch.log(2 + padded(counts[EVER]))
 
     def led(self, name: str, history: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -118,13 +118,6 @@ class Table:
         ring = (places % length)[..., None] + torch.cat((-step, step))
         at = (places - places % length)[..., None] + ring.remainder_(length)
         return self.taken.flatten().index_select(0, at.flatten()).view(at.shape)
-
-
-def marked_by(keys: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """The item that each mark stands for, of several the one most chosen; keys (n,) uint64, chosen (n,) -> (MARKS,), n for none."""
-    order, marked = chosen.argsort(kind="stable"), np.full(MARKS, len(keys))
-    marked[marks_of(keys)[order]] = order
-    return marked
 
 
 def find(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:

@@ -33,7 +33,6 @@ from jobs.settings import Settings, load_or_exit
 from model.catalogue import Catalogue
 from model.baselines import POPULARITIES
 from model.evaluate import METHODS, Outcome, Protocol, evaluate, leave_one_out
-from model.interest import Rules
 from model.schema import Event, Item, ItemVector
 from scripts import data, offline, report
 
@@ -169,9 +168,7 @@ def embed(items: pd.DataFrame, encoder: "Encoder", seed: int) -> Catalogue:
 
 
 def _protocol(settings: Settings, live: bool) -> Protocol:
-    rules = Rules(settings.max_interests, settings.last_n, settings.half_life_s, settings.merge_similarity)
-    given = {"exclude_consumed": settings.exclude_consumed, "max_consumed": settings.max_consumed, "seed": settings.seed}
-    return Protocol(**given, live=live, rules=rules)
+    return Protocol(seed=settings.seed, live=live, rules=settings.rules())
 
 
 @contextmanager

@@ -25,7 +25,8 @@ _WIDTH = 150  # of the table, where there is no terminal
 
 def explain(protocol: Protocol, name: str = "prequential") -> str:
     """How the figures come about, in a paragraph."""
-    out = "without the user's own earlier items" if protocol.exclude_consumed else "the user's own earlier items among them"
+    left_out = [f"{action} ({length / 86_400:g} days)" for action, length in protocol.rules.exclude_s.items()]
+    out = f"without items of the user left out after {', '.join(left_out)}" if left_out else "the user's own earlier items among them"
     order = {
         "prequential": f"Prequential: events in time order; the first {protocol.warm_up:.0%} are learnt from and not counted; then each "
         f"event is predicted and after that learnt from (Headrace learns every {protocol.fine_tune_every} events).",

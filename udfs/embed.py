@@ -13,9 +13,10 @@ import pandas as pd
 from pyflink.table.udf import ScalarFunction
 
 from model.schema import (
-    Embedded, Event, InvalidRecord, Item, ItemVector, Rejected,
+    Event, InvalidRecord, Item, ItemVector, Rejected,
     decode_event, decode_item, encode_json, encode_packed, item_key,
 )  # fmt: skip
+from model.user import embedded
 from udfs import worker
 
 WARM_UP_S, CALM_S, WARM_UP_AT_LATEST_S = 60.0, 1.0, 600.0
@@ -76,20 +77,21 @@ class Embed(ScalarFunction):
         except InvalidRecord as error:
             return Rejected(topic, int(partition), int(offset), str(error), value or b"")
 
-    def _embed_queries(self, queries: list[str]) -> dict[str, np.ndarray]:
+    def _embed_queries(self, queries: list[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Each query's vector in the interest space, and as the encoder gave it."""
         distinct = sorted(set(queries))
-        return dict(zip(distinct, self._interest_space(self._encoder.embed(distinct)))) if distinct else {}
+        if not distinct:
+            return {}
+        vectors = self._encoder.embed(distinct)
+        return dict(zip(distinct, zip(self._interest_space(vectors), vectors)))
 
-    def _row(self, event: Event | Rejected, queries: dict[str, np.ndarray]) -> tuple[str, bytes]:
+    def _row(self, event: Event | Rejected, queries: dict[str, tuple[np.ndarray, np.ndarray]]) -> tuple[str, bytes]:
         if isinstance(event, Rejected):
             return f"\0rejected-{event.offset % 64}", encode_packed(event)
         if event.action == "search":
-            key, vector = 0, queries[event.query]
-        else:
-            key = item_key(event.item_id) if event.item_id else 0
-            vector = self._item_vector(key)
-        packed = b"" if vector is None else vector.astype("<f2").tobytes()
-        return event.user_id, encode_packed(Embedded(event, key, self._number, packed))
+            return event.user_id, encode_packed(embedded(event, 0, self._number, *queries[event.query]))
+        key = item_key(event.item_id) if event.item_id else 0
+        return event.user_id, encode_packed(embedded(event, key, self._number, self._item_vector(key)))
 
     def _item_vector(self, key: int) -> np.ndarray | None:
         catalogue = self._follower.catalogue

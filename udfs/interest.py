@@ -8,17 +8,17 @@ import os
 import time
 
 import msgspec
-import numpy as np
+from msgspec.structs import replace
 from pyflink.common import Types
 from pyflink.datastream import OutputTag
 from pyflink.datastream.functions import KeyedBroadcastProcessFunction
 from pyflink.datastream.state import MapStateDescriptor, ValueStateDescriptor
 
-from model import consumed, interest
+from model.interest import Rules
 from model.schema import (
-    CONSUMING, POSITIVE, Embedded, Event, Example, FineTuneRequest, Rejected, Request, UserState,
-    decode_embedded, decode_model_version, decode_user_state, encode_json, encode_packed, event_key, rec_id,
+    Embedded, FineTuneRequest, Rejected, decode_embedded, decode_model_version, encode_json, encode_packed,
 )  # fmt: skip
+from model.user import request, update
 from model.versions import follow
 
 SERVING = "serving"
@@ -39,8 +39,8 @@ def serving_versions() -> MapStateDescriptor:
 class UpdateInterest(KeyedBroadcastProcessFunction):
     """payload, keyed by user -> packed `Request`; side outputs for what is rejected, to be learnt, and when to learn."""
 
-    def __init__(self, rules: interest.Rules, max_consumed: int, fine_tune_every: int, fine_tune_max_age_s: float) -> None:
-        self._rules, self._max_consumed = rules, max_consumed
+    def __init__(self, rules: Rules, fine_tune_every: int, fine_tune_max_age_s: float) -> None:
+        self._rules = rules
         self._pace = (fine_tune_every, fine_tune_max_age_s)
 
     def open(self, runtime_context) -> None:
@@ -56,9 +56,7 @@ class UpdateInterest(KeyedBroadcastProcessFunction):
         record = decode_embedded(value)
         if isinstance(record, Rejected):
             yield self._rejected, record.as_json()
-        elif record.event.action == "forget":
-            yield self._examples, self._forget(record.event)
-        elif record.event.action != "impression":
+        else:
             yield from self._update(record, ctx)
 
     def process_broadcast_element(self, value, ctx):
@@ -73,47 +71,25 @@ class UpdateInterest(KeyedBroadcastProcessFunction):
         logger.warning("model-versions: %s is %s; serving: %s", version.version, version.status, self._serving)
 
     def _update(self, record: Embedded, ctx):
-        event, before = record.event, decode_user_state(self._state.value())
-        interests = interest.decode(before.interests)
-        shown = self._last_list(event.user_id, interests)
-        if not self._fold(interests, record):
-            return
-        after = UserState(interest.encode(interests), self._consume(before.consumed, record))
-        self._state.update(encode_packed(after))
+        event, before = record.event, self._state.value()
+        after = update(before, record, self._rules)
+        if not after.state:
+            self._state.clear()
+        elif after.state != before:
+            self._state.update(after.state)
+        if after.answered:
+            asked = request(after.state, event.user_id, event.event_id, event.event_time_ms)
+            yield encode_packed(replace(asked, versions=self._serving_now(ctx), variant="serving"))
+        if after.example is not None:
+            yield self._examples, encode_json(after.example)
+        if after.answered and after.example is not None:
+            for wanted in self._learning.count(event.event_time_ms, time.monotonic()):
+                yield self._requests, encode_json(wanted)
+
+    def _serving_now(self, ctx) -> list[str]:
         if self._serving is None:  # just started: what was broadcast before is in the state
             self._serving = ctx.get_broadcast_state(self._versions).get(SERVING) or []
-        request = Request(
-            event.user_id, event.event_id, event.event_time_ms, self._serving, "serving", after.interests, after.consumed
-        )
-        yield encode_packed(request)
-        if event.action in POSITIVE:
-            yield self._examples, encode_json(self._example(event, before.interests, shown))
-            for request in self._learning.count(event.event_time_ms, time.monotonic()):
-                yield self._requests, encode_json(request)
-
-    def _consume(self, before: bytes, record: Embedded) -> bytes:
-        return consumed.add(before, record.item_key, self._max_consumed) if record.event.action in CONSUMING else before
-
-    def _fold(self, interests: interest.Interests, record: Embedded) -> bool:
-        event = record.event
-        vector = np.frombuffer(record.vector, "<f2").astype(np.float32) if record.vector else None
-        interest.use_encoder(interests, record.encoder)
-        key = event_key(event.event_id)
-        return interest.fold(interests, event.action, record.item_key, key, event.event_time_ms, vector, self._rules)
-
-    def _forget(self, event: Event) -> bytes:
-        self._state.clear()
-        return encode_json(Example(event.user_id, event.event_id, event.event_time_ms, forget=True))
-
-    @staticmethod
-    def _last_list(user_id: str, interests: interest.Interests) -> str:
-        if not len(interests.log):
-            return ""
-        return rec_id(user_id, int(interests.log["event_key"][-1]), int(interests.times_ms[-1]))
-
-    @staticmethod
-    def _example(event: Event, before: bytes, shown: str) -> Example:
-        return Example(event.user_id, event.event_id, event.event_time_ms, event.item_id, event.action, before, shown)
+        return self._serving
 
 
 class LearningPace:

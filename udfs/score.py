@@ -28,8 +28,8 @@ logger = logging.getLogger(__name__)
 class Score(ScalarFunction):
     """(request) -> (user_id, recommendation, rejected); `rejected` names a model version that could not be loaded."""
 
-    def __init__(self, rules: interest.Rules, k: int, exclude_consumed: bool, device: str, bootstrap_servers: str, item_vectors: str, replica_dir: str, threads: int) -> None:
-        self._rules, self._k, self._exclude_consumed, self._device = rules, k, exclude_consumed, device
+    def __init__(self, rules: interest.Rules, k: int, device: str, bootstrap_servers: str, item_vectors: str, replica_dir: str, threads: int) -> None:
+        self._rules, self._k, self._device = rules, k, device
         self._kafka = (bootstrap_servers, item_vectors)
         self._replica_dir, self._threads = Path(replica_dir), threads
         self._refused: deque[bytes] = deque()
@@ -79,8 +79,9 @@ class Score(ScalarFunction):
         item, action, event = interest.newest(request.interests) or (0, "", 0)
         if action in POSITIVE and event == event_key(request.event_id):
             self._measure(self._twin.come(request.user_id, item))
-        had = set(consumed.marks(request.consumed).tolist())
-        others = (key for key in popular if key % consumed.MARKS not in had)
+        rows = consumed.opened(request.consumed)
+        had = set(rows["fingerprint"][consumed.excluded(rows, request.event_time_ms / 1_000, self._rules.exclude_s)].tolist())
+        others = (key for key in popular if key & 0xFFFFFFFF not in had)
         items = [item_key(item.item_id) for item in made.items[:K]]
         self._twin.show(request.user_id, Shown(made.model_version.partition(".")[0], items, [key for key, _ in zip(others, range(K))]))
 
@@ -95,7 +96,7 @@ class Score(ScalarFunction):
             group.gauge(f"{name}_ppm", lambda name=name: int(1e6 * self._twin.figures(version)[name]))
 
     def _rank(self, scorer, requests: list[Request]) -> list[list[RecommendedItem]]:
-        return self._score(scorer, self._follower.catalogue, requests, self._k, self._exclude_consumed, self._rules)
+        return self._score(scorer, self._follower.catalogue, requests, self._k, self._rules)
 
 
 def _recommendation(request: Request, version: str, items: list[RecommendedItem], now_ms: int) -> Recommendation:

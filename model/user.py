@@ -1,0 +1,90 @@
+"""One user's state, and what an event does to it: (state, event) -> (state, what is asked, what is learnt).
+
+The keyed operator of the job and the evaluation both go through here, so an action means the same to both.
+
+    event ─► impression: nothing; forget: no state is left
+         └─► interests (interest.py), consumed items (consumed.py) ─► a list is asked for; a positive action is an example
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from model import consumed, interest
+from model.interest import Interests, Rules
+from model.schema import (
+    CONSUMING, POSITIVE, Embedded, Event, Example, Request, UserState, decode_user_state, encode_packed, event_key, rec_id,
+)  # fmt: skip
+
+
+class Update(NamedTuple):
+    """What an event brings about: the user's state after it (empty: none), whether a list is asked for, and an example."""
+
+    state: bytes
+    answered: bool
+    example: Example | None = None
+
+
+def update(state: bytes | None, record: Embedded, rules: Rules) -> Update:
+    """Fold an event into a user's state.
+
+    Args:
+        state: the bytes of a `UserState`; None or empty for a new user.
+
+    Raises:
+        StateError: the bytes cannot be read.
+    """
+    event = record.event
+    if event.action == "forget":
+        return Update(b"", False, Example(event.user_id, event.event_id, event.event_time_ms, forget=True))
+    if event.action == "impression":
+        return Update(state or b"", False)
+    before = decode_user_state(state)
+    interests = interest.decode(before.interests)
+    shown = _last_list(event.user_id, interests)
+    if not _fold(interests, record, rules):
+        return Update(state or b"", False)
+    after = UserState(interest.encode(interests), _consume(before.consumed, record, rules.max_consumed))
+    return Update(encode_packed(after), True, _example(event, before.interests, shown))
+
+
+def request(state: bytes | None, user_id: str, event_id: str, time_ms: int, live: bool = True) -> Request:
+    """What is asked for a user in this state; which version answers is for the caller to say."""
+    known = decode_user_state(state)
+    return Request(user_id, event_id, time_ms, [], "", known.interests, known.consumed, live)
+
+
+def embedded(event: Event, item_key: int, encoder: int, vector: np.ndarray | None, query: np.ndarray | None = None) -> Embedded:
+    """An event as it travels from embed to update-interest: vectors in half precision.
+
+    Shape: vector (64,) of its item or query in the interest space, query (dim,) as the encoder gave it.
+    """
+    packed = (b"" if part is None else part.astype("<f2").tobytes() for part in (vector, query))
+    return Embedded(event, item_key, encoder, *packed)
+
+
+def _fold(interests: Interests, record: Embedded, rules: Rules) -> bool:
+    vector = np.frombuffer(record.vector, "<f2").astype(np.float32) if record.vector else None
+    query = np.frombuffer(record.query, "<f2").astype(np.float32) if record.query else None
+    interest.use_encoder(interests, record.encoder)
+    return interest.fold(interests, record.event, record.item_key, vector, rules, query)
+
+
+def _consume(before: bytes, record: Embedded, most: int) -> bytes:
+    event = record.event
+    if event.action not in CONSUMING:
+        return before
+    return consumed.add(before, record.item_key, event.action, event.event_time_ms, most)
+
+
+def _last_list(user_id: str, interests: Interests) -> str:
+    """The `rec_id` of the list that the user has now."""
+    if not len(interests.log):
+        return ""
+    return rec_id(user_id, int(interests.log["event_key"][-1]), int(interests.times_ms[-1]))
+
+
+def _example(event: Event, before: bytes, shown: str) -> Example | None:
+    if event.action not in POSITIVE:
+        return None
+    return Example(event.user_id, event.event_id, event.event_time_ms, event.item_id, event.action, before, shown)
