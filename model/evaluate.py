@@ -112,12 +112,24 @@ class Users:
 
     def ask(self, event: Event) -> Asked:
         """What is asked before this event; then the event is folded in."""
-        user = event.user_id
-        interests, eaten = self._interests.get(user, b""), self._consumed.get(user, b"")
-        request = Request(user, event.event_id, event.event_time_ms, [], "", interests, eaten, live=False)
-        asked = Asked(event, request, self._last_ms.get(user, event.event_time_ms))
+        asked = Asked(event, self.request(event, live=False), self._last_ms.get(event.user_id, event.event_time_ms))
         self._fold(event)
         return asked
+
+    def request(self, event: Event, live: bool = True) -> Request:
+        """What the job would ask now, at the time of this event."""
+        user = event.user_id
+        interests, eaten = self._interests.get(user, b""), self._consumed.get(user, b"")
+        return Request(user, event.event_id, event.event_time_ms, [], "", interests, eaten, live)
+
+    def forget(self, user_id: str) -> None:
+        """Delete all that is held of a user."""
+        for held in (self._interests, self._consumed, self._last_ms):
+            held.pop(user_id, None)
+
+    def _vector(self, event: Event) -> np.ndarray | None:
+        """The vector of what the event is about, in the interest space; shape (64,)."""
+        return self._catalogue.lookup(item_key(event.item_id)) if event.item_id else None
 
     def _fold(self, event: Event) -> None:
         catalogue, protocol = self._catalogue, self._protocol
@@ -125,7 +137,7 @@ class Users:
         key = item_key(event.item_id) if event.item_id else 0
         opened = interest.decode(self._interests.get(event.user_id))
         interest.use_encoder(opened, catalogue.encoder)
-        named, vector = event_key(event.event_id), catalogue.lookup(key)
+        named, vector = event_key(event.event_id), self._vector(event)
         vector = None if vector is None else vector.astype("<f2").astype(np.float32)  # as it travels in the job
         if interest.fold(opened, event.action, key, named, event.event_time_ms, vector, protocol.rules):
             self._interests[event.user_id] = interest.encode(opened)
