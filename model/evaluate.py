@@ -114,27 +114,33 @@ class Users:
     """What embed and the keyed operator of the job do: a state for each user, by the same functions.
 
     Args:
-        queries: the encoder's vector of each query, (dim,).
+        embed_query: the encoder's vector of a query, (dim,), or None.
     """
 
-    def __init__(self, catalogue: Catalogue, rules: Rules = Rules(), queries: Mapping[str, np.ndarray] = {}) -> None:
-        self._catalogue, self._rules, self._queries = catalogue, rules, queries
+    def __init__(
+        self, catalogue: Catalogue, rules: Rules = Rules(), embed_query: Callable[[str], np.ndarray | None] = lambda query: None
+    ) -> None:
+        self._catalogue, self._rules, self._embed_query = catalogue, rules, embed_query
         self._states: dict[str, bytes] = {}
         self._last_ms: dict[str, int] = {}
 
     def ask(self, event: Event) -> Asked:
         """What is asked before this event; then the event is folded in."""
-        before, last_ms = self._states.get(event.user_id), self._last_ms.get(event.user_id, event.event_time_ms)
-        asked = user.request(before, event.user_id, event.event_id, event.event_time_ms, live=False)
-        after = user.update(before, self._embedded(event), self._rules)
+        last_ms = self._last_ms.get(event.user_id, event.event_time_ms)
+        asked = self.request(event, live=False)
+        after = user.update(self._states.get(event.user_id), self._embedded(event), self._rules)
         self._states[event.user_id] = after.state
         if after.answered:
             self._last_ms[event.user_id] = event.event_time_ms
         return Asked(event, asked, last_ms, after.example)
 
+    def request(self, event: Event, live: bool = True) -> Request:
+        """What is asked now, at the time of this event."""
+        return user.request(self._states.get(event.user_id), event.user_id, event.event_id, event.event_time_ms, live)
+
     def _embedded(self, event: Event) -> Embedded:
         if event.action == "search":
-            query = self._queries.get(event.query)
+            query = self._embed_query(event.query)
             vector = None if query is None else interest_space(query[None])[0]
             return user.embedded(event, 0, self._catalogue.encoder, vector, query)
         key = item_key(event.item_id) if event.item_id else 0
@@ -309,7 +315,7 @@ def evaluate(
         queries: the encoder's vector of the query of every search, (dim,).
     """
     events = drawn_order(events, protocol.order_seed)
-    users, headrace = Users(catalogue, protocol.rules, queries), Headrace(methods, learner or _new_learner(catalogue, protocol), protocol)
+    users, headrace = Users(catalogue, protocol.rules, queries.get), Headrace(methods, learner or _new_learner(catalogue, protocol), protocol)
     others = Comparison([name for name in methods if name in BASELINES], catalogue, protocol)
     warm = int(len(events) * protocol.warm_up)
     for start, end, fine_tunes in _chunks(len(events), warm, protocol):
@@ -350,7 +356,7 @@ def leave_one_out(
     """
     methods = [name for name in methods if name != FROZEN]
     events = drawn_order(events, protocol.order_seed)
-    users, headrace = Users(catalogue, protocol.rules, queries), Headrace(methods, _new_learner(catalogue, protocol), protocol)
+    users, headrace = Users(catalogue, protocol.rules, queries.get), Headrace(methods, _new_learner(catalogue, protocol), protocol)
     others = Comparison([name for name in methods if name in BASELINES], catalogue, protocol)
     last, held = held_out(events, catalogue), []
     for start, end, fine_tunes in _chunks(len(events), int(len(events) * protocol.warm_up), protocol):

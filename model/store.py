@@ -1,0 +1,182 @@
+"""A made-up shop with all that serves in it, without Flink and Kafka: what users hold, the scorer, and the learner if it is trained.
+
+What an event does to a user and which list answers it is computed by the functions of the job.
+"""
+
+import copy
+import itertools
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from model.catalogue import Catalogue
+from model.evaluate import Asked, Protocol, Users, _chunks, _new_learner
+from model.finetune import Learner
+from model.metrics import K
+from model.schema import Event, Item, ItemVector, Request
+from model.score import Scorer, score
+from model.shop import DAY_MS, Product, Shop
+
+Embed = Callable[[list[str]], np.ndarray]
+Step = tuple[str, Item | str] | tuple[str, Item, float]
+"""An action, and the item or the query; of a rating its value too."""
+GAP_MS = 60_000
+"""Between two steps of a visitor."""
+
+
+class Visitors(Users):
+    """What embed and the keyed operator of the job make of what users do."""
+
+    def act(self, event: Event) -> Request:
+        """Fold an event in; the request that it sends to be scored."""
+        self.ask(event)
+        return self.request(event)
+
+    def like(self, user_id: str, guest: str) -> None:
+        """Let a guest begin with all that is held of a user."""
+        for held in (self._states, self._last_ms):
+            if user_id in held:
+                held[guest] = held[user_id]
+
+
+@dataclass
+class Store:
+    """A shop in which lists are made.
+
+    Attributes:
+        asked: what was asked before each event of the shop.
+        had: by user, how many events on each category.
+        now_ms: an hour after the last event.
+    """
+
+    shop: Shop
+    embed: Embed
+    protocol: Protocol
+    catalogue: Catalogue
+    users: Visitors
+    scorer: Scorer
+    asked: list[Asked]
+    had: dict[str, Counter[str]]
+    now_ms: int
+    learner: Learner | None = None
+    category_of: dict[str, str] = field(default_factory=dict)
+    _numbers: itertools.count = field(default_factory=itertools.count)
+
+    def copy(self) -> "Store":
+        """One that can be changed while this one stays."""
+        parts = copy.deepcopy((self.catalogue, self.users, self.scorer, self.learner))
+        catalogue, users, scorer, learner = parts
+        had = dict(category_of=dict(self.category_of), _numbers=itertools.count(next(self._numbers)))
+        return replace(self, catalogue=catalogue, users=users, scorer=scorer, learner=learner, **had)
+
+    def guest(self, like: str | None = None) -> str:
+        """The name of a visitor who is new, or who has done all that a user did."""
+        name = f"guest-{next(self._numbers)}"
+        if like is not None:
+            self.users.like(like, name)
+        return name
+
+    def do(self, user: str, steps: Sequence[Step], at_ms: int | None = None) -> Request:
+        """Let a user do something, one step a minute; what is asked right after the last one."""
+        return self.requests(user, steps, at_ms)[-1]
+
+    def requests(self, user: str, steps: Sequence[Step], at_ms: int | None = None) -> list[Request]:
+        """The same, after every step."""
+        return [self.users.act(event) for event in self.events(user, steps, at_ms)]
+
+    def events(self, user: str, steps: Sequence[Step], at_ms: int | None = None) -> list[Event]:
+        """The events of these steps; nobody has heard of them yet."""
+        start_ms, made = self.now_ms if at_ms is None else at_ms, []
+        for number, (action, what, *value) in enumerate(steps):
+            about = {"query": what} if isinstance(what, str) else {"item_id": what.item_id, "value": value[0] if value else None}
+            made.append(Event(f"step-{next(self._numbers)}", user, action, start_ms + number * GAP_MS, **about))
+        return made
+
+    def nothing(self) -> Request:
+        """What would be asked for a user who has done nothing."""
+        return self.users.request(Event("none", self.guest(), "view", self.now_ms))
+
+    def lists(self, requests: Sequence[Request], k: int = K) -> list[list[str]]:
+        """The ids of the k best items for each."""
+        lists = score(self.scorer, self.catalogue, requests, k, self.protocol.rules, explained=False)
+        return [[item.item_id for item in one] for one in lists]
+
+    def share(self, requests: Sequence[Request], items: Sequence[Item], k: int = K) -> float:
+        """How many of the lists hold the item that belongs to them, as a share."""
+        lists = self.lists(requests, k)
+        return float(np.mean([item.item_id in one for one, item in zip(lists, items)]))
+
+    def of_category(self, requests: Sequence[Request], categories: Sequence[str]) -> float:
+        """How many of the first ten are of the category that belongs to the list, on average."""
+        lists = self.lists(requests)
+        return float(np.mean([sum(self.category_of[item] == one for item in list_) for list_, one in zip(lists, categories)]))
+
+    def learn(self, events: Sequence[Event]) -> None:
+        """What users did is folded in and counted; without a learner nobody counts."""
+        asked = [self.users.ask(event) for event in events]
+        if self.learner is not None:
+            self.learner.add([one.example for one in asked if one.example is not None])
+            self.scorer = self.learner.count()
+
+    def fine_tune(self) -> None:
+        """The next version of the model; without a learner there is none."""
+        if self.learner is not None:
+            self.scorer = self.learner.fine_tune()
+
+    def put(self, item: Item, category: str) -> None:
+        """A new product."""
+        _put(self.catalogue, [item], self.embed)
+        self.category_of[item.item_id] = category
+
+    def delete(self, item: Item) -> None:
+        """A product that is no longer sold."""
+        self.catalogue.apply([ItemVector(item.item_id, deleted=True)])
+
+
+def open_store(shop: Shop, embed: Embed, protocol: Protocol = Protocol()) -> Store:
+    """Fold what the users of a shop did; nothing is learnt.
+
+    Args:
+        embed: texts -> unit vectors, shape (texts, dim).
+    """
+    kept: dict[str, np.ndarray] = {}
+
+    def embed_once(texts: list[str]) -> np.ndarray:
+        new = list(dict.fromkeys(text for text in texts if text not in kept))
+        kept.update(zip(new, embed(new)) if new else {})
+        return np.stack([kept[text] for text in texts])
+
+    embed_once([*(product.item.as_text() for product in shop.products), *(event.query for event in shop.events if event.query)])
+    catalogue = Catalogue()
+    _put(catalogue, [product.item for product in random.Random(protocol.seed).sample(shop.products, len(shop.products))], embed_once)
+    users = Visitors(catalogue, protocol.rules, lambda query: embed_once([query])[0])
+    asked = [users.ask(event) for event in shop.events]
+    category_of = {product.item.item_id: product.category for product in shop.products}
+    had: dict[str, Counter[str]] = {user: Counter() for user in shop.likes}
+    for event in shop.events:
+        if event.item_id:
+            had[event.user_id][category_of[event.item_id]] += 1
+    scorer = Scorer.untrained(catalogue.vectors.shape[1])
+    now_ms = shop.events[-1].event_time_ms + DAY_MS // 24
+    return Store(shop, embed_once, protocol, catalogue, users, scorer, asked, had, now_ms, None, category_of)
+
+
+def train(store: Store, progress: Callable[[int, int], None] = lambda done, of: None) -> Store:
+    """A store whose model has learnt from all that happened in it, as `model.evaluate.evaluate` teaches it."""
+    trained = store.copy()
+    learner = _new_learner(trained.catalogue, trained.protocol)
+    events = len(store.asked)
+    for start, end, fine_tunes in _chunks(events, int(events * store.protocol.warm_up), store.protocol):
+        learner.add([one.example for one in store.asked[start:end] if one.example is not None])
+        trained.scorer = learner.fine_tune() if fine_tunes else learner.count()
+        progress(end, events)
+    trained.learner = learner
+    return trained
+
+
+def _put(catalogue: Catalogue, items: Sequence[Item], embed: Embed) -> None:
+    vectors = embed([item.as_text() for item in items]).astype("<f2")
+    catalogue.apply([ItemVector(item.item_id, "shop", vector.tobytes()) for item, vector in zip(items, vectors)])
