@@ -64,7 +64,7 @@ class Blend(nn.Module):
         """The signals that find the candidates; before anything is learnt, those that have a weight."""
         weighty = [name for name, weight in zip(SIGNALS, self.find.mean.tolist()) if weight]
         finding = [name for name, finds in zip(SIGNALS, RETRIEVING.tolist()) if finds]
-        return weighty if set(finding).isdisjoint(weighty) else finding
+        return weighty if set(weighty) - set(finding) else finding
 
     def ordered(self, signals: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """The score of each candidate beside the others.

@@ -1,8 +1,9 @@
 """What is counted into a scorer: popularities, which items follow each other, and EASE's weights.
 
     new events ─► popularities, old choices fading
-               └► pairs of items near each other ─► the strongest partners of each item: transitions
-                                                 └► EASE's weights, fitted anew now and then
+               ├► pairs of items near each other ─► the strongest partners of each item: transitions
+               │                                 └► EASE's weights, fitted anew now and then
+               └► what came next within seconds ──► the strongest of it
 
 Source: Steck, Embarrassingly Shallow Autoencoders for Sparse Data (EASE), 2019, arXiv:1905.03375.
 """
@@ -26,20 +27,53 @@ _NEAR_LAGS = LAGS // 2  # for transitions
 PAIR_HALF_LIVES = (float("inf"), 5_000.0, 30_000.0)
 """Pairs fade with these half-lives, in events: those of transitions, recent transitions and EASE's matrix."""
 _TRANSITIONS = {"transitions": 5.0, "recent-transitions": 2.0}  # what is added to a row's sum: few pairs prove little
+NEXT_MS, _NEXT_LAGS, _NEXT_HALF_LIFE, _NEXT_SHRINK = 20_000, 5, 2_000.0, 2.0
+"""What came next, one way only: at most so many ms and events later, with which half-life in events."""
 _EASE = 2  # the row of PAIR_HALF_LIVES for it
 _FIRST_EASE = 500  # examples
+_FEW = 1_000  # events: a user may make a share of so many at first
 _LATE = 65_536  # pairs that stand apart at most
 _EASE_GROWTH = 10  # fitted anew when a tenth is new
+
+
+class Shares:
+    """Bounds how much of each popularity one user makes: at most `MOST` of all that has not faded.
+
+    A user who takes an item again within the last events adds nothing to its popularity.
+    """
+
+    MOST = 0.05
+    _FADES = np.array([0.5 ** (1 / half_life) for half_life in HALF_LIVES])
+    _SUMS = np.array([half_life / np.log(2) for half_life in HALF_LIVES])  # of what has not faded, for long streams
+    _USERS = 100_000
+
+    def __init__(self) -> None:
+        self._had: dict[str, tuple[int, np.ndarray]] = {}  # by user: when, and how much had not faded then
+
+    def take(self, user: str, step: int, again: bool) -> np.ndarray:
+        """How much the user's choice at this step adds; (HALF_LIVES,) of 0 to 1."""
+        last, had = self._had.pop(user, (step, np.zeros(len(HALF_LIVES))))
+        had = had * self._FADES ** (step - last)
+        most = self.MOST * np.minimum(self._SUMS, max(step, _FEW))
+        added = np.zeros(len(HALF_LIVES)) if again else (most - had).clip(0, 1)
+        self._had[user] = step, had + added
+        if len(self._had) > self._USERS:
+            del self._had[next(iter(self._had))]
+        return added
+
+    def forget(self, user: str) -> None:
+        self._had.pop(user, None)
 
 
 class Chosen(NamedTuple):
     """Items that were chosen, among the events of their users.
 
-    Shape: rows, positive (e,) of the events; at (a,) where the chosen ones stand among them, starts (a,) where
+    Shape: rows, times ms, positive (e,) of the events; at (a,) where the chosen ones stand among them, starts (a,) where
     their users' events begin, ages (a,) how many events ago each was.
     """
 
     rows: np.ndarray
+    times: np.ndarray
     positive: np.ndarray
     starts: np.ndarray
     at: np.ndarray
@@ -53,14 +87,15 @@ class Pairs:
 
     Args:
         half_lives: in events; a pair has a weight for each.
+        both_ways: whether the second item leads to the first too.
 
     Shape: in each of both parts pairs (p,) int64, first item << 32 | second; weights (half-lives, p).
     """
 
-    def __init__(self, half_lives: tuple[float, ...] = PAIR_HALF_LIVES) -> None:
+    def __init__(self, half_lives: tuple[float, ...] = PAIR_HALF_LIVES, both_ways: bool = True) -> None:
         none = np.zeros(0, np.int64), np.zeros((len(half_lives), 0), np.float32)
         self._all, self._late = none, none
-        self._half_lives = half_lives
+        self._half_lives, self._both_ways = half_lives, both_ways
 
     def fade(self, events: int) -> None:
         for _, part in (self._all, self._late):
@@ -72,7 +107,9 @@ class Pairs:
         """Add that the second led to the first, never below 0; first, second (a,), amounts (half-lives, a)."""
         if not len(first):
             return
-        led, amounts = np.concatenate((second << 32 | first, first << 32 | second)), np.tile(amounts, 2)
+        led = second << 32 | first
+        if self._both_ways:
+            led, amounts = np.concatenate((led, first << 32 | second)), np.tile(amounts, 2)
         pairs, place = np.unique(led, return_inverse=True)
         amounts = np.stack([np.bincount(place, row, len(pairs)) for row in amounts]).astype(np.float32)
         for part in (self._all, self._late):
@@ -119,7 +156,7 @@ class Counts:
 
     def __init__(self, pace: Pace) -> None:
         self.pace, self.peers = pace, Peers(pace.peers)
-        self.pairs = Pairs()
+        self.pairs, self.next, self.shares = Pairs(), Pairs((_NEXT_HALF_LIFE,), both_ways=False), Shares()
         self.learnt = self._since_fit = 0
         self._forgot = False  # somebody is still in what was fitted
 
@@ -133,12 +170,17 @@ class Counts:
         self.peers.add(scorer, [names[owner] for owner in flat.owner[spots[known]]], flat.rows[spots[known]].tolist())
         self.learnt += n
         spots, ages = spots[known], np.arange(n - 1, -1, -1)[known]
-        for counts, half_life in zip(scorer.counts, HALF_LIVES):
-            added = np.bincount(flat.rows[spots], 0.5 ** (ages / half_life), len(scorer.keys))
-            counts.mul_(0.5 ** (n / half_life)).add_(torch.from_numpy(added))
+        chosen = Chosen(flat.rows, flat.times, flat.positive, flat.starts[flat.owner[spots]], spots, ages)
+        users, again = [names[owner] for owner in flat.owner[spots]], _again(chosen)
+        added = [self.shares.take(*one) for one in zip(users, (self.learnt - 1 - ages).tolist(), again.tolist())]
+        for counts, half_life, weights in zip(scorer.counts, HALF_LIVES, np.reshape(added, (-1, len(HALF_LIVES))).T):
+            sums = np.bincount(flat.rows[spots], weights * 0.5 ** (ages / half_life), len(scorer.keys))
+            counts.mul_(0.5 ** (n / half_life)).add_(torch.from_numpy(sums))
+        scorer.learnt.fill_(self.learnt)
         self._note_first(scorer, flat.rows[spots], self.learnt - 1 - ages)
         self.pairs.fade(n)
-        self._add_pairs(scorer, Chosen(flat.rows, flat.positive, flat.starts[flat.owner[spots]], spots, ages), 1)
+        self.next.fade(n)
+        self._add_pairs(scorer, chosen, 1)
         self._since_fit += n
         if self._fit_is_due():
             self._fit(scorer)
@@ -161,15 +203,19 @@ class Counts:
         self.peers.forget(scorer, user_id)
         rows = np.array([row_of.get(key, -1) for key in user.keys], np.int64)
         known = rows >= 0
-        rows, steps = rows[known], np.frombuffer(user.steps, np.int64)[known]
+        rows, steps, times = rows[known], np.frombuffer(user.steps, np.int64)[known], np.frombuffer(user.times, np.int64)[known]
         positive = IS_POSITIVE[np.frombuffer(user.actions, np.uint8)[known]]
         spots = np.flatnonzero(steps >= 0)
         ages = self.learnt - 1 - steps[spots]
-        for counts, half_life in zip(scorer.counts, HALF_LIVES):
-            gone = np.bincount(rows[spots], 0.5 ** (ages / half_life), len(scorer.keys))
+        chosen = Chosen(rows, times, positive, np.zeros(len(spots), np.int64), spots, ages)
+        self.shares.forget(user_id)
+        shares = Shares()
+        weights = [shares.take(user_id, *one) for one in zip(steps[spots].tolist(), _again(chosen).tolist())]
+        for counts, half_life, taken in zip(scorer.counts, HALF_LIVES, np.reshape(weights, (-1, len(HALF_LIVES))).T):
+            gone = np.bincount(rows[spots], taken * 0.5 ** (ages / half_life), len(scorer.keys))
             counts.sub_(torch.from_numpy(gone)).clamp_(min=0)
         scorer.first[scorer.counts[EVER] < 0.5] = -1.0
-        self._add_pairs(scorer, Chosen(rows, positive, np.zeros(len(spots), np.int64), spots, ages), -1)
+        self._add_pairs(scorer, chosen, -1)
         scorer.counted()
 
     def _add_pairs(self, scorer: Scorer, chosen: Chosen, sign: int) -> None:
@@ -177,6 +223,9 @@ class Counts:
         first, second, amounts = pairs_of(chosen)
         self.pairs.add(first, second, sign * amounts)
         self._refresh(scorer, self.pairs, _TRANSITIONS, np.unique(np.concatenate((first, second))))
+        first, second, amounts = next_of(chosen)
+        self.next.add(first, second, sign * amounts)
+        self._refresh(scorer, self.next, {"next": _NEXT_SHRINK}, np.unique(second))
 
     def _refresh(self, scorer: Scorer, pairs: Pairs, shrinks: dict[str, float], changed: np.ndarray) -> None:
         """Write the strongest partners of these items into the scorer's tables."""
@@ -262,6 +311,22 @@ def pairs_of(chosen: Chosen) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     fades = [0.5 ** (age / half_life) for half_life in PAIR_HALF_LIVES]
     amounts = np.stack((near * short * fades[0], near * short * fades[1], near * fades[2]))
     return *_sides(chosen, before, keep), amounts
+
+
+def next_of(chosen: Chosen) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The same for those that came a short time before it, at an earlier one; first, second (p,), amounts (1, p)."""
+    before, keep = _before(chosen, _NEXT_LAGS)
+    waited = chosen.times[chosen.at][:, None] - chosen.times[before]
+    keep &= (waited > 0) & (waited <= NEXT_MS)
+    amounts = FOLLOWING["next"] ** np.arange(_NEXT_LAGS) * 0.5 ** (chosen.ages / _NEXT_HALF_LIFE)[:, None]
+    return *_sides(chosen, before, keep), amounts[keep][None]
+
+
+def _again(chosen: Chosen) -> np.ndarray:
+    """Which of the chosen items the user had among the last events already; (a,) bool."""
+    before = chosen.at[:, None] - np.arange(1, LAGS + 1)
+    same = chosen.rows[np.maximum(before, 0)] == chosen.rows[chosen.at][:, None]
+    return (same & (before >= chosen.starts[:, None])).any(1)
 
 
 def _before(chosen: Chosen, lags: int) -> tuple[np.ndarray, np.ndarray]:

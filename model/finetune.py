@@ -107,7 +107,7 @@ class Learner:
         self._returned: Scorer | None = None
         self._network = NetworkLearner(scorer, self.pace, self._random)
         self.blend = BlendLearner(scorer, self.pace, self._random, self.rules)
-        scorer.counts.zero_(), scorer.first.fill_(-1.0)
+        scorer.counts.zero_(), scorer.first.fill_(-1.0), scorer.learnt.zero_()
         scorer.peers_taken, scorer.peers_places = scorer.peers_taken[:0], torch.full_like(scorer.peers_places, -1)
 
     def add(self, examples: Sequence[Example]) -> None:

@@ -55,6 +55,7 @@ def _grow(scorer: Scorer, keys: np.ndarray, pace: Pace) -> None:
         setattr(network, name, nn.Parameter(torch.cat((old, old.new_zeros(more, *old.shape[1:])))))
     scorer.counts = F.pad(scorer.counts, (0, more))
     scorer.first = F.pad(scorer.first, (0, more), value=-1.0)
+    scorer.late = F.pad(scorer.late, (0, more), value=float(scorer.learnt > 0))
     scorer.peers_places = F.pad(scorer.peers_places, (0, 0, 0, more), value=-1)
     scorer.keys = torch.cat((scorer.keys, torch.from_numpy(keys.copy())))
     for name in NEIGHBOURS:

@@ -18,6 +18,7 @@ class Pace:
     chunk: int = 100  # examples counted at once, where many come together
     neighbours: int = 128  # kept for an item in each counted table
     text_neighbours: int = 32
+    next_items: int = 32  # kept of what came next
     peers: int = 4_096  # users kept to find who is alike
     ease_every: int = 5_000  # examples
     ease_items: int = 2_000  # those most chosen; of taste too
@@ -30,5 +31,5 @@ class Pace:
 
     def width(self, table: str) -> int:
         """Partners of an item in a counted table."""
-        few = {"text": self.text_neighbours, "taste": self.taste_partners}
+        few = {"text": self.text_neighbours, "next": self.next_items, "taste": self.taste_partners}
         return few.get(table, self.neighbours)

@@ -23,13 +23,17 @@ _CARRIED_BY = {"network": "items", "interest": "vectors", "next-interest": "vect
 
 
 @torch.inference_mode()
-def explain(table: Table, batch: MicroBatch, scored: Scores, rows: torch.Tensor, item_ids: list[str]) -> list[list[list[Reason]]]:
+def explain(
+    table: Table, batch: MicroBatch, scored: Scores, rows: torch.Tensor, new: torch.Tensor, item_ids: list[str]
+) -> list[list[list[Reason]]]:
     """Why these items: the signals that lift them most above the average item, and the past events that carried those.
 
     For the network these are the events nearest to the item among its own item vectors, for the interests those nearest
     by text, for a counted table those that it led from.
 
-    Shape: rows (B, k) -> for each user and item its reasons.
+    An item that explores is there because it is new.
+
+    Shape: rows (B, k), new (B, k) bool -> for each user and item its reasons.
     """
     share, signal = _strongest(scored, rows)  # (B, k, reasons)
     events = _carriers(table, batch, rows, signal)
@@ -38,6 +42,8 @@ def explain(table: Table, batch: MicroBatch, scored: Scores, rows: torch.Tensor,
     reasons = _reasons(share, signal, _interest_numbers(table, batch, rows, signal), carried_by, item_ids)
     most, k = signal.shape[2], rows.shape[1]
     told = [reasons[at : at + count] for at, count in zip(range(0, len(reasons), most), (share >= LEAST_SHARE).sum(2).flatten().tolist())]
+    for at in new.flatten().nonzero()[:, 0].tolist():
+        told[at] = [Reason("new", 1.0)]
     return [told[at : at + k] for at in range(0, len(told), k)]
 
 

@@ -19,6 +19,7 @@ from model import registry
 from model.batch import excluded_items, open_requests
 from model.blend import Blend, blended
 from model.catalogue import Catalogue
+from model.explore import explore
 from model.interest import Rules
 from model.network import Network, Sizes
 from model.reasons import explain
@@ -36,7 +37,7 @@ class Scorer(nn.Module):
     """All that a model version holds. Item tables have one row per item that the version knows.
 
     Shape: keys (m,) int64 item keys; counts (HALF_LIVES, m); first (m,) event that chose the
-    item, counted through, -1 for none; per name in NEIGHBOURS: items (m, c) int32 rows of this
+    item, counted through, -1 for none; late (m,) 1 for an item that came after learning had begun; learnt () events counted; per name in NEIGHBOURS: items (m, c) int32 rows of this
     table, -1 for none, and weights (m, c); peers_taken (u, LENGTH) int32 rows of this table, -1 for none; peers_places
     (m, PLACES) int32 places in it, counted through, -1 for none.
     """
@@ -48,6 +49,8 @@ class Scorer(nn.Module):
         self.register_buffer("keys", torch.zeros(items, dtype=torch.int64))
         self.register_buffer("counts", torch.zeros(len(HALF_LIVES), items))
         self.register_buffer("first", torch.full((items,), -1.0))
+        self.register_buffer("late", torch.zeros(items))
+        self.register_buffer("learnt", torch.zeros((), dtype=torch.int64))
         for name in NEIGHBOURS:
             self.register_buffer(f"{name}_items", torch.full((items, 0), -1, dtype=torch.int32))
             self.register_buffer(f"{name}_weights", torch.zeros(items, 0))
@@ -79,7 +82,7 @@ class Scorer(nn.Module):
             text = self._text[1] if _same(self._text, state) else None
             neighbours = {name: self.neighbours(name) for name in NEIGHBOURS}
             peers = self.peers_taken, self.peers_places
-            table = Table(self.network, text, self.keys, self.counts, self.first, neighbours, peers, catalogue)
+            table = Table(self.network, text, self.keys, self.counts, self.first, self.late, int(self.learnt), neighbours, peers, catalogue)
             self._text, self._table = (state, table.text), (state, table)
         return self._table[1]
 
@@ -215,9 +218,11 @@ def _score(
     table, device = scorer.table(catalogue), scorer.keys.device
     batch = open_requests(catalogue, requests, rules, scorer.sizes.last_n, device)
     scored = blended(scorer.blend, table, batch, excluded_items(batch, len(catalogue)))
+    explored, lifted = explore(table, batch, scored.scores)
     best = scored.scores.topk(min(k, len(catalogue)))
     chances = torch.exp(best.values - scored.scores.logsumexp(1, keepdim=True)).nan_to_num(0.0)
-    reasons = explain(table, batch, scored, best.indices, catalogue.item_ids) if explained else repeat(repeat([]))
+    new = torch.where(lifted[:, None], best.indices == explored[:, None], False)
+    reasons = explain(table, batch, scored, best.indices, new, catalogue.item_ids) if explained else repeat(repeat([]))
     return [
         [RecommendedItem(catalogue.item_ids[row], chance, why) for row, chance, why in zip(*one) if chance > 0]
         for one in zip(best.indices.tolist(), chances.tolist(), reasons)

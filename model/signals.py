@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 
 from model.batch import MicroBatch
 from model.table import NEAR, Table
@@ -31,7 +32,7 @@ class Family(NamedTuple):
 
 SHARPNESS = 8.0
 """tau of the interest formula: cosines of 1 and 0 lie e**8 apart."""
-FOLLOWING = {"transitions": 0.85, "recent-transitions": 0.85, "ease": 0.85}
+FOLLOWING = {"transitions": 0.85, "recent-transitions": 0.85, "next": 0.5, "ease": 0.85}
 """Counted tables, and how much less an event counts in each than the next one."""
 _SPREADING = ("transitions", "recent-transitions")
 _TEXT_SCALE = _TASTE_SCALE = 5.0  # from a cosine, or a share, to the scale of a log probability
@@ -163,11 +164,16 @@ def _had(table: Table, batch: MicroBatch) -> list[torch.Tensor]:
 
 def _interest(table: Table, batch: MicroBatch) -> list[torch.Tensor]:
     """How near the item is to the user's interests, to those that come next."""
-    return _nearness(batch, batch.interests.flatten(0, 1) @ table.vectors.mT)
+    return _nearness(batch, _contrast(table, batch).flatten(0, 1) @ table.contrast[:-1].mT)
 
 
 def _interest_at(table: Table, batch: MicroBatch, found: Found, rows: torch.Tensor) -> list[torch.Tensor]:
-    return _nearness(batch, batch.interests @ table.vectors[rows].mT)
+    return _nearness(batch, _contrast(table, batch) @ table.contrast[rows].mT)
+
+
+def _contrast(table: Table, batch: MicroBatch) -> torch.Tensor:
+    """The interests beside the mean of all items: what two texts share because all texts do is no nearness; (B, I, 64)."""
+    return F.normalize(batch.interests - table.mean, dim=2)
 
 
 def _nearness(batch: MicroBatch, cosines: torch.Tensor) -> list[torch.Tensor]:
@@ -188,7 +194,7 @@ FAMILIES = (
     Family({"age": 0.0}, _age),
     Family(dict.fromkeys(FOLLOWING, 0.0), _following),
     Family({"peers": 0.0}, _peers),
-    Family({"had": -8.0, "had-lately": 0.0, "had-near": 0.0}, _had),
+    Family({"had": -5.0, "had-lately": 0.0, "had-near": 0.0}, _had),
     Family({"text": 0.0}, _text),
     Family({"spread": 0.0}, at=_spread),
     Family({"taste": 0.0, "familiar": 0.0}, at=_taste),

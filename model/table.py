@@ -10,7 +10,7 @@ from model.network import Network
 HALF_LIVES = (float("inf"), 20_000.0, 2_000.0, 200.0)
 """Popularity is counted with these half-lives, in events."""
 EVER, LATELY, TRENDING, NOW = range(len(HALF_LIVES))
-NEIGHBOURS = ("transitions", "recent-transitions", "ease", "taste", "text")
+NEIGHBOURS = ("transitions", "recent-transitions", "next", "ease", "taste", "text")
 """Counted tables: for every item the items that follow from it (taste: that lead to it), best first, with a weight each."""
 LENGTH = 512
 """Newest items kept of a peer."""
@@ -20,6 +20,8 @@ NEAR = 10
 """Items at most so far apart in a history stand near each other."""
 ALIKE = 16
 """Items with the nearest texts from which an item inherits."""
+KNOWN = 20
+"""Choices after which an item that came late is one like the others."""
 UNSEEN = 0.05
 """Choices that an item is given before it is chosen, so that every count has a logarithm."""
 _BACK_OFF = 0.02  # what popularity adds to a counted table, so that no item is impossible
@@ -36,12 +38,15 @@ class Table:
         keys: of the scorer's items.
         counts: their popularities.
         first: the event that chose each item first, counted through, -1 for none.
+        late: which items came after learning had begun.
+        learnt: how many events were counted.
         neighbours: name -> (items, weights) of a counted table.
         peers: (items taken by each, places of each item among those), see model/peers.py.
 
-    Shape: text (n, width), keys (m,), counts (HALF_LIVES, m), first (m,), neighbours (m, c), peers (u, LENGTH), (m, PLACES) -> rows
+    Shape: text (n, width), keys (m,), counts (HALF_LIVES, m), first, late (m,), neighbours (m, c), peers (u, LENGTH), (m, PLACES) -> rows
     (n + 1,) of the scorer, m for none; back (m + 1,) rows of the catalogue, n for none; items (n + 1, width); bias (n,); log_counts (HALF_LIVES, n);
-    first (n + 1,), -1 for never; back_off, age (n,); vectors (n, 64); contrast (n + 1, 64) the same beside the mean of all, unit length;
+    first (n + 1,), -1 for never; back_off, age (n,); vectors (n, 64), mean (64,) of them; contrast (n + 1, 64) the same without their mean, unit length;
+    new (x,) rows of items that came late and were hardly chosen;
     texts (n, dim) as the encoder gave them, unit length; taken (u, LENGTH) rows of the catalogue, n for none; rarity (n + 1,).
     """
 
@@ -53,6 +58,8 @@ class Table:
         keys: torch.Tensor,
         counts: torch.Tensor,
         first: torch.Tensor,
+        late: torch.Tensor,
+        learnt: int,
         neighbours: dict[str, tuple[torch.Tensor, torch.Tensor]],
         peers: tuple[torch.Tensor, torch.Tensor],
         catalogue: Catalogue,
@@ -74,12 +81,15 @@ class Table:
         self.back_off = _BACK_OFF * self.log_counts[LATELY].exp() + 1e-6
         self.first = F.pad(first, (0, 1), value=-1.0)[self.rows]
         first = self.first[:-1]
-        self.age = torch.where(first < 0, 0.0, torch.log1p((counts[EVER].sum() - first).clamp(min=0)) / 3)
+        self.age = torch.where(first < 0, 0.0, torch.log1p((learnt - first).clamp(min=0)) / 3)
         self.vectors = torch.from_numpy(catalogue.interest_vectors).to(device)
         items, cosines = (part[:, :ALIKE] for part in self.led("text", torch.arange(n, device=device)))
         self._alike = items.clamp(max=max(0, n - 1)), cosines**4
         self.taken, self._places = self.back[peers[0].long()], peers[1]
-        self.contrast = padded(F.normalize(self.vectors - self.vectors.mean(0), dim=1))
+        self.mean = self.vectors.mean(0)
+        self.contrast = padded(F.normalize(self.vectors - self.mean, dim=1))
+        is_new = (self.rows[:-1] == m) | padded(late)[rows].bool() & (counts[EVER] < KNOWN)
+        self.new = is_new.nonzero()[:, 0] if learnt else is_new.nonzero()[:0, 0]
         self.texts = F.normalize(torch.from_numpy(vectors).to(device), dim=1)
         self.rarity = 1 / torch.log(2 + padded(counts[EVER]))
 

@@ -1,0 +1,41 @@
+"""Exploration: a place in a list for an item that came after learning had begun and that hardly anybody has chosen yet.
+
+What is learnt says of such an item only that nobody chose it. So the nearest new one to a user's interests, if it is near at all,
+is given the last of the first `PLACE` places; how it does there is what is learnt of it. A catalogue to which nothing is added
+has no new items.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from model.batch import MicroBatch
+from model.table import Table
+
+PLACE = 10
+"""A new item that is near stands here at the latest."""
+LEAST_NEAR = 0.3
+"""Cosine, beside the mean of the catalogue, from which an item is near an interest."""
+_LEAST_WEIGHT = 0.1  # an interest that weighs less is none to explore
+
+
+@torch.inference_mode()
+def explore(table: Table, batch: MicroBatch, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Lift the nearest new item of each user into the first places, in place.
+
+    Shape: scores (B, n), -inf for what must not be listed -> the item (B,), and whether it was lifted (B,) bool.
+    """
+    B, n = scores.shape
+    new = table.new
+    if not len(new) or n <= PLACE:
+        return torch.zeros(B, dtype=torch.int64, device=scores.device), torch.zeros(B, dtype=torch.bool, device=scores.device)
+    interests = F.normalize(batch.interests - table.mean, dim=2)
+    near = (interests @ table.contrast[new].mT).masked_fill(batch.weights[..., None] < _LEAST_WEIGHT, -1.0).amax(1)  # (B, new)
+    near.masked_fill_(scores[:, new] == -torch.inf, -1.0)
+    best = near.max(1)
+    items = new[best.indices]
+    last = scores.topk(PLACE).values[:, -1]
+    there = scores.gather(1, items[:, None])[:, 0]
+    lifted = (best.values >= LEAST_NEAR) & (there < last)
+    above = torch.nextafter(last, torch.full_like(last, torch.inf))
+    scores.scatter_(1, items[:, None], torch.where(lifted, above, there)[:, None])
+    return items, lifted
