@@ -57,7 +57,7 @@ class UpdateInterest(KeyedBroadcastProcessFunction):
         if isinstance(record, Rejected):
             yield self._rejected, record.as_json()
         elif record.event.action == "forget":
-            yield self._examples, self._forget(record.event)
+            yield from self._forget(record.event)
         elif record.event.action != "impression":
             yield from self._update(record, ctx)
 
@@ -101,9 +101,10 @@ class UpdateInterest(KeyedBroadcastProcessFunction):
         key = event_key(event.event_id)
         return interest.fold(interests, event.action, record.item_key, key, event.event_time_ms, vector, self._rules)
 
-    def _forget(self, event: Event) -> bytes:
+    def _forget(self, event: Event):
         self._state.clear()
-        return encode_json(Example(event.user_id, event.event_id, event.event_time_ms, forget=True))
+        yield encode_packed(Request(event.user_id, event.event_id, event.event_time_ms, [], "serving", b"", b"", forget=True))
+        yield self._examples, encode_json(Example(event.user_id, event.event_id, event.event_time_ms, forget=True))
 
     @staticmethod
     def _last_list(user_id: str, interests: interest.Interests) -> str:
