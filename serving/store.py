@@ -273,6 +273,7 @@ class Store:
     def _head(self, kept: Kept, made: Recommendation) -> dict[str, Any]:
         """A list as it came, its items only counted, and when it came."""
         about = msgspec.structs.asdict(made) | {"items": len(self._there(made))}
+        del about["forgotten"]  # of what is kept nothing is
         return about | {"arrived_at_ms": kept.arrived_at_ms, "delivery_ms": kept.delivery_ms}
 
     def _there(self, made: Recommendation) -> list[RecommendedItem]:
