@@ -112,8 +112,11 @@ class RecommendedItem(Struct, frozen=True, gc=False):
     reasons: list[Reason] = []
 
 
-class Recommendation(Struct, frozen=True):
-    """A top-k list, best first. `rec_id` follows from the event alone, so a list that comes twice can be told."""
+class Recommendation(Struct, frozen=True, omit_defaults=True):
+    """A top-k list, best first. `rec_id` follows from the event alone, so a list that comes twice can be told.
+
+    With `forgotten` set it answers a `forget`: no version made it, it has no items, and whoever keeps lists deletes the user's.
+    """
 
     rec_id: str
     user_id: str
@@ -123,6 +126,7 @@ class Recommendation(Struct, frozen=True):
     model_version: str
     variant: str
     items: list[RecommendedItem]
+    forgotten: bool = False
 
 
 class Example(Struct, frozen=True, omit_defaults=True):
@@ -199,7 +203,8 @@ class Request(Struct, frozen=True, array_like=True):
     """update-interest -> score: all that a list depends on, besides the catalogue.
 
     `versions` are the model versions to serve with, best first: the next one stands in where one cannot be loaded. A `live`
-    list is made as soon as an event has come: nobody knows yet how long the user's next one will take.
+    list is made as soon as an event has come: nobody knows yet how long the user's next one will take. With `forget` set
+    there is nothing to score: the answer says that the user was forgotten.
     """
 
     user_id: str
@@ -210,6 +215,7 @@ class Request(Struct, frozen=True, array_like=True):
     interests: bytes
     consumed: bytes
     live: bool = True
+    forget: bool = False
 
 
 encode_json = msgspec.json.encode

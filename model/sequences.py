@@ -115,23 +115,40 @@ class NetworkLearner:
     ) -> torch.Tensor:
         """Sampled softmax: each target against shared negatives, half of them uniform, half other targets of the batch.
 
-        A negative drawn with probability q among S counts as 1 / (S q) items, so the sum stands for the whole catalogue.
-
         Shape: as `_windows` gives them, (b, T) each; popularity (m,) -> ().
         """
-        network, wanted, there = self._network, targets[targets >= 0], known.there  # (w,)
+        network, there = self._network, known.there
+        target = targets[targets >= 0]  # (w,)
         half = self.pace.negatives // 2
         uniform = there[torch.from_numpy(self._random.integers(0, len(there), half))]
-        drawn = wanted[torch.from_numpy(self._random.integers(0, len(wanted), half))]
+        drawn = target[torch.from_numpy(self._random.integers(0, len(target), half))]
         negatives = torch.cat((uniform, drawn))  # (S,)
-        used, place = torch.unique(torch.cat((rows.flatten(), wanted, negatives)), return_inverse=True)
+        used, place = torch.unique(torch.cat((rows.flatten(), target, negatives)), return_inverse=True)
         items = network.items(network.project(known.vectors[used]), network.ids[used], self._scorer.counts[EVER][used])  # (used, width)
         bias = network.bias[used] + network.popularity * popularity[used]
-        at_rows, at_wanted, at_negatives = place.split((rows.numel(), len(wanted), len(negatives)))
+        at_rows, at_target, at_negatives = place.split((rows.numel(), len(target), len(negatives)))
         hidden = network(items[at_rows].view(*rows.shape, -1), gaps, actions, kind)[targets >= 0]  # (w, width)
-        often = torch.bincount(at_wanted, minlength=len(used))[at_negatives] / len(wanted)
-        expected = half * (1 / len(there) + often)
-        against = torch.addmm(bias[at_negatives] - expected.log(), hidden, items[at_negatives].T)  # (w, S)
-        against.masked_fill_(wanted[:, None] == negatives, -torch.inf)
-        right = (hidden * items[at_wanted]).sum(1) + bias[at_wanted]
-        return F.cross_entropy(torch.cat((right[:, None], against), 1), torch.zeros_like(wanted))
+        often = torch.bincount(at_target, minlength=len(used))[at_negatives] / len(target)
+        log_q = (half * (1 / len(there) + often)).log()
+        return sampled_softmax_loss(hidden, items, bias, at_target, at_negatives, log_q)
+
+
+def sampled_softmax_loss(
+    hidden: torch.Tensor, items: torch.Tensor, bias: torch.Tensor, target: torch.Tensor, negatives: torch.Tensor, log_q: torch.Tensor
+) -> torch.Tensor:
+    """The cross-entropy of a softmax over all items, from the targets and some negatives alone.
+
+    A negative that is expected Q times among the negatives drawn stands for 1 / Q items: with this sampling correction the sum
+    over the negatives other than the target is, on average, that over all items other than the target.
+
+    Args:
+        target, negatives: rows of `items`; a row may be among the negatives several times.
+        log_q: log Q of each negative.
+
+    Shape: hidden (w, width), items (n, width), bias (n,), target (w,), negatives, log_q (S,) -> ().
+    """
+    sampling_correction = -log_q
+    against = torch.addmm(bias[negatives] + sampling_correction, hidden, items[negatives].T)  # (w, S)
+    against.masked_fill_(target[:, None] == negatives, -torch.inf)
+    right = (hidden * items[target]).sum(1) + bias[target]
+    return F.cross_entropy(torch.cat((right[:, None], against), 1), torch.zeros_like(target))

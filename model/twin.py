@@ -71,6 +71,10 @@ class Twin:
         if len(self._shown) > self._most_users:
             self._shown.popitem(last=False)
 
+    def forget(self, user_id: str) -> None:
+        """Drop the list of a user; the figures name nobody."""
+        self._shown.pop(user_id, None)
+
     def come(self, user_id: str, item_key: int) -> str | None:
         """Judge the user's list by the item that came.
 

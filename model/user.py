@@ -2,7 +2,7 @@
 
 The keyed operator of the job and the evaluation both go through here, so an action means the same to both.
 
-    event ─► impression: nothing; forget: no state is left
+    event ─► impression: nothing; forget: no state is left, and an empty list says so
          └─► interests (interest.py), consumed items (consumed.py) ─► a list is asked for; a positive action is an example
 """
 
@@ -36,7 +36,7 @@ def update(state: bytes | None, record: Embedded, rules: Rules) -> Update:
     """
     event = record.event
     if event.action == "forget":
-        return Update(b"", False, Example(event.user_id, event.event_id, event.event_time_ms, forget=True))
+        return Update(b"", True, Example(event.user_id, event.event_id, event.event_time_ms, forget=True))
     if event.action == "impression":
         return Update(state or b"", False)
     before = decode_user_state(state)

@@ -31,7 +31,10 @@ class StackError(HeadraceError):
 
 
 class Place(Struct, frozen=True, kw_only=True):
-    """Where a stack lives. Two stacks need two folders and no port in common."""
+    """Where a stack lives. Two stacks need two folders and no port in common.
+
+    `page_hosts` are names, comma separated, that the page answers to besides loopback's and `bind`.
+    """
 
     run_dir: str = str(ROOT / ".headrace" / "run")
     kafka_port: Port = 9092
@@ -44,6 +47,7 @@ class Place(Struct, frozen=True, kw_only=True):
     bind: str = "127.0.0.1"
     kafka_host: str = "127.0.0.1"
     flink_host: str = "127.0.0.1"
+    page_hosts: str = ""
 
     @classmethod
     def from_environ(cls, environ: dict[str, str]) -> Self:

@@ -71,17 +71,17 @@ class Feed:
         record = {name: getattr(event, name) for name in ("user_id", "item_id", "action", "event_time_ms")}
         value = {} if event.value != event.value else {"value": event.value}
         self._send(event.user_id.encode(), msgspec.json.encode({"event_id": event_id} | record | value))
-        self.unanswered += event.action in ("impression", "forget")
+        self.unanswered += event.action == "impression"
         self.sent[event_id] = time.time()
         return event_id
 
     def repeat(self, number: int, event) -> None:
-        """Send an event again: it calls for no second list."""
+        """Send an event again: it calls for no second list, and one of a `forget` has the `rec_id` of the first."""
         event_id = f"{self._run}{number}"
         before = self.sent[event_id]
         self.event(number, event)
         self.sent[event_id] = before
-        self.unanswered += 1
+        self.unanswered += event.action != "impression"
 
     def broken(self) -> None:
         """Send the records that are to be refused."""
@@ -235,7 +235,7 @@ def wait(count, wanted: int, show) -> None:
 def report(figures: dict, replay: Replay, first_list_s: float | None, memory_mb: int, speed: float) -> None:
     """Print what came of it as a table, and last the figures as one line of JSON."""
     table = Table(title="What the replay did", show_header=False)
-    why = "repeated events, impressions, forgets: they call for no list"
+    why = "repeated events, impressions: they call for no list"
     rows = {
         "read": f"{figures['read']:,} records from `events`",
         "emitted": f"{figures['emitted']:,} lists",

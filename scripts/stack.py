@@ -153,7 +153,8 @@ class Stack:
                 return ["chrt", "--idle", "0", sys.executable, "jobs/finetune.py", *self.settings()]
             case "page":
                 address = ["--host", self.place.bind, "--port", str(self.place.page_port)]
-                return ["nice", "-n", "10", sys.executable, "-m", "serving.app", *address, *self.settings()]
+                hosts = [word for host in self.place.page_hosts.split(",") if host for word in ("--allowed-host", host)]
+                return ["nice", "-n", "10", sys.executable, "-m", "serving.app", *address, *hosts, *self.settings()]
         raise StackError(f"{name}: no such process; there are broker, jobmanager, taskmanager-1, job, learner, page")
 
     def settings(self) -> list[str]:

@@ -100,7 +100,7 @@ class Watch:
         self.newest, self._last_s = made, time.monotonic()
         if made.items:
             self.first_s = self.first_s or self._last_s
-        if made.model_version != "untrained":
+        if made.model_version not in ("", "untrained"):
             self.versions.add(made.model_version.partition(".")[0])
 
     def _take_rejected(self, value: bytes, now: float) -> None:
@@ -132,15 +132,19 @@ class Quality:
         self._asked: list[tuple[str, str, bool]] = []  # (event before, item that came, whether it was popular)
 
     def add(self, event, event_id: str, timed: bool = False) -> None:
-        """Count an event that was sent."""
+        """Count an event that was sent; after a `forget` the user is new."""
+        if timed:
+            self.timed.append(event_id)
+        if event.action == "forget":
+            self._had.pop(event.user_id, None)
+            self._list_of.pop(event.user_id, None)
+            return
         row = self._rows.get(event.item_id, -1)
         if row >= 0:
             self._had.setdefault(event.user_id, []).append(row)
             if event.action in POSITIVE:
                 self._chosen[row] += 1
         self._list_of[event.user_id] = event_id
-        if timed:
-            self.timed.append(event_id)
 
     def ask(self, event) -> None:
         """Note what came, before the event is added."""

@@ -1,11 +1,14 @@
 """The reference consumer: the newest list of every user over REST, and a live page.
 
-    python -m serving.app --port 8080 [--host 127.0.0.1] [--bootstrap_servers HOST:PORT] [--SETTING VALUE ...]
+    python -m serving.app --port 8080 [--host 127.0.0.1] [--allowed-host NAME ...] [--bootstrap_servers HOST:PORT] [--SETTING VALUE ...]
 
-    GET /recommendations/USER   the user's newest list, or 404
-    GET /users?k=20             the users whose lists came last
-    GET /status                 counts, rates, model versions, rejected records
-    GET /                       the page
+    GET /recommendations?user=ID   the user's newest list, or 404; any id, such as `..`, once it is percent-encoded
+    GET /recommendations/ID        the same, for an id that survives as a path
+    GET /users?k=20                the users whose lists came last
+    GET /status                    counts, rates, model versions, rejected records
+    GET /                          the page
+
+Only requests for a name that the page answers to are served: loopback's names, that of `--host`, each `--allowed-host`.
 """
 
 import argparse
@@ -15,34 +18,42 @@ import logging
 import os
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from jobs.settings import load_or_exit
-from model.schema import encode_json
 from serving.follow import Follower
+from serving.hosts import LOOPBACK, AllowedHosts, host_name
+from serving.redact import shown
+from serving.reply import HEADERS, answer
 from serving.store import Store
 
 PAGE = Path(__file__).with_name("page.html")
 MOST_USERS = 200
-HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+_DIGITS = 9  # of a number in a query: more are no number that is wanted
 
 
-def make_app(store: Store) -> Starlette:
-    """The REST interface and the page over a store."""
+def make_app(store: Store, hosts: Iterable[str] = LOOPBACK) -> Starlette:
+    """The REST interface and the page over a store.
+
+    Args:
+        hosts: the names that it answers to, see serving/hosts.py.
+    """
     page = PAGE.read_text()
     app = Starlette(routes=[
         Route("/", show_page),
+        Route("/recommendations", show_list),
         Route("/recommendations/{user_id:path}", show_list),
         Route("/users", show_users),
         Route("/status", show_status),
-    ])  # fmt: skip
+    ], middleware=[Middleware(AllowedHosts, hosts=hosts)])  # fmt: skip
     app.state.store = store
     app.state.page, app.state.policy = page, content_policy(page)
     return app
@@ -67,17 +78,22 @@ async def show_page(request: Request) -> Response:
 
 
 async def show_list(request: Request) -> Response:
-    user_id = request.path_params["user_id"]
-    newest = request.app.state.store.list_of(user_id)
-    if newest is None:
-        return answer({"message": f"no list for user {user_id}: none has come yet, or it had to make room for newer ones"}, 404)
-    return answer(newest)
+    user_id = request.path_params.get("user_id") or request.query_params.get("user")
+    if not user_id:
+        return answer({"message": "whose list? /recommendations?user=ID is wanted, the id percent-encoded"}, 400)
+    store = request.app.state.store
+    newest = store.list_of(user_id)
+    if newest is not None:
+        return answer(newest)
+    if store.was_forgotten(user_id):
+        return answer({"message": f"no list for user {user_id}: the user was forgotten"}, 404)
+    return answer({"message": f"no list for user {user_id}: none has come yet, or it had to make room for newer ones"}, 404)
 
 
 async def show_users(request: Request) -> Response:
     k = request.query_params.get("k", "20")
-    if not k.isdecimal() or not 1 <= int(k) <= MOST_USERS:
-        return answer({"message": f"k={k}: a number from 1 to {MOST_USERS} is wanted (default 20)"}, 400)
+    if not k.isdecimal() or len(k) > _DIGITS or not 1 <= int(k) <= MOST_USERS:
+        return answer({"message": f"k={shown(k, 20)}: a number from 1 to {MOST_USERS} is wanted (default 20)"}, 400)
     return answer(request.app.state.store.users(int(k)))
 
 
@@ -85,15 +101,18 @@ async def show_status(request: Request) -> Response:
     return answer(request.app.state.store.status())
 
 
-def answer(value: Any, status: int = 200) -> Response:
-    return Response(encode_json(value), status, HEADERS, media_type="application/json")
-
-
 def port(text: str) -> int:
     """A port's number, for argparse."""
-    if not text.isdecimal() or not 1 <= int(text) <= 65_535:
+    if not text.isdecimal() or len(text) > _DIGITS or not 1 <= int(text) <= 65_535:
         raise argparse.ArgumentTypeError(f"{text}: a number from 1 to 65535 is wanted (default 8080)")
     return int(text)
+
+
+def allowed_host(text: str) -> str:
+    """A name of this machine, for argparse."""
+    if not host_name(text):
+        raise argparse.ArgumentTypeError(f"{text}: a host name is wanted, as it stands in the page's address, such as shop.example")
+    return host_name(text)
 
 
 def arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -101,6 +120,8 @@ def arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser("serving.app", description=__doc__, allow_abbrev=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this machine alone)")
+    named = "a further name that the page answers to; may be given several times"
+    parser.add_argument("--allowed-host", default=[], type=allowed_host, action="append", help=named)
     parser.add_argument("--port", default=8080, type=port, help="port to listen on (default 8080)")
     return parser.parse_known_args(argv)
 
@@ -114,7 +135,8 @@ def main(argv: list[str]) -> None:
     store = Store()
     Follower(store, settings).start()
     logging.getLogger("serving.app").info("the page is on http://%s:%d", place.host, place.port)
-    uvicorn.run(make_app(store), host=place.host, port=place.port, log_level="warning")
+    hosts = (*LOOPBACK, host_name(place.host), *place.allowed_host)
+    uvicorn.run(make_app(store, hosts), host=place.host, port=place.port, log_level="warning")
 
 
 if __name__ == "__main__":

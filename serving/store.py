@@ -9,6 +9,7 @@ passed over and counted.
 import time
 from collections import Counter, deque
 from collections.abc import Callable
+from itertools import islice
 from statistics import median_low
 from threading import Lock
 from typing import Any
@@ -17,17 +18,20 @@ import msgspec
 from msgspec import Struct
 
 from model.schema import (
-    InvalidRecord, Item, ModelVersion, Recommendation, RecommendedItem, decode_item, decode_model_version,
-    decode_recommendation,
+    InvalidRecord, Item, ModelVersion, Reason, Recommendation, RecommendedItem, decode_item, decode_model_version,
+    decode_recommendation, encode_json,
 )  # fmt: skip
+from serving.redact import shown, shown_raw
 from serving.words import say
 
 RATE_S = 60
 """Seconds of throughput that are shown."""
 NOW_S = 10
 """Seconds that the rate of now is a mean over."""
-RAW_SHOWN = 200
-"""Bytes of a rejected record that are kept to be shown."""
+VERSIONS_SHOWN, METRICS_SHOWN = 50, 30
+"""Model versions in `status`, and metrics of each, at most."""
+FORGOTTEN = "(of a user who was forgotten)"
+"""Stands where bytes of a rejected record named a user who was forgotten."""
 
 
 def now_ms() -> int:
@@ -40,7 +44,9 @@ class Limits(Struct, frozen=True, kw_only=True):
     users: int = 20_000
     list_bytes: int = 128 * 2**20
     rec_ids: int = 200_000
+    forgotten: int = 200_000
     items: int = 500_000
+    deleted: int = 500_000
     versions: int = 1_000
     reasons: int = 50
     recent: int = 1_000
@@ -108,10 +114,11 @@ class Store:
         self._clock, self._lock = clock, Lock()
         self._started_ms = clock()
         self._source = {"connected": False, "message": "looking for the broker", "behind": 0}
-        self._counts = dict.fromkeys(("lists", "duplicates", "rejected", "malformed"), 0)
+        self._counts = dict.fromkeys(("lists", "duplicates", "forgotten", "rejected", "malformed"), 0)
         self._lists: Bounded = Bounded(limits.users)
         self._list_bytes, self._most_list_bytes = 0, limits.list_bytes
-        self._rec_ids, self._items = Bounded(limits.rec_ids), Bounded(limits.items)
+        self._rec_ids, self._forgotten = Bounded(limits.rec_ids), Bounded(limits.forgotten)
+        self._items, self._deleted = Bounded(limits.items), Bounded(limits.deleted)
         self._versions, self._reasons = Bounded(limits.versions), Bounded(limits.reasons)
         self._recent: deque[tuple[str, str, int | None]] = deque(maxlen=limits.recent)
         self._per_second = Bounded(2 * RATE_S)
@@ -140,8 +147,8 @@ class Store:
     def say(self, connected: bool, message: str, behind: int = 0) -> bool:
         """Note how the reading goes; `behind` counts the records that are still to be read. True if this is news."""
         with self._lock:
-            news = self._source["message"] != message
-            self._source = {"connected": connected, "message": message, "behind": behind}
+            news = self._source["message"] != shown(message)
+            self._source = {"connected": connected, "message": shown(message), "behind": behind}
         return news
 
     def _take_list(self, key: bytes | None, value: bytes | None, timestamp_ms: int) -> None:
@@ -153,10 +160,24 @@ class Store:
             self._counts["duplicates"] += 1
             return
         self._rec_ids.put(made.rec_id, None)
+        if made.forgotten:
+            self._forget(made.user_id, made.event_time_ms)
+            return
         self._counts["lists"] += 1
         kept = self._stamp(made, value, live=timestamp_ms >= self._started_ms)
-        self._recent.append((made.model_version, made.variant, kept.delivery_ms))
-        self._keep_list(made.user_id, kept)
+        self._recent.append((shown(made.model_version), shown(made.variant), kept.delivery_ms))
+        if made.event_time_ms > self._forgotten.get(made.user_id, -1):
+            self._keep_list(made.user_id, kept)
+
+    def _forget(self, user_id: str, event_time_ms: int) -> None:
+        """Drop what is held of a user, and note up to when: an older list that comes late is not kept."""
+        self._counts["forgotten"] += 1
+        self._drop_list(user_id)
+        self._forgotten.put(user_id, max(event_time_ms, self._forgotten.get(user_id, -1)))
+        name = encode_json(user_id).decode()
+        for about, refused in self._reasons.items():
+            if name in refused["raw"]:
+                self._reasons[about] = refused | {"raw": FORGOTTEN}
 
     def _stamp(self, made: Recommendation, raw: bytes, live: bool) -> Kept:
         """Note when a list arrived; one from before this store says nothing about delivery or throughput."""
@@ -182,7 +203,9 @@ class Store:
         item = Item(_name(key), deleted=True) if value is None else decode_item(value)
         if item.deleted:
             self._items.pop(item.item_id, None)
+            self._deleted.put(item.item_id, None)
         else:
+            self._deleted.pop(item.item_id, None)
             self._items.put(item.item_id, (item.title or item.item_id, item.categories))
 
     def _take_version(self, key: bytes | None, value: bytes | None, timestamp_ms: int) -> None:
@@ -195,16 +218,16 @@ class Store:
     def _take_rejected(self, key: bytes | None, value: bytes | None, timestamp_ms: int) -> None:
         refused = _decode_refused(value or b"")
         self._counts["rejected"] += 1
-        about = (refused.source, refused.reason)
+        about = (shown(refused.source), shown(refused.reason))
         count = self._reasons[about]["count"] if about in self._reasons else 0
         self._reasons.put(about, {
-            "source": refused.source,
-            "reason": refused.reason,
+            "source": about[0],
+            "reason": about[1],
             "count": count + 1,
             "latest_at_ms": timestamp_ms,
             "partition": refused.partition,
             "offset": refused.offset,
-            "raw": refused.raw[:RAW_SHOWN].decode(errors="replace"),
+            "raw": shown_raw(refused.raw),
         })  # fmt: skip
 
     # Out
@@ -215,11 +238,16 @@ class Store:
             kept = self._lists.get(user_id)
             return self._show(kept) if kept else None
 
+    def was_forgotten(self, user_id: str) -> bool:
+        """Whether the user is among those who were forgotten, whatever came since."""
+        with self._lock:
+            return user_id in self._forgotten
+
     def users(self, k: int) -> list[dict[str, Any]]:
         """The k users whose lists came last, the newest first."""
         with self._lock:
             newest = [kept for _, kept in zip(range(k), reversed(self._lists.values()))]
-            return [_head(kept, decode_recommendation(kept.raw)) for kept in newest]
+            return [self._head(kept, decode_recommendation(kept.raw)) for kept in newest]
 
     def status(self) -> dict[str, Any]:
         """Counts, rates, delivery, model versions and rejected records."""
@@ -240,11 +268,21 @@ class Store:
 
     def _show(self, kept: Kept) -> dict[str, Any]:
         made = decode_recommendation(kept.raw)
-        return _head(kept, made) | {"items": [self._show_item(item) for item in made.items]}
+        return self._head(kept, made) | {"items": [self._show_item(item) for item in self._there(made)]}
+
+    def _head(self, kept: Kept, made: Recommendation) -> dict[str, Any]:
+        """A list as it came, its items only counted, and when it came."""
+        about = msgspec.structs.asdict(made) | {"items": len(self._there(made))}
+        del about["forgotten"]  # of what is kept nothing is
+        return about | {"arrived_at_ms": kept.arrived_at_ms, "delivery_ms": kept.delivery_ms}
+
+    def _there(self, made: Recommendation) -> list[RecommendedItem]:
+        """The items of a list that have not been deleted since."""
+        return [item for item in made.items if item.item_id not in self._deleted]
 
     def _show_item(self, item: RecommendedItem) -> dict[str, Any]:
         title, categories = self._items.get(item.item_id, (item.item_id, []))
-        reasons = [msgspec.structs.asdict(reason) | {"words": say(reason, self._title)} for reason in item.reasons]
+        reasons = [self._show_reason(reason) for reason in item.reasons]
         return {
             "item_id": item.item_id,
             "title": title,
@@ -252,6 +290,11 @@ class Store:
             "probability": item.probability,
             "reasons": reasons,
         }
+
+    def _show_reason(self, reason: Reason) -> dict[str, Any]:
+        there = [item_id for item_id in reason.items if item_id not in self._deleted]
+        reason = msgspec.structs.replace(reason, items=there)
+        return msgspec.structs.asdict(reason) | {"words": say(reason, self._title)}
 
     def _title(self, item_id: str) -> str:
         return self._items.get(item_id, (item_id,))[0]
@@ -269,20 +312,27 @@ class Store:
 
     def _served(self) -> list[dict[str, Any]]:
         """Which version, under which variant, made how many of the recent lists, the most first."""
-        counts = Counter((version, variant) for version, variant, _ in self._recent).most_common()
+        counts = Counter((version, variant) for version, variant, _ in self._recent).most_common(VERSIONS_SHOWN)
         return [{"version": version, "variant": variant, "lists": lists} for (version, variant), lists in counts]
 
     def _timeline(self) -> list[dict[str, Any]]:
         """The versions by name, the highest first: a version's record may come again after those of its successors."""
         said = sorted(self._versions.values(), key=lambda said: said.version.version, reverse=True)
-        return [msgspec.structs.asdict(each.version) | {"since_ms": each.since_ms} for each in said]
+        return [_show_version(each) for each in said[:VERSIONS_SHOWN]]
 
 
 def _name(key: bytes | None) -> str:
     return (key or b"").decode()
 
 
-def _head(kept: Kept, made: Recommendation) -> dict[str, Any]:
-    """A list as it came, its items only counted, and when it came."""
-    about = msgspec.structs.asdict(made) | {"items": len(made.items)}
-    return about | {"arrived_at_ms": kept.arrived_at_ms, "delivery_ms": kept.delivery_ms}
+def _show_version(said: Said) -> dict[str, Any]:
+    """A version without its path, which only the job and the learner need."""
+    version = said.version
+    return {
+        "version": shown(version.version),
+        "parent": shown(version.parent),
+        "metrics": {shown(name): value for name, value in islice(version.metrics.items(), METRICS_SHOWN)},
+        "status": version.status,
+        "reason": shown(version.reason),
+        "since_ms": said.since_ms,
+    }

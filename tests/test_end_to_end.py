@@ -192,8 +192,9 @@ def test_a_forgotten_user_is_new_again(world):
     world.list_for(world.event("joe", "view", "love3"))
     assert "love3" not in world.items_for(world.event("joe", "search", query="Wedding summer 3"))
 
-    world.event("joe", "forget")
+    farewell = world.list_for(world.event("joe", "forget"))
 
+    assert ("joe", [], True) == (farewell["user_id"], farewell["items"], farewell["forgotten"])
     assert "love3" in world.items_for(world.event("joe", "search", query="Wedding summer 3"))
     assert world.wait("training-examples", lambda record: record.get("forget"), "the forget example")["user_id"] == "joe"
 

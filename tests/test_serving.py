@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections import namedtuple
+from urllib.parse import quote, urlencode
 
 import pytest
 from kafka.errors import KafkaTimeoutError
@@ -13,6 +14,7 @@ from starlette.testclient import TestClient
 from jobs.settings import Settings
 from model.schema import Item, ModelVersion, Reason, Recommendation, RecommendedItem, Rejected, encode_json
 from serving import app, follow
+from serving.hosts import LOOPBACK
 from serving.store import Limits, Store
 
 START_MS = 1_000_000
@@ -41,11 +43,11 @@ def store(clock):
 
 @pytest.fixture
 def web(store):
-    return TestClient(app.make_app(store))
+    return TestClient(app.make_app(store), base_url="http://127.0.0.1:8080")
 
 
-def recommendation(user_id="u1", rec_id="r1", items=(), emitted_at_ms=START_MS, version="v1", variant="serving"):
-    return Recommendation(rec_id, user_id, f"e-{rec_id}", 5, emitted_at_ms, version, variant, list(items))
+def recommendation(user_id="u1", rec_id="r1", items=(), emitted_at_ms=START_MS, version="v1", variant="serving", event_time_ms=5, forgotten=False):
+    return Recommendation(rec_id, user_id, f"e-{rec_id}", event_time_ms, emitted_at_ms, version, variant, list(items), forgotten)
 
 
 def recommend(store, timestamp_ms=START_MS, **about):
@@ -53,12 +55,21 @@ def recommend(store, timestamp_ms=START_MS, **about):
     store.apply("recommendations", made.user_id.encode(), encode_json(made), timestamp_ms)
 
 
+def forget(store, user_id="u1", event_time_ms=5):
+    recommend(store, user_id=user_id, rec_id=f"forget {user_id} {event_time_ms}", version="", event_time_ms=event_time_ms, forgotten=True)
+
+
+def delete_item(store, item_id, tombstone=False):
+    store.apply("items", item_id.encode(), None if tombstone else encode_json(Item(item_id, deleted=True)), START_MS)
+
+
 def add_item(store, item_id, title, *categories):
     store.apply("items", item_id.encode(), encode_json(Item(item_id, title, categories=list(categories))), START_MS)
 
 
-def announce(store, version, status, **about):
-    store.apply("model-versions", version.encode(), encode_json(ModelVersion(version, f"r/{version}", status=status, **about)), START_MS)
+def announce(store, version, status, registry="r", **about):
+    made = ModelVersion(version, f"{registry}/{version}", status=status, **about)
+    store.apply("model-versions", version.encode(), encode_json(made), START_MS)
 
 
 def reject(store, reason, raw=b"{", source="events"):
@@ -137,6 +148,134 @@ def test_an_item_marked_as_deleted_loses_its_title(store):
     assert 0 == store.status()["counts"]["items"]
 
 
+# Products that are deleted
+
+
+def titles(store, user_id="u1"):
+    return [item["title"] for item in store.list_of(user_id)["items"]]
+
+
+@pytest.mark.parametrize("tombstone", [False, True], ids=["deleted", "tombstone"])
+def test_a_deleted_product_leaves_the_lists_that_are_kept(store, tombstone):
+    """At once, and not as an id; when it comes back it is shown again. An item that has not been read yet goes by its id."""
+    for item_id in ("m1", "m2"):
+        add_item(store, item_id, f"title of {item_id}")
+    recommend(store, items=[RecommendedItem(item_id, 0.25) for item_id in ("m1", "m2", "unread")])
+    delete_item(store, "m1", tombstone)
+
+    assert ["title of m2", "unread"] == titles(store)
+    assert 2 == store.users(1)[0]["items"]
+    assert 1 == store.status()["counts"]["items"]
+
+    add_item(store, "m1", "new title")
+
+    assert ["new title", "title of m2", "unread"] == titles(store)
+    assert 3 == store.users(1)[0]["items"]
+
+
+def test_a_product_that_was_deleted_before_the_list_came_is_not_shown(store):
+    """A list can be made while the deletion is on its way."""
+    delete_item(store, "m1")
+    recommend(store, items=[RecommendedItem("m1", 0.5), RecommendedItem("m2", 0.25)])
+
+    assert ["m2"] == titles(store)
+
+
+def test_a_deleted_product_is_no_reason(store):
+    """What carried a signal is named without it; where nothing is left the signal speaks alone."""
+    add_item(store, "m1", "Toy Story")
+    add_item(store, "m2", "Aladdin")
+    why = [Reason("ease", 0.5, items=["m1", "m2"]), Reason("network", 0.5, items=["m1"])]
+    recommend(store, items=[RecommendedItem("m3", 0.5, why)])
+    delete_item(store, "m1")
+
+    both, alone = store.list_of("u1")["items"][0]["reasons"]
+
+    assert (["m2"], "goes together with Aladdin") == (both["items"], both["words"])
+    assert ([], "fits the latest events") == (alone["items"], alone["words"])
+
+
+def test_deleted_products_are_remembered_up_to_a_bound(clock):
+    store = Store(Limits(deleted=2), clock)
+    recommend(store, items=[RecommendedItem(f"m{number}", 0.25) for number in range(3)])
+    for number in range(3):
+        delete_item(store, f"m{number}")
+
+    assert ["m0"] == titles(store)
+
+
+# Users who are forgotten
+
+
+def test_the_list_of_a_forgotten_user_is_gone(web, store):
+    """From the lists, the newest users and the counts; REST says why, and others keep theirs."""
+    recommend(store, user_id="u1")
+    recommend(store, user_id="u2", rec_id="r2")
+    forget(store, "u1")
+
+    answer = web.get("/recommendations", params={"user": "u1"})
+
+    assert (404, {"message": "no list for user u1: the user was forgotten"}) == (answer.status_code, answer.json())
+    assert ["u2"] == [each["user_id"] for each in web.get("/users").json()]
+    assert (1, 2, 1) == tuple(web.get("/status").json()["counts"][name] for name in ("users", "lists", "forgotten"))
+    assert ["v1"] == [each["version"] for each in store.status()["served"]]
+
+
+def test_a_late_older_list_does_not_bring_a_forgotten_user_back(store):
+    """Older, or of the same moment; what the user does after it makes a new list, which older ones do not replace."""
+    forget(store, event_time_ms=100)
+    for event_time_ms in (99, 100):
+        recommend(store, rec_id=f"r{event_time_ms}", event_time_ms=event_time_ms)
+
+    assert store.list_of("u1") is None
+
+    for event_time_ms in (101, 98):
+        recommend(store, rec_id=f"r{event_time_ms}", event_time_ms=event_time_ms)
+
+    assert "r101" == store.list_of("u1")["rec_id"]
+
+
+def test_a_forget_that_comes_late_still_forgets(store):
+    """The job forgot the user when it came, whatever its time; and an earlier one takes nothing from a later one."""
+    forget(store, event_time_ms=100)
+    recommend(store, rec_id="r1", event_time_ms=150)
+    forget(store, event_time_ms=50)
+    recommend(store, rec_id="r2", event_time_ms=90)
+
+    assert store.list_of("u1") is None
+
+
+def test_a_replay_after_a_failure_does_not_forget_again(store):
+    """What the user did since stays."""
+    for _ in range(2):
+        recommend(store, rec_id="r1", event_time_ms=1)
+        forget(store, event_time_ms=2)
+        recommend(store, rec_id="r3", event_time_ms=3)
+
+    assert "r3" == store.list_of("u1")["rec_id"]
+    assert (2, 1, 3) == tuple(store.status()["counts"][name] for name in ("lists", "forgotten", "duplicates"))
+
+
+def test_rejected_bytes_of_a_forgotten_user_are_gone(store):
+    """Of those that name the user; reasons and counts stay."""
+    reject(store, "no item", b'{"user_id": "u1", "action": "view"}')
+    reject(store, "no time", b'{"user_id": "u12", "action": "view"}')
+    forget(store, "u1")
+
+    assert ['{"user_id": "u12", "action": "view"}', "(of a user who was forgotten)"] == [each["raw"] for each in store.status()["rejected"]]
+
+
+def test_forgotten_users_are_remembered_up_to_a_bound(clock):
+    store = Store(Limits(forgotten=2), clock)
+    for user_id in "abc":
+        forget(store, user_id)
+        recommend(store, user_id=user_id, rec_id=user_id)
+    for user_id in "abc":
+        recommend(store, user_id=user_id, rec_id=f"late {user_id}")
+
+    assert ["a"] == [each["user_id"] for each in store.users(10)]
+
+
 # Records that cannot be read
 
 
@@ -202,6 +341,52 @@ def test_of_a_large_rejected_record_only_the_beginning_is_kept(store):
     reject(store, "10000000 bytes: at most 1000000 are taken", b"\xff" + b"a" * 10_000_000)
 
     assert "\ufffd" + "a" * 199 == store.status()["rejected"][0]["raw"]
+
+
+def test_the_status_is_bounded_whatever_came(web, store):
+    """Fifty kinds of long reasons were 45 MB; versions and their metrics are cut too."""
+    for number in range(60):
+        reject(store, f"{number} " + "x" * 900_000, b"\xff" * 900_000, source="s" * 900_000)
+        metrics = {f"{metric} " + "m" * 10_000: 0.5 for metric in range(50)}
+        announce(store, f"v{number:03} " + "v" * 9_000, "rejected", reason="y" * 9_000, parent="p" * 9_000, metrics=metrics)
+        recommend(store, rec_id=str(number), version=f"v{number} " + "z" * 9_000)
+    store.say(False, "no broker " * 9_000)
+
+    answer = web.get("/status")
+    status = answer.json()
+
+    assert 50 == len(status["rejected"]) == len(status["versions"]) == len(status["served"])
+    assert "59 " + "x" * 296 + "…" == status["rejected"][0]["reason"]
+    assert "\ufffd" * 200 == status["rejected"][0]["raw"]
+    assert "v059" == status["versions"][0]["version"][:4]
+    assert len(answer.content) < 1_000_000
+
+
+SECRET = "s3://key:sec/ret@models/headrace"
+
+
+def test_no_address_is_shown_with_its_user_info(web, store):
+    """Registries are named in what is rejected, in versions, and in what went wrong with the broker."""
+    refused = f"{SECRET}/v1: there is no such version, write it again"
+    reject(store, refused, f"{SECRET}/v1".encode(), source="model-versions")
+    announce(store, "v1", "rejected", registry=SECRET, reason=refused)
+    store.say(False, f"reading stopped: {SECRET}")
+
+    status = web.get("/status").json()
+
+    plain = "s3://models/headrace/v1"
+    assert (plain, f"{plain}: there is no such version, write it again") == (status["rejected"][0]["raw"], status["rejected"][0]["reason"])
+    assert f"{plain}: there is no such version, write it again" == status["versions"][0]["reason"]
+    assert "reading stopped: s3://models/headrace" == status["source"]["message"]
+    assert "sec/ret" not in str(status) and "path" not in status["versions"][0]
+
+
+def test_a_secret_is_taken_out_before_a_text_is_cut(store):
+    """Else its first half would be shown."""
+    secret = f"s3://key:{'s' * 500}@models/v1"
+    reject(store, secret, secret.encode())
+
+    assert ("s3://models/v1", "s3://models/v1") == tuple(store.status()["rejected"][0][name] for name in ("reason", "raw"))
 
 
 # Numbers
@@ -291,11 +476,38 @@ def test_a_user_without_a_list_is_told_so(web):
     assert (404, expected) == (answer.status_code, answer.json())
 
 
+USER_IDS = ["..", ".", "/", "//", "a/b", "a/../b", "%2e%2e", "%", " ", " u1 ", "a b", "a+b", "?", "#", "&user=x", "ä ö", "日本", "😀", "\n", "\\", '"', EVIL]
+
+
+@pytest.mark.parametrize("user_id", USER_IDS)
+def test_any_user_id_can_be_asked_for(web, store, user_id):
+    """As the page asks: in the query, where a browser leaves `..` alone."""
+    recommend(store, user_id=user_id)
+    recommend(store, user_id="another", rec_id="r2")
+
+    for query in (urlencode({"user": user_id}), f"user={quote(user_id, safe='')}"):
+        assert user_id == web.get(f"/recommendations?{query}").json()["user_id"]
+
+
 @pytest.mark.parametrize("user_id, path", [("a/b", "a%2Fb"), ("ä ö", "%C3%A4%20%C3%B6"), (EVIL, "%3Cscript%3Ealert('1')%3C%2Fscript%3E")])
-def test_any_user_id_can_be_asked_for(web, store, user_id, path):
+def test_a_user_can_be_asked_for_in_the_path(web, store, user_id, path):
     recommend(store, user_id=user_id)
 
     assert user_id == web.get(f"/recommendations/{path}").json()["user_id"]
+
+
+@pytest.mark.parametrize("path", ["/recommendations", "/recommendations/", "/recommendations?user="])
+def test_without_a_user_the_answer_says_what_is_wanted(web, path):
+    answer = web.get(path)
+
+    assert (400, "whose list? /recommendations?user=ID is wanted, the id percent-encoded") == (answer.status_code, answer.json()["message"])
+
+
+def test_the_page_asks_for_lists_in_the_query_alone():
+    """In a path a browser resolves `..` before it asks: the page of everybody stopped while that user was among the newest."""
+    page = app.PAGE.read_text()
+
+    assert ["/recommendations?${new URLSearchParams({ user: user_id })}"] == re.findall(r"/recommendations[^`]*", page)
 
 
 def test_users_and_status_are_answered(web, store):
@@ -305,11 +517,52 @@ def test_users_and_status_are_answered(web, store):
     assert 1 == web.get("/status").json()["counts"]["lists"]
 
 
-@pytest.mark.parametrize("k", ["0", "-1", "201", "many", ""])
+@pytest.mark.parametrize("k", ["0", "-1", "201", "many", "", "²", "9" * 19])
 def test_a_wrong_k_is_refused(web, k):
     answer = web.get("/users", params={"k": k})
 
     assert (400, f"k={k}: a number from 1 to 200 is wanted (default 20)") == (answer.status_code, answer.json()["message"])
+
+
+def test_a_k_of_thousands_of_digits_is_refused(web):
+    """Python refuses to read such a number."""
+    answer = web.get("/users", params={"k": "9" * 5_000})
+
+    assert (400, f"k={'9' * 19}…: a number from 1 to 200 is wanted (default 20)") == (answer.status_code, answer.json()["message"])
+
+
+# Who may ask
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.1:8080", "localhost", "LocalHost:8080", "[::1]", "[::1]:8080", "shop.example", "shop.example:80"])
+def test_requests_for_a_name_of_this_machine_are_answered(store, host):
+    """Loopback's names, and those that were given, on any port."""
+    web = TestClient(app.make_app(store, [*LOOPBACK, "shop.example"]))
+
+    assert 200 == web.get("/status", headers={"host": host}).status_code
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8080", "localhost.evil.example", "127.0.0.1.evil.example", "evil.example@127.0.0.1", "[::1", "::1]", "", ":8080", "localhost:8080:8080"])
+@pytest.mark.parametrize("path", ["/", "/status", "/users", "/recommendations/u1", "/nothing"])
+def test_requests_for_another_name_are_refused(web, host, path):
+    """A site that points its name at this machine could else read what users watched through their browser."""
+    answer = web.get(path, headers={"host": host})
+
+    expected = f"Host {host or 'is missing'}: this page answers to localhost, 127.0.0.1, [::1] alone (start it with --allowed-host NAME for another name)"
+    assert (400, expected) == (answer.status_code, answer.json()["message"])
+
+
+def test_two_names_at_once_are_refused(web):
+    answer = web.get("/status", headers=[("host", "localhost"), ("host", "evil.example")])
+
+    assert 400 == answer.status_code
+
+
+def test_without_a_name_nothing_is_allowed(store):
+    """An empty name among the allowed ones lets nothing in."""
+    web = TestClient(app.make_app(store, [""]))
+
+    assert 400 == web.get("/status", headers={"host": ""}).status_code
 
 
 # Nothing from a topic becomes markup
@@ -536,6 +789,7 @@ def test_a_surprise_does_not_end_the_reading(store, broker, following, monkeypat
 @pytest.mark.parametrize("words, message", [
     (["--port", "0"], "argument --port: 0: a number from 1 to 65535 is wanted (default 8080)"),
     (["--port", "http"], "argument --port: http: a number from 1 to 65535 is wanted (default 8080)"),
+    (["--allowed-host", "a b"], "argument --allowed-host: a b: a host name is wanted, as it stands in the page's address, such as shop.example"),
     (["--k", "0"], "headrace: --k=0: Expected `int` >= 1 (k: items in a list; default 20)"),
     (["--colour", "red"], "headrace: --colour=red: no such setting"),
 ])  # fmt: skip
@@ -552,6 +806,17 @@ def test_the_command_serves_this_machine_alone_unless_told():
 
     assert ("127.0.0.1", 9, ["--bootstrap_servers", "kafka:9092", "--k=5"]) == (place.host, place.port, words)
     assert "0.0.0.0" == app.arguments(["--host", "0.0.0.0"])[0].host
+
+
+def test_the_command_answers_to_loopback_to_its_address_and_to_the_names_that_are_given(monkeypatch):
+    """The follower and the server are not started."""
+    served = {}
+    monkeypatch.setattr(app.Follower, "start", lambda self: None)
+    monkeypatch.setattr(app.uvicorn, "run", lambda web, **about: served.update(about, web=TestClient(web)))
+    app.main(["--host", "10.0.0.7", "--allowed-host", "Shop.example:80", "--allowed-host", "::2"])
+    answers = [served["web"].get("/users", headers={"host": host}).status_code for host in ("localhost", "10.0.0.7:8080", "shop.example", "[::2]", "10.0.0.8")]
+
+    assert ("10.0.0.7", [200, 200, 200, 200, 400]) == (served["host"], answers)
 
 
 def test_serving_needs_the_records_and_the_settings_alone():

@@ -9,6 +9,7 @@ import tomllib
 from collections import namedtuple
 
 import pytest
+from msgspec import structs
 from ruamel.yaml import YAML
 
 from scripts import jars, stack
@@ -102,6 +103,15 @@ def test_settings_reach_every_process_and_more_can_be_given(place, monkeypatch):
         line = " ".join(there.command(name))
         assert "--bootstrap_servers 127.0.0.1:9092" in line
         assert line.endswith("--encoder my-encoder --k 10")
+
+
+def test_the_page_is_told_which_names_it_has(place, monkeypatch):
+    """`STACK_PAGE_HOSTS`, for who opens it to other machines."""
+    monkeypatch.setenv("HEADRACE_ENCODER", "my-encoder")
+    named = structs.replace(place, page_hosts="shop.example,10.0.0.7")
+
+    assert "--allowed-host" not in Stack(place).command("page")
+    assert "--allowed-host shop.example --allowed-host 10.0.0.7 " in " ".join(Stack(named).command("page"))
 
 
 def test_the_learner_takes_only_what_the_others_leave_of_the_processor(place, monkeypatch):

@@ -31,6 +31,17 @@ def test_each_list_is_judged_once_and_for_its_own_version():
     assert (0, 1) == (twin.figures("v1")["events"], twin.figures("v2")["events"])
 
 
+def test_a_user_who_was_forgotten_has_no_list():
+    """What comes next is judged by none; forgetting a stranger does no harm."""
+    twin = Twin()
+    twin.show("ann", Shown("v1", [1], []))
+    twin.forget("ann")
+    twin.forget("nobody")
+
+    assert None is twin.come("ann", 1)
+    assert 0 == twin.figures("v1")["events"]
+
+
 def test_figures_are_of_the_newest_events():
     """Two hits leave the window as two misses come."""
     twin = Twin(window=2)

@@ -378,11 +378,12 @@ def test_an_event_on_an_unknown_item_still_asks_for_a_list():
 
 
 def test_forget_deletes_the_user_and_tells_the_learner():
-    """State and consumed items are gone, no list is made, and the next event is that of a new user."""
+    """State and consumed items are gone, the answer that is asked for carries nothing, and the next event is that of a new user."""
     job = FakeJob()
     job.send(event(), AXES[0])
-    [(side, example)] = job.send(event("forget", None, "e2", NOW_MS + 1))
+    [(main, request), (side, example)] = job.send(event("forget", None, "e2", NOW_MS + 1))
 
+    assert ("main", Request("u1", "e2", NOW_MS + 1, [], "serving", b"", b"", forget=True)) == (main, request)
     assert ("training-examples", True, "u1", b"") == (side, example.forget, example.user_id, example.interests)
     assert [None] == job.bytes_held()
     assert b"" == job.send(event(event_id="e3"), AXES[0])[1][1].interests
@@ -620,6 +621,33 @@ def test_flink_can_read_how_a_version_does_in_the_stream(score):
 
     assert ("model_version", "v1") == gauges["group"]
     assert (2, 500_000, 500_000) == tuple(read[name] for name in ("events", "hr_at_10_ppm", "popularity_hr_at_10_ppm"))
+
+
+def test_a_forget_is_answered_without_scoring(score, registry):
+    """By a list without items that says so, made by no version, among the lists of others in their order."""
+    requests = [Request(f"u{at}", f"e{at}", NOW_MS, ["r/v1"], "serving", b"", b"", forget=at == 1) for at in range(3)]
+    answers = score.eval(pd.DataFrame({"request": [encode_packed(request) for request in requests]}))
+    made = [json.loads(value) for value in answers["recommendation"]]
+
+    assert [["e0", "e2"]] == score.calls
+    assert ["u0", "u1", "u2"] == answers["user_id"].tolist() == [one["user_id"] for one in made]
+    assert {
+        "rec_id": rec_id("u1", event_key("e1"), NOW_MS), "user_id": "u1", "event_id": "e1", "event_time_ms": NOW_MS,
+        "emitted_at_ms": 7, "model_version": "", "variant": "serving", "items": [], "forgotten": True,
+    } == made[1]  # fmt: skip
+    assert "forgotten" not in made[0].keys() | made[2].keys()
+
+
+def test_the_list_of_a_forgotten_user_is_judged_no_more(score):
+    """The live twin drops it, in the order of the requests: what the user had before is not known after."""
+    job, packed = FakeJob(), []
+    for number, action in enumerate(("view", "forget", "view")):
+        [(_, request), *_] = job.send(event(action, None if action == "forget" else "z", f"e{number}", NOW_MS + number), AXES[0])
+        packed.append(encode_packed(request))
+    score._score = lambda scorer, catalogue, requests, *rest: [[RecommendedItem("z", 0.1)] for _ in requests]
+    score.eval(pd.DataFrame({"request": packed}))
+
+    assert 0 == score._twin.figures("untrained")["events"]
 
 
 def test_where_no_version_can_be_used_lists_come_untrained(score, registry):

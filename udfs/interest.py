@@ -79,10 +79,11 @@ class UpdateInterest(KeyedBroadcastProcessFunction):
             self._state.update(after.state)
         if after.answered:
             asked = request(after.state, event.user_id, event.event_id, event.event_time_ms)
-            yield encode_packed(replace(asked, versions=self._serving_now(ctx), variant="serving"))
+            forget = event.action == "forget"
+            yield encode_packed(replace(asked, versions=self._serving_now(ctx), variant="serving", forget=forget))
         if after.example is not None:
             yield self._examples, encode_json(after.example)
-        if after.answered and after.example is not None:
+        if after.example is not None and not after.example.forget:
             for wanted in self._learning.count(event.event_time_ms, time.monotonic()):
                 yield self._requests, encode_json(wanted)
 

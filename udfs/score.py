@@ -26,7 +26,10 @@ logger = logging.getLogger(__name__)
 
 
 class Score(ScalarFunction):
-    """(request) -> (user_id, recommendation, rejected); `rejected` names a model version that could not be loaded."""
+    """(request) -> (user_id, recommendation, rejected); `rejected` names a model version that could not be loaded.
+
+    A request that forgets a user is answered without scoring.
+    """
 
     def __init__(self, rules: interest.Rules, k: int, device: str, bootstrap_servers: str, item_vectors: str, replica_dir: str, threads: int) -> None:
         self._rules, self._k, self._device = rules, k, device
@@ -58,10 +61,12 @@ class Score(ScalarFunction):
 
     def _lists(self, requests: list[Request]) -> dict[int, Recommendation]:
         """Score the requests of each version together."""
-        groups = defaultdict(list)
+        groups, lists, popular = defaultdict(list), {}, {}
         for at, request in enumerate(requests):
-            groups[tuple(request.versions)].append(at)
-        lists, popular = {}, {}
+            if request.forget:
+                lists[at] = _recommendation(request, "", [], time.time_ns() // 1_000_000)
+            else:
+                groups[tuple(request.versions)].append(at)
         for versions, places in groups.items():
             version, scorer, refused = self._scorers.first(versions, self._follower.catalogue)
             self._refused += refused
@@ -71,7 +76,10 @@ class Score(ScalarFunction):
                 lists[at] = _recommendation(requests[at], version, items, now_ms)
                 popular[at] = scorer.popular
         for at, request in enumerate(requests):
-            self._judge(request, lists[at], popular[at]())
+            if request.forget:
+                self._twin.forget(request.user_id)
+            else:
+                self._judge(request, lists[at], popular[at]())
         return lists
 
     def _judge(self, request: Request, made: Recommendation, popular: list[int]) -> None:
@@ -102,7 +110,7 @@ class Score(ScalarFunction):
 def _recommendation(request: Request, version: str, items: list[RecommendedItem], now_ms: int) -> Recommendation:
     name = rec_id(request.user_id, event_key(request.event_id), request.event_time_ms)
     return Recommendation(
-        name, request.user_id, request.event_id, request.event_time_ms, now_ms, version, request.variant, items
+        name, request.user_id, request.event_id, request.event_time_ms, now_ms, version, request.variant, items, request.forget
     )
 
 

@@ -1,0 +1,116 @@
+"""The sampled softmax that the network learns by, held against the exact one over all items: in value and in gradient."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from model.growth import Known, take_in
+from model.network import EVENT, START, UNKNOWN
+from model.pace import Pace
+from model.score import Scorer
+from model.sequences import NetworkLearner, sampled_softmax_loss
+from model.table import EVER
+from tests.test_score import DIM, make_catalogue
+
+ITEMS, USERS, T = 12, 24, 6
+DRAWS = 80
+"""Of negatives, with one seed each; losses and gradients are means over them."""
+SKEWED = torch.tensor([0.5, 0.2, 0.1] + [0.2 / 9] * 9)
+"""How often each item is chosen."""
+THE_SAME = {"value": pytest.approx(0, abs=0.01), "cosine": pytest.approx(1, abs=0.0005), "length": pytest.approx(1, abs=0.01)}
+"""As `compare` gives them: the correction left out or changed, or a target among its own negatives, and they differ."""
+
+
+def compare(sampled: list[torch.Tensor], exact: torch.Tensor, parameters: list[torch.Tensor]) -> dict[str, float]:
+    """How far the mean loss is from the exact one, the cosine of the two gradients, and the ratio of their lengths."""
+    mean = torch.stack(sampled).mean()
+    ours, theirs = (torch.cat([part.flatten() for part in torch.autograd.grad(loss, parameters)]) for loss in (mean, exact))
+    cosine = F.cosine_similarity(ours, theirs, dim=0).item()
+    return {"value": (mean - exact).item(), "cosine": cosine, "length": (ours.norm() / theirs.norm()).item()}
+
+
+def test_from_a_few_negatives_comes_the_loss_over_all_items():
+    """Negatives drawn with any probabilities, here as skewed as the targets, whose own rows are among them."""
+    draw = torch.Generator().manual_seed(0)
+    hidden, items, bias = (torch.randn(*shape, generator=draw).requires_grad_() for shape in ((USERS, 8), (ITEMS, 8), (ITEMS,)))
+    target = torch.multinomial(SKEWED, USERS, replacement=True, generator=draw)
+    S = 1_024
+    sampled = []
+    for _ in range(DRAWS):
+        negatives = torch.multinomial(SKEWED, S, replacement=True, generator=draw)
+        sampled.append(sampled_softmax_loss(hidden, items, bias, target, negatives, (S * SKEWED[negatives]).log()))
+    exact = F.cross_entropy(hidden @ items.T + bias, target)
+
+    assert THE_SAME == compare(sampled, exact, [hidden, items, bias])
+
+
+def test_a_target_is_not_held_against_itself():
+    """Where all negatives are the target there is nothing to choose from, and nothing to learn."""
+    hidden, items, bias = torch.ones(1, 2), torch.ones(3, 2), torch.zeros(3)
+    loss = sampled_softmax_loss(hidden, items, bias, torch.tensor([1]), torch.tensor([1, 1]), torch.zeros(2))
+
+    assert 0 == loss.item()
+
+
+def test_a_negative_stands_for_the_items_that_were_not_drawn():
+    """By hand, with scores of 0: an item expected four times that came twice counts as half an item, one expected half a time as two."""
+    hidden, items, bias = torch.zeros(1, 2), torch.zeros(3, 2), torch.zeros(3)
+    log_q = torch.tensor([4.0, 4.0, 0.5]).log()
+    loss = sampled_softmax_loss(hidden, items, bias, torch.tensor([0]), torch.tensor([1, 1, 2]), log_q)
+
+    assert loss.item() == pytest.approx(np.log(1 + 1 / 4 + 1 / 4 + 2))
+
+
+@pytest.fixture(scope="module")
+def world() -> tuple[NetworkLearner, Known, torch.Tensor]:
+    """A learner with a network of random weights, the items that it knows, and how popular each is."""
+    scorer, pace = Scorer.untrained(DIM), Pace()
+    known = take_in(scorer, make_catalogue(ITEMS), Known(), pace)
+    scorer.counts[EVER] = 1_000 * SKEWED
+    torch.manual_seed(0)
+    for parameter in scorer.network.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    learner = NetworkLearner(scorer, pace, np.random.default_rng(0))
+    learner._network.eval()  # nothing is dropped: the losses differ by their negatives alone
+    return learner, known, (1_000 * SKEWED).log()
+
+
+def windows() -> list[torch.Tensor]:
+    """Histories of users who choose as all do; a user has no event before the start, and some events are no targets."""
+    draw = torch.Generator().manual_seed(1)
+    rows = torch.multinomial(SKEWED, USERS * (T + 1), replacement=True, generator=draw).view(USERS, T + 1)
+    kind = torch.full((USERS, T), EVENT)
+    kind[::3, 0] = START
+    targets = rows[:, 1:].masked_fill(torch.rand(USERS, T, generator=draw) < 0.2, -1)
+    return [rows[:, :-1], torch.full((USERS, T), UNKNOWN), torch.zeros(USERS, T, dtype=torch.int64), kind, targets]
+
+
+def exact_loss(learner: NetworkLearner, known: Known, popularity: torch.Tensor) -> torch.Tensor:
+    """The cross-entropy of the softmax over all items, written down as it is."""
+    rows, gaps, actions, kind, targets = windows()
+    network = learner._network
+    items = network.items(network.project(known.vectors), network.ids, learner._scorer.counts[EVER])
+    hidden = network(items[rows], gaps, actions, kind)
+    scores = hidden @ items.T + network.bias + network.popularity * popularity
+    return F.cross_entropy(scores[targets >= 0], targets[targets >= 0])
+
+
+def test_the_networks_loss_is_that_of_the_exact_softmax(world):
+    """On average over the negatives that it draws, half of them as skewed as the targets: in value and in gradient."""
+    learner, known, popularity = world
+    sampled = []
+    for seed in range(DRAWS):
+        learner._random = np.random.default_rng(seed)
+        sampled.append(learner._loss(known, *windows(), popularity))
+
+    assert THE_SAME == compare(sampled, exact_loss(learner, known, popularity), list(learner._network.parameters()))
+
+
+def test_a_single_draw_is_near_the_exact_softmax(world):
+    """What one step learns from: no draw is far off."""
+    learner, known, popularity = world
+    exact = exact_loss(learner, known, popularity).item()
+    for seed in range(20):
+        learner._random = np.random.default_rng(seed)
+        assert learner._loss(known, *windows(), popularity).item() == pytest.approx(exact, rel=0.1)
