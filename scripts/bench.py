@@ -2,6 +2,8 @@
 
 Both ways take turns in the same run, so on a busy machine the ratios are worth more than the speeds. Nothing is
 asserted. The last line of stdout is the ratios as one line of JSON.
+
+    python scripts/bench.py        takes no options
 """
 
 import json
@@ -14,6 +16,11 @@ from functools import partial
 from operator import mul
 from statistics import median
 from typing import NamedTuple, get_args
+
+from jobs.settings import help_or_go_on
+
+if __name__ == "__main__":
+    help_or_go_on(sys.argv[1:], __doc__)
 
 import numpy as np
 import torch
@@ -192,7 +199,10 @@ def measure(pair: Pair, done: Callable[[], None]) -> tuple[float, float, float]:
     return tuple(map(median, zip(*speeds[1:])))
 
 
-def main() -> None:
+def main(argv: list[str]) -> None:
+    if argv:
+        print(f"headrace: {' '.join(argv)}: bench takes no options", file=sys.stderr)
+        raise SystemExit(2)
     torch.set_num_threads(1)
     table = Table("what", "speed", "beside", "speed", "ratio", title="Headrace beside simpler ways")
     ratios = {}
@@ -214,4 +224,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

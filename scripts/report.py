@@ -109,7 +109,7 @@ def _over_all(result: Result, catalogue: Catalogue) -> dict[str, float]:
 
 def show(result: dict) -> None:
     """Print the protocol and a table, the best method first."""
-    console = Console()
+    console = Console(markup=False, emoji=False)  # a file's name is text, whatever it holds
     console.width = console.width if console.is_terminal else _WIDTH
     title = f"{result['data']}: {result['events']:,} events, {result['users']:,} users, {result['items']:,} items"
     columns = ("HR@10", "95 %", "NDCG@10", "MRR@10", "new users", "new items", "rest", "coverage", "distance", "ms a list", "learning")

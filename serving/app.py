@@ -24,7 +24,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from jobs.settings import load_or_exit
+from jobs.settings import load_or_exit, usage
 from model.schema import encode_json
 from serving.follow import Follower
 from serving.store import Store
@@ -98,7 +98,7 @@ def port(text: str) -> int:
 
 def arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Where to listen, and the words that are settings."""
-    parser = argparse.ArgumentParser("serving.app", description=__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser("serving.app", description=__doc__, epilog=usage(), allow_abbrev=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this machine alone)")
     parser.add_argument("--port", default=8080, type=port, help="port to listen on (default 8080)")
