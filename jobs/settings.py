@@ -66,7 +66,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     # The language model
     encoder: _text("Hugging Face encoder: a folder or a name") = "sentence-transformers/all-MiniLM-L6-v2"
-    device: Annotated[str, Meta(description="where torch runs: auto, cpu, cuda, cuda:1", pattern=r"^(auto|cpu|cuda(:\d+)?)\Z")] = "auto"
+    device: Annotated[str, Meta(description="where torch runs: auto, cpu, cuda, cuda:1", pattern="^(auto|cpu|cuda(:[0-9]+)?)$")] = "auto"
     udf_threads: _count("torch threads of a UDF's worker process, on the CPU") = 1
     replica_dir: _text("local folder for the workers' catalogue replicas and kept embeddings") = "/tmp/headrace"
 

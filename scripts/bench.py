@@ -21,6 +21,9 @@ from jobs.settings import help_or_go_on
 
 if __name__ == "__main__":
     help_or_go_on(sys.argv[1:], __doc__)
+    if sys.argv[1:]:
+        print(f"headrace: {' '.join(sys.argv[1:])}: bench takes no options", file=sys.stderr)
+        raise SystemExit(2)
 
 import numpy as np
 import torch
@@ -199,10 +202,7 @@ def measure(pair: Pair, done: Callable[[], None]) -> tuple[float, float, float]:
     return tuple(map(median, zip(*speeds[1:])))
 
 
-def main(argv: list[str]) -> None:
-    if argv:
-        print(f"headrace: {' '.join(argv)}: bench takes no options", file=sys.stderr)
-        raise SystemExit(2)
+def main() -> None:
     torch.set_num_threads(1)
     table = Table("what", "speed", "beside", "speed", "ratio", title="Headrace beside simpler ways")
     ratios = {}
@@ -224,4 +224,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

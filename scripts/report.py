@@ -17,6 +17,7 @@ from scripts.data import DataError
 
 NEW = 5
 """A user with fewer earlier events is new, and so is an item."""
+PICTURES = (".png", ".pdf", ".svg", ".jpg")
 _WINDOWS = 20  # a point of a curve is the mean over this part of the stream
 _OWN = ("headrace", LIVE, *PARTS)
 _LINES = ("-", "--", ":")
@@ -148,6 +149,8 @@ def _cells(figures: dict) -> list[str]:
 
 def check_drawing(file: str | Path) -> None:
     """Raise a DataError where no picture can be drawn: before the work, not after it."""
+    if Path(file).suffix not in ("", *PICTURES):
+        raise DataError(f"--plot {file}: no picture has this ending; there are {', '.join(PICTURES)}")
     if importlib.util.find_spec("matplotlib") is None:
         raise DataError(f"--plot {file}: matplotlib is needed: `make setup`, or pip install 'headrace[evaluate]'")
     if not Path(file).absolute().parent.is_dir():
