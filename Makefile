@@ -22,7 +22,7 @@ test: java setup  ## every test, in a few minutes (needs Java and Maven)
 test-fast: setup  ## the tests that need no Java, in under a minute
 	@$(PYTHON) -m pytest -m "not java" $(ARGS)
 
-up: java setup  ## start Kafka, Flink, the job, the learner and the page, and leave them running
+up: java setup  ## start Kafka, Flink, the job, the learner and the page, and leave them running: ARGS='--k 10'
 	@$(PYTHON) scripts/stack.py up $(ARGS)
 
 status: setup  ## what runs now, its memory and its log
@@ -38,7 +38,7 @@ evaluate: setup  ## score the recommender beside other methods, without Flink (1
 	@$(PYTHON) scripts/evaluate.py $(ARGS)
 
 bench: setup  ## how fast the parts are, beside simpler ways (a minute)
-	@$(PYTHON) scripts/bench.py
+	@$(PYTHON) scripts/bench.py $(ARGS)
 
 clean:  ## stop the stack and delete what these commands made (.venv, .headrace, caches)
 	@if [ -f .venv/.ready ]; then $(PYTHON) scripts/stack.py down; fi

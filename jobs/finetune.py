@@ -19,11 +19,15 @@ from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
+from jobs.settings import Settings, help_or_go_on, load_or_exit, usage
+
+if __name__ == "__main__":
+    help_or_go_on(sys.argv[1:], f"{__doc__}\n{usage()}")
+
 import msgspec
 import torch
 from kafka import KafkaConsumer, TopicPartition
 
-from jobs.settings import Settings, load_or_exit
 from jobs.versions import Versions
 from model import registry, score
 from model.finetune import NOBODY, Judgement, Learner, better_or_level
@@ -221,7 +225,7 @@ def begin(settings: Settings, versions: Versions, follower: CatalogueFollower) -
 
 
 def main(argv: list[str]) -> None:
-    settings = load_or_exit(argv, os.environ)
+    settings = load_or_exit(argv, os.environ, __doc__)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("kafka").setLevel(logging.ERROR)
     torch.set_num_threads(settings.learner_threads)

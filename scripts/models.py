@@ -10,11 +10,15 @@ Settings are given as for the job: `--bootstrap_servers HOST:PORT`, or HEADRACE_
 import os
 import sys
 
+from jobs.settings import help_or_go_on, load_or_exit, usage
+
+if __name__ == "__main__":
+    help_or_go_on(sys.argv[1:], f"{__doc__}\n{usage()}")
+
 from kafka.errors import KafkaError
 from rich.console import Console
 from rich.table import Table
 
-from jobs.settings import load_or_exit
 from jobs.versions import Versions
 from model import score
 from model.schema import HeadraceError, ModelVersion, VersionError
@@ -30,7 +34,7 @@ def show(versions: Versions) -> None:
         figures = [f"{version.metrics[name]:.4f}" if name in version.metrics else "" for name in ("hr_at_10", "ndcg_at_10")]
         mark = "serves" if version == current else ""
         table.add_row(version.version, mark, version.status, version.parent, *figures, version.reason)
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)
 
 
 def promote(versions: Versions, name: str) -> ModelVersion:
@@ -66,7 +70,7 @@ def main(argv: list[str]) -> int:
         print(USAGE, file=sys.stderr)
         return 2
     given = argv[2:] if argv[0] == "promote" else argv[1:]
-    settings = load_or_exit(given, os.environ)
+    settings = load_or_exit(given, os.environ, USAGE)
     try:
         versions = Versions(settings)
         if argv[0] == "list":

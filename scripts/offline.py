@@ -21,7 +21,6 @@ from model.schema import POSITIVE, Event, item_key
 from scripts.data import DATA, RECBOLE, DataError
 
 MODELS = {"sasrec": "SASRec", "gru4rec": "GRU4Rec"}
-EPOCHS = 15
 _NEEDS = (RECBOLE, "numpy<2", "pandas<2.3", "setuptools<81")
 _SCRIPT = Path(__file__).with_name("recbole_run.py")
 _HOME = DATA.parent / "recbole"

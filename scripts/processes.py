@@ -22,8 +22,18 @@ from model.schema import HeadraceError
 
 ROOT = Path(__file__).resolve().parent.parent
 
-Port = Annotated[int, Meta(ge=1, le=65_535)]
-Count = Annotated[int, Meta(ge=0)]
+
+
+def _port(meaning: str):
+    return Annotated[int, Meta(description=meaning, ge=1, le=65_535)]
+
+
+def _count(meaning: str, ge: int = 0):
+    return Annotated[int, Meta(description=meaning, ge=ge)]
+
+
+def _text(meaning: str):
+    return Annotated[str, Meta(description=meaning)]
 
 
 class StackError(HeadraceError):
@@ -31,23 +41,28 @@ class StackError(HeadraceError):
 
 
 class Place(Struct, frozen=True, kw_only=True):
-    """Where a stack lives. Two stacks need two folders and no port in common.
+    """Where a stack lives. Two stacks need two folders and no port in common."""
 
-    `page_hosts` are names, comma separated, that the page answers to besides loopback's and `bind`.
-    """
+    run_dir: _text("folder of this stack: its data, its configuration, its logs") = str(ROOT / ".headrace" / "run")
+    kafka_port: _port("Kafka's port, for producers and consumers") = 9092
+    controller_port: _port("port of Kafka's controller") = 9093
+    flink_port: _port("port of Flink's REST interface and web page") = 8081
+    rpc_port: _port("port on which the JobManager is reached by the TaskManagers") = 6123
+    page_port: _port("port of the live page and its REST interface") = 8080
+    taskmanagers: _count("TaskManagers, one slot each", ge=1) = 1
+    parallelism: _count("parallelism of the job; 0: the number of TaskManagers") = 0
+    gpus: _count("GPUs that each TaskManager offers to the job") = 0
+    bind: _text("address on which every server listens") = "127.0.0.1"
+    kafka_host: _text("host name of the broker") = "127.0.0.1"
+    flink_host: _text("host name of the JobManager") = "127.0.0.1"
+    page_hosts: _text("names, comma separated, that the page answers to besides loopback's and `bind`") = ""
 
-    run_dir: str = str(ROOT / ".headrace" / "run")
-    kafka_port: Port = 9092
-    controller_port: Port = 9093
-    flink_port: Port = 8081
-    rpc_port: Port = 6123
-    page_port: Port = 8080
-    taskmanagers: Annotated[int, Meta(ge=1)] = 1
-    gpus: Count = 0
-    bind: str = "127.0.0.1"
-    kafka_host: str = "127.0.0.1"
-    flink_host: str = "127.0.0.1"
-    page_hosts: str = ""
+    @classmethod
+    def rows(cls) -> list[tuple[str, str, str]]:
+        """(variable, default, meaning) of every field, for tables."""
+        fields = msgspec.structs.fields(cls)
+        home = f"{ROOT}{os.sep}"
+        return [(_variable(field.name), str(field.default).removeprefix(home), field.type.__metadata__[0].description) for field in fields]
 
     @classmethod
     def from_environ(cls, environ: dict[str, str]) -> Self:

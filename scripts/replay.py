@@ -8,11 +8,14 @@ ones follow at a steady rate, and their lists are timed and scored. A few broken
 `make up` started is used where it runs; else one is started for the replay and stopped after it.
 """
 
-import argparse
 import os
 import sys
 import time
-from pathlib import Path
+
+from scripts import options
+
+if __name__ == "__main__":
+    options.replay(sys.argv[1:], __doc__)  # ends here for --help and for a wrong option
 
 import msgspec
 import pandas as pd
@@ -20,9 +23,10 @@ from kafka import KafkaProducer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from jobs.settings import Settings, load_or_exit
-from model.schema import HeadraceError
+from model.schema import Event, HeadraceError, encode_json
 from scripts import data, stack
 from scripts.watch import Quality, Watch
 
@@ -41,18 +45,14 @@ BROKEN = [
 ]
 """Records that are refused; they are part of every replay."""
 
-console = Console(stderr=True)
+console = Console(stderr=True, markup=False, emoji=False)
 
 
 class Feed:
-    """Sends records, and knows what it has sent: {event_id: produce time, s}.
+    """Sends records, and knows what it has sent: {event_id: produce time, s}."""
 
-    Args:
-        run: what every event_id begins with.
-    """
-
-    def __init__(self, settings: Settings, run: str) -> None:
-        self._settings, self._run = settings, run
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         servers = settings.bootstrap_servers.split(",")
         self._producer = KafkaProducer(bootstrap_servers=servers, linger_ms=10)
         self.sent: dict[str, float] = {}
@@ -65,23 +65,11 @@ class Feed:
             self._producer.send(topic, key=item.item_id.encode(), value=msgspec.json.encode(record))
         self._producer.flush()
 
-    def event(self, number: int, event) -> str:
-        """Send row `number` of the events and return its event_id."""
-        event_id = f"{self._run}{number}"
-        record = {name: getattr(event, name) for name in ("user_id", "item_id", "action", "event_time_ms")}
-        value = {} if event.value != event.value else {"value": event.value}
-        self._send(event.user_id.encode(), msgspec.json.encode({"event_id": event_id} | record | value))
-        self.unanswered += event.action == "impression"
-        self.sent[event_id] = time.time()
-        return event_id
-
-    def repeat(self, number: int, event) -> None:
-        """Send an event again: it calls for no second list, and one of a `forget` has the `rec_id` of the first."""
-        event_id = f"{self._run}{number}"
-        before = self.sent[event_id]
-        self.event(number, event)
-        self.sent[event_id] = before
-        self.unanswered += event.action != "impression"
+    def event(self, event: Event) -> None:
+        """Send an event. One whose id was sent before, in the file or by us, calls for no second list."""
+        self.unanswered += event.action == "impression" or event.event_id in self.sent
+        self.sent.setdefault(event.event_id, time.time())
+        self._send(event.user_id.encode(), encode_json(event))
 
     def broken(self) -> None:
         """Send the records that are to be refused."""
@@ -99,23 +87,23 @@ class Feed:
 class Replay:
     """One replay: its phases are the methods, in order."""
 
-    def __init__(self, settings: Settings, events: pd.DataFrame, items: pd.DataFrame, speed: float) -> None:
+    def __init__(self, settings: Settings, events: list[Event], items: pd.DataFrame, speed: float) -> None:
         self._events, self._items, self._speed = events, items, speed
-        run = f"{time.time_ns() // 1_000_000:x}-"
-        self.feed, self.watch = Feed(settings, run), Watch(settings, run)
+        self.feed = Feed(settings)
+        self.watch = Watch(settings, self.feed.sent)
         self.quality = Quality(items.item_id)
         self.steady = max(1, min(int(len(events) * SHARE), int(speed * (LEAD_S + STEADY_S))))
         self.backlog_per_s = 0.0
         self._titles = dict(zip(items.item_id, items.title))
 
     def run(self) -> None:
-        rows, first = list(self._events.itertuples()), len(self._events) - self.steady
-        early = self.catalogue(rows[:first])
-        self.backlog(early, rows[early:first])
+        events, first = self._events, len(self._events) - self.steady
+        early = self.catalogue(events[:first])
+        self.backlog(events[early:first])
         self.learn(first)
-        self.at_speed(first, rows[first:])
+        self.at_speed(events[first:])
 
-    def catalogue(self, events: list) -> int:
+    def catalogue(self, events: list[Event]) -> int:
         """Send the items, and wait until each has its vector; one event a second goes in meanwhile, for users do not wait.
 
         Returns:
@@ -126,7 +114,7 @@ class Replay:
         def embedded() -> int:
             nonlocal sent
             if sent < min(len(events), 1 + time.monotonic() - began):
-                self.send(sent, events[sent : sent + 1])
+                self.send(events[sent : sent + 1])
                 sent += 1
             return len(wanted & self.watch.embedded)
 
@@ -135,22 +123,23 @@ class Replay:
             wait(embedded, len(wanted), show)
         return sent
 
-    def send(self, number: int, events: list, show=lambda done: None) -> None:
-        """Send events as fast as they can be sent; the first one is row `number`."""
-        for number, event in enumerate(events, number):
-            self.quality.add(event, self.feed.event(number, event))
+    def send(self, events: list[Event], show=lambda done: None) -> None:
+        """Send events as fast as they can be sent."""
+        for number, event in enumerate(events):
+            self.feed.event(event)
+            self.quality.add(event)
             if number % 1_000 == 0:
                 show(len(self.watch.lists))
         self.feed.flush()
 
-    def backlog(self, number: int, events: list) -> None:
+    def backlog(self, events: list[Event]) -> None:
         """Send events, and records that are refused or repeated, and wait until it is known what became of each."""
         with bar("backlog", len(events)) as show:
             began = time.monotonic()
-            self.send(number, events, show)
+            self.send(events, show)
             self.feed.broken()
             if events:
-                self.feed.repeat(number + len(events) - 1, events[-1])
+                self.feed.event(events[-1])
             self.feed.flush()
             wait(self.accounted, self.feed.read, show)
             self.backlog_per_s = len(events) / max(1e-9, self.watch.busy_s(began))
@@ -168,7 +157,7 @@ class Replay:
                 time.sleep(0.2)
             show(self.watch.learnt)
 
-    def at_speed(self, first: int, events: list) -> None:
+    def at_speed(self, events: list[Event]) -> None:
         """Send events at a steady rate, time their lists after the lead, and print one list a second."""
         lead = min(int(self._speed * LEAD_S), len(events) // 4)
         with bar(f"{self._speed:g} events/s", len(events)) as show:
@@ -176,8 +165,8 @@ class Replay:
             for at, event in enumerate(events):
                 time.sleep(max(0.0, began + at / self._speed - time.monotonic()))
                 self.quality.ask(event)
-                event_id = self.feed.event(first + at, event)
-                self.quality.add(event, event_id, timed=at >= lead)
+                self.feed.event(event)
+                self.quality.add(event, timed=at >= lead)
                 if time.monotonic() - shown > 1:
                     shown = time.monotonic()
                     show(at)
@@ -190,7 +179,8 @@ class Replay:
         newest = self.watch.newest
         if newest is not None and newest.items:
             best = " · ".join(f"{self._titles.get(item.item_id, item.item_id)} {item.probability:.1%}" for item in newest.items[:3])
-            console.print(f"  [dim]{newest.model_version}[/]  user {newest.user_id:>6}  {best}", highlight=False, no_wrap=True)
+            line = Text.assemble((f"  {newest.model_version}", "dim"), f"  user {newest.user_id:>6}  {best}")
+            console.print(line, highlight=False, no_wrap=True)
 
     def figures(self, seconds: float) -> dict:
         """The replay in numbers."""
@@ -252,20 +242,20 @@ def report(figures: dict, replay: Replay, first_list_s: float | None, memory_mb:
         rows["memory"] = f"{memory_mb / 1024:.1f} GiB resident in the whole stack"
     for name, value in rows.items():
         table.add_row(name, value)
-    Console(width=110).print(table)
+    Console(width=110, markup=False, emoji=False).print(table)
     print(msgspec.json.encode(figures).decode(), flush=True)
 
 
 def main(argv: list[str]) -> int:
     began = time.monotonic()
-    options, given = arguments().parse_known_args(argv)
+    arguments, given = options.replay(argv, __doc__)
     settings = load_or_exit(given, os.environ)
     try:
-        events, items = data.public(options.data) if options.data else data.read(options.events, options.items)
+        events, items = _read(arguments, settings)
         with running(stack.Stack(arguments=given)) as (place, submitted):
             settings = load_or_exit([*given, "--bootstrap_servers", place.bootstrap_servers], os.environ)
             console.print(f"page: {place.page}   Flink: {place.rest}   logs: {place.logs}")
-            replay = Replay(settings, events, items, options.speed)
+            replay = Replay(settings, events, items, arguments.speed)
             replay.run()
             first_list_s = replay.watch.first_s - submitted if submitted and replay.watch.first_s else None
             memory_mb = place.resident_mb()
@@ -274,13 +264,22 @@ def main(argv: list[str]) -> int:
         print(f"replay: {error}", file=sys.stderr)
         return 2
     figures = replay.figures(time.monotonic() - began)
-    report(figures, replay, first_list_s, memory_mb, options.speed)
-    if options.json:
-        options.json.write_bytes(msgspec.json.encode(figures))
+    report(figures, replay, first_list_s, memory_mb, arguments.speed)
+    if arguments.json:
+        arguments.json.write_bytes(msgspec.json.encode(figures))
     lost = figures["read"] - figures["emitted"] - figures["rejected"] - figures["unanswered"]
     if lost:
         print(f"replay: {lost} records are not accounted for; see the logs", file=sys.stderr)
     return 1 if lost else 0
+
+
+def _read(arguments, settings: Settings) -> tuple[list[Event], pd.DataFrame]:
+    """The events, in time order, and the items; an event without an id gets one that no other replay has given."""
+    name = arguments.data or arguments.events
+    events, items = data.public(arguments.data) if arguments.data else data.read(arguments.events, arguments.items)
+    valid, refused = data.check_events(events, f"{time.time_ns() // 1_000_000:x}-", settings.max_future_s)
+    data.tell_refused(name, valid, refused)
+    return valid, items
 
 
 class running:
@@ -306,24 +305,6 @@ class running:
         if self._ours:
             console.print("stopping the stack")
             self._place.down()
-
-
-def arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--data", help=f"a public data set: {', '.join(data.PUBLIC)}")
-    source.add_argument("--events", help="CSV or Parquet: user_id, item_id, event_time_ms, and perhaps action, value")
-    parser.add_argument("--items", help="CSV or Parquet: item_id, title, and perhaps text, categories (`A|B`)")
-    parser.add_argument("--speed", type=_positive, default=200.0, help="events a second of the steady part (default 200)")
-    parser.add_argument("--json", type=Path, help="write the figures to this file too")
-    return parser
-
-
-def _positive(text: str) -> float:
-    number = float(text)
-    if not 0 < number <= 100_000:
-        raise argparse.ArgumentTypeError(f"{text}: events a second, more than 0 and at most 100,000")
-    return number
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from scripts.data import DataError
 
 NEW = 5
 """A user with fewer earlier events is new, and so is an item."""
+PICTURES = (".png", ".pdf", ".svg", ".jpg")
 _WINDOWS = 20  # a point of a curve is the mean over this part of the stream
 _OWN = ("headrace", LIVE, *PARTS)
 _LINES = ("-", "--", ":")
@@ -110,7 +111,7 @@ def _over_all(result: Result, catalogue: Catalogue) -> dict[str, float]:
 
 def show(result: dict) -> None:
     """Print the protocol and a table, the best method first."""
-    console = Console()
+    console = Console(markup=False, emoji=False)  # a file's name is text, whatever it holds
     console.width = console.width if console.is_terminal else _WIDTH
     title = f"{result['data']}: {result['events']:,} events, {result['users']:,} users, {result['items']:,} items"
     columns = ("HR@10", "95 %", "NDCG@10", "MRR@10", "new users", "new items", "rest", "coverage", "distance", "ms a list", "learning")
@@ -149,6 +150,8 @@ def _cells(figures: dict) -> list[str]:
 
 def check_drawing(file: str | Path) -> None:
     """Raise a DataError where no picture can be drawn: before the work, not after it."""
+    if Path(file).suffix not in ("", *PICTURES):
+        raise DataError(f"--plot {file}: no picture has this ending; there are {', '.join(PICTURES)}")
     if importlib.util.find_spec("matplotlib") is None:
         raise DataError(f"--plot {file}: matplotlib is needed: `make setup`, or pip install 'headrace[evaluate]'")
     if not Path(file).absolute().parent.is_dir():

@@ -1,10 +1,10 @@
 """The local stack: Kafka, a Flink cluster, the topics, the job, the learner and the page, on this machine alone.
 
-    python scripts/stack.py up [PART ...]     start (all parts, or some: broker cluster job learner page)
-    python scripts/stack.py status            what runs, its memory, its log
-    python scripts/stack.py down              stop; the logs stay
-    python scripts/stack.py prepare           fetch and write what `run` needs: what an image holds
-    python scripts/stack.py run NAME          one process in the foreground, or `topics`: what a container does
+    python scripts/stack.py up [PART ...] [--SETTING VALUE ...]    start (all parts, or some: broker cluster job learner page)
+    python scripts/stack.py status                                 what runs, its memory, its log
+    python scripts/stack.py down                                   stop; the logs stay
+    python scripts/stack.py prepare                                fetch and write what `run` needs: what an image holds
+    python scripts/stack.py run NAME                               one process in the foreground, or `topics`: what a container does
 
 Or, in a test:
 
@@ -23,9 +23,11 @@ import time
 import urllib.request
 from collections.abc import Iterable
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Self
 
+from jobs.settings import help_or_go_on, load_or_exit, usage
 from model.schema import HeadraceError
 from scripts.jars import JARS, jars, java_command  # for those who use the stack
 from scripts.jars import broker_config, check_java, fetch_jars, flink_config, kafka_command, make_flink_home, topics
@@ -65,7 +67,8 @@ class Stack:
         """
         parts = _known(parts)
         if self._processes.are_up():
-            print(f"stack: up already in {self.run_dir}")
+            late = "; the settings given count after `make down`" if self.arguments else ""
+            print(f"stack: up already in {self.run_dir}{late}")
             return self
         self.check(parts)
         with _step("jars"):
@@ -147,7 +150,8 @@ class Stack:
             case "jobmanager" | "taskmanager" as script:
                 return [str(self.home / "bin" / f"{script}.sh"), "start-foreground"]
             case "job":
-                return [str(self.home / "bin" / "flink"), "run", "-d", "-py", "jobs/recommend.py", *self.settings()]
+                parallelism = str(self.place.parallelism or self.place.taskmanagers)
+                return [str(self.home / "bin" / "flink"), "run", "-d", "-p", parallelism, "-py", "jobs/recommend.py", *self.settings()]
             case "learner":
                 # Only what the others leave of the processor (SCHED_IDLE): at the lowest niceness alone, lists came twice as late.
                 return ["chrt", "--idle", "0", sys.executable, "jobs/finetune.py", *self.settings()]
@@ -333,12 +337,36 @@ def _step(name: str):
     print(f"stack: {name:<14} {time.monotonic() - begin:5.1f} s", flush=True)
 
 
+def help_text() -> str:
+    """How the commands are used, every variable of a place, every setting."""
+    variables = [f"  {variable:<22} {meaning} (default {default})" for variable, default, meaning in Place.rows()]
+    return "\n".join([__doc__.strip(), "", "variables of the environment:", *variables, "", usage()])
+
+
+def parts_and_settings(words: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Tell the parts from the settings, in whatever order they are given.
+
+    >>> parts_and_settings(["broker", "--k", "10", "cluster", "--seed=1"])
+    (['broker', 'cluster'], ['--k', '10', '--seed=1'])
+    """
+    parts, settings, words = [], [], iter(words)
+    for word in words:
+        if not word.startswith("--"):
+            parts.append(word)
+        else:
+            settings += [word] if "=" in word else [word, *islice(words, 1)]
+    return parts, settings
+
+
 def main(argv: list[str]) -> None:
     """Run a command. What is wrong is printed, with exit code 2."""
+    help_or_go_on(argv, help_text())
     try:
         match argv:
-            case ["up", *parts]:
-                stack = Stack().up(parts or PARTS)
+            case ["up", *words]:
+                parts, settings = parts_and_settings(words)
+                load_or_exit(settings, os.environ)
+                stack = Stack(arguments=settings).up(parts or PARTS)
                 print(f"stack: Kafka {stack.bootstrap_servers}, Flink {stack.rest}, page {stack.page}, logs {stack.logs}")
             case ["status"]:
                 print(Stack().status())
@@ -352,7 +380,7 @@ def main(argv: list[str]) -> None:
             case ["run", name]:
                 Stack().foreground(name)
             case _:
-                print(__doc__.strip(), file=sys.stderr)
+                print(help_text(), file=sys.stderr)
                 raise SystemExit(2)
     except HeadraceError as error:
         print(f"headrace: {error}", file=sys.stderr)

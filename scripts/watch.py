@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 import msgspec
 import numpy as np
@@ -10,7 +10,7 @@ from kafka import KafkaConsumer, TopicPartition
 
 from jobs.settings import Settings
 from model.baselines import best_rows
-from model.schema import POSITIVE, ModelVersion, decode_item_vector, decode_model_version
+from model.schema import POSITIVE, Event, ModelVersion, decode_item_vector, decode_model_version
 
 TOP = 10
 
@@ -40,11 +40,11 @@ class Watch:
     `lists` is {event_id: arrival time, s}; a list that comes twice counts once. `tops` keeps the first ten of each.
 
     Args:
-        run: what the event_ids begin with whose lists count; those of others are passed over.
+        sent: the event_ids whose lists count, as they are sent; those of others are passed over.
     """
 
-    def __init__(self, settings: Settings, run: str) -> None:
-        self._run = run
+    def __init__(self, settings: Settings, sent: Container[str]) -> None:
+        self._sent = sent
         servers = settings.bootstrap_servers.split(",")
         self._topics = {settings.topic(name): name for name in ("recommendations", "rejected-events", "model-versions", "item-vectors")}
         self._consumer = KafkaConsumer(
@@ -93,7 +93,7 @@ class Watch:
 
     def _take_list(self, value: bytes, now: float) -> None:
         made = _decode_top(value)
-        if made.event_id in self.lists or not made.event_id.startswith(self._run):
+        if made.event_id in self.lists or made.event_id not in self._sent:
             return
         self.lists[made.event_id] = now
         self.tops[made.event_id] = [item.item_id for item in made.items[:TOP]]
@@ -131,10 +131,10 @@ class Quality:
         self.timed: list[str] = []
         self._asked: list[tuple[str, str, bool]] = []  # (event before, item that came, whether it was popular)
 
-    def add(self, event, event_id: str, timed: bool = False) -> None:
+    def add(self, event: Event, timed: bool = False) -> None:
         """Count an event that was sent; after a `forget` the user is new."""
         if timed:
-            self.timed.append(event_id)
+            self.timed.append(event.event_id)
         if event.action == "forget":
             self._had.pop(event.user_id, None)
             self._list_of.pop(event.user_id, None)
@@ -144,9 +144,9 @@ class Quality:
             self._had.setdefault(event.user_id, []).append(row)
             if event.action in POSITIVE:
                 self._chosen[row] += 1
-        self._list_of[event.user_id] = event_id
+        self._list_of[event.user_id] = event.event_id
 
-    def ask(self, event) -> None:
+    def ask(self, event: Event) -> None:
         """Note what came, before the event is added."""
         before = self._list_of.get(event.user_id)
         if before is not None and event.action in POSITIVE:

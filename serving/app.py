@@ -28,7 +28,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from jobs.settings import load_or_exit
+from jobs.settings import load_or_exit, usage
 from serving.follow import Follower
 from serving.hosts import LOOPBACK, AllowedHosts, host_name
 from serving.redact import shown
@@ -117,7 +117,7 @@ def allowed_host(text: str) -> str:
 
 def arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Where to listen, and the words that are settings."""
-    parser = argparse.ArgumentParser("serving.app", description=__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser("serving.app", description=__doc__, epilog=usage(), allow_abbrev=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this machine alone)")
     named = "a further name that the page answers to; may be given several times"

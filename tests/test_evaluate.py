@@ -182,17 +182,17 @@ def run(monkeypatch, tmp_path, capsys, events: str, items: str, *options: str) -
     return json.loads(out.splitlines()[-1], parse_constant=pytest.fail), err
 
 
-HEAD, CATALOGUE = "user_id,item_id,event_time_ms", "item_id,title\n" + "".join(f"i{at},Title {at}\n" for at in range(6))
+T, HEAD = 1_700_000_000_000, "user_id,item_id,event_time_ms"
+CATALOGUE = "item_id,title\n" + "".join(f"i{at},Title {at}\n" for at in range(6))
+TWELVE = "".join(f"u{at % 3},i{at % 6},{T + at}\n" for at in range(12))
 FILES = {
-    "all times equal": ("".join(f"u{at % 3},i{at % 6},7\n" for at in range(12)), CATALOGUE),
-    "items without text": ("".join(f"u{at % 3},i{at % 6},{at}\n" for at in range(12)), "item_id,title\n" + "".join(f"i{at}, \n" for at in range(6))),
-    "items without a title": ("".join(f"u{at % 3},i{at % 6},{at}\n" for at in range(12)), "item_id,title\ni1,\ni2,\n"),
-    "events without a known item": ("".join(f"u{at % 3},x{at},{at}\n" for at in range(12)), CATALOGUE),
-    "one user": ("".join(f"u,i{at % 6},{at}\n" for at in range(12)), CATALOGUE),
-    "one item": ("".join(f"u{at},i0,{at}\n" for at in range(12)), "item_id,title\ni0,Title\n"),
-    "one event": ("u,i0,5\n", CATALOGUE),
-    "every row refused": ("u,i0,-5\n", CATALOGUE),
-    "an item that comes twice": ("".join(f"u{at % 3},i{at % 6},{at}\n" for at in range(12)), CATALOGUE + "i0,Other\n"),
+    "all times equal": ("".join(f"u{at % 3},i{at % 6},{T}\n" for at in range(12)), CATALOGUE),
+    "items without text": (TWELVE, "item_id,title\n" + "".join(f"i{at}, \n" for at in range(6))),
+    "items without a title": (TWELVE, "item_id,title\ni1,\ni2,\n"),
+    "one user": ("".join(f"u,i{at % 6},{T + at}\n" for at in range(12)), CATALOGUE),
+    "one item": ("".join(f"u{at},i0,{T + at}\n" for at in range(12)), "item_id,title\ni0,Title\n"),
+    "one event": (f"u,i0,{T}\n", CATALOGUE),
+    "an item that comes twice": (TWELVE, CATALOGUE + "i0,Other\n"),
 }
 
 
@@ -219,7 +219,7 @@ def test_where_there_is_no_terminal_progress_is_a_line_for_every_tenth(capsys):
 
 def test_what_was_left_out_is_told(monkeypatch, tmp_path, capsys):
     """How many rows are no events, which the first one is, and how many events are on items that nobody knows."""
-    rows = "u,i0,5,view\nu,i1,3,hop\nu,nowhere,7,view\n"
+    rows = f"u,i0,{T + 5},view\nu,i1,{T + 3},hop\nu,nowhere,{T + 7},view\n"
     result, err = run(monkeypatch, tmp_path, capsys, f"{HEAD},action\n{rows}", CATALOGUE, "--baselines", "none")
 
     assert "e.csv: rows that are no events are left out: 1; the first: row 2: Invalid enum value 'hop'" in err
@@ -230,13 +230,15 @@ WRONG = {
     "e.csv: cannot be read as CSV or Parquet": ("", CATALOGUE),
     "e.csv: no rows": (f"{HEAD}\n", CATALOGUE),
     "e.csv: no column event_time_ms; there are user_id, item_id": ("user_id,item_id\nu,i\n", CATALOGUE),
-    "i.csv: no column title; there are item_id, name": (f"{HEAD}\nu,i0,5\n", "item_id,name\ni0,Title\n"),
-    "e.csv: column event_time_ms, row 2: 'noon' is no number": (f"{HEAD}\nu,i0,5\nu,i1,noon\n", CATALOGUE),
+    "i.csv: no column title; there are item_id, name": (f"{HEAD}\nu,i0,{T}\n", "item_id,name\ni0,Title\n"),
+    "e.csv: column event_time_ms, row 2: 'noon' is no number": (f"{HEAD}\nu,i0,{T}\nu,i1,noon\n", CATALOGUE),
     "e.csv: column event_time_ms, row 1: 'inf' is no number": (f"{HEAD}\nu,i0,inf\n", CATALOGUE),
-    "e.csv: column event_time_ms, row 2: '1e30' is no time in milliseconds": (f"{HEAD}\nu,i0,5\nu,i0,1e30\n", CATALOGUE),
-    "e.csv: column item_id, row 1: empty": (f"{HEAD}\nu,,5\n", CATALOGUE),
-    "i.csv: column item_id, row 2: empty": (f"{HEAD}\nu,i0,5\n", "item_id,title\ni0,T\n,T\n"),
-    "e.csv: column value, row 1: 'much' is no number": (f"{HEAD},value\nu,i0,5,much\n", CATALOGUE),
+    "e.csv: column event_time_ms, row 2: '1e30' is no time in milliseconds": (f"{HEAD}\nu,i0,{T}\nu,i0,1e30\n", CATALOGUE),
+    "e.csv: no row is an event; the first: row 1: a view needs an item_id": (f"{HEAD}\nu,,{T}\n", CATALOGUE),
+    "e.csv: no row is an event; the first: row 1: Expected `int` >= 0": (f"{HEAD}\nu,i0,-5\n", CATALOGUE),
+    "e.csv: no item of any event is in": (f"{HEAD}\nu,x1,{T}\n", CATALOGUE),
+    "i.csv: column item_id, row 2: empty": (f"{HEAD}\nu,i0,{T}\n", "item_id,title\ni0,T\n,T\n"),
+    "e.csv: column value, row 1: 'much' is no number": (f"{HEAD},value\nu,i0,{T},much\n", CATALOGUE),
 }
 
 

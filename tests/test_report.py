@@ -41,6 +41,13 @@ def test_the_table_has_the_best_method_first_and_the_protocol_above_it(capsys):
     assert "8 events predicted, 0 rows refused, 0 events without an item of the catalogue" in out
 
 
+def test_the_name_of_a_file_is_printed_as_text(capsys):
+    """Brackets are no markup, and a word between colons is no picture."""
+    show(summarise("[/] [bold]x :smile:.csv", [], 0, make_catalogue(), make_outcome(), 1.0))
+
+    assert "[/] [bold]x :smile:.csv: 0 events" in capsys.readouterr().out
+
+
 def test_the_curves_are_a_picture(tmp_path):
     pytest.importorskip("matplotlib")
     draw(make_outcome(), "two users", tmp_path / "curves.png")
@@ -48,7 +55,9 @@ def test_the_curves_are_a_picture(tmp_path):
 
 
 def test_where_nothing_can_be_drawn_it_is_said_before_the_work(monkeypatch, tmp_path):
-    """No matplotlib, or no such folder."""
+    """Another ending, no matplotlib, or no such folder."""
+    with pytest.raises(DataError, match="--plot c.xlsx: no picture has this ending; there are .png, .pdf, .svg, .jpg"):
+        check_drawing("c.xlsx")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(DataError, match="--plot c.png: matplotlib is needed: `make setup`"):
         check_drawing("c.png")

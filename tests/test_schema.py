@@ -4,11 +4,12 @@ import doctest
 from importlib import import_module
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from model.schema import (
-    Embedded, Event, InvalidRecord, Item, Rejected, StateError, UserState,
-    decode_embedded, decode_event, decode_item, decode_user_state, encode_packed, event_key, item_key, rec_id,
+    Embedded, Event, InvalidRecord, Item, Reason, RecommendedItem, Rejected, StateError, UserState,
+    decode_embedded, decode_event, decode_item, decode_user_state, encode_json, encode_packed, event_key, item_key, rec_id,
 )  # fmt: skip
 
 NOW_MS = 1_700_000_000_000
@@ -36,6 +37,7 @@ BAD_EVENTS = {
     "time past 48 bits": (changed(b":5", b":281474976710656"), "Expected `int` <= 281474976710655 - at `$.event_time_ms`"),
     "empty id": (changed(b'"u1"', b'""'), "Expected `str` of length >= 1 - at `$.user_id`"),
     "long id": (changed(b"u1", b"u" * 257), "Expected `str` of length <= 256 - at `$.user_id`"),
+    "an id with NUL": (changed(b"m1", b"m\\u00001"), r"Expected `str` matching regex '\\A[^\\0]*\\Z' - at `$.item_id`"),
     "unknown action": (changed(b"click", b"jump"), "Invalid enum value 'jump' - at `$.action`"),
     "far future": (changed(b":5", b":1700000301000"), "event_time_ms is 301 s in the future: at most 300 s are taken"),
     "search without query": (changed(b"click", b"search"), "a search needs a query"),
@@ -129,6 +131,7 @@ BAD_ITEMS = {
     "integer item id": (b'{"item_id":5}', "Expected `str`, got `int` - at `$.item_id`"),
     "title null": (b'{"item_id":"m1","title":null}', "Expected `str`, got `null` - at `$.title`"),
     "a category that is no text": (b'{"item_id":"m1","categories":["a",1]}', "Expected `str`, got `int` - at `$.categories[1]`"),
+    "an id with NUL": (b'{"item_id":"m\\u0000"}', r"Expected `str` matching regex '\\A[^\\0]*\\Z' - at `$.item_id`"),
     "too large": (b'{"item_id":"m1","text":"' + b"x" * 100 + b'"}', "126 bytes: at most 100 are taken"),
 }
 
@@ -147,6 +150,13 @@ def test_the_language_model_reads_what_is_there_of_an_item():
     assert "Heat. crime, drama. Two men." == Item("m1", "Heat", "Two men.", ["crime", "drama"]).as_text()
     assert "Heat" == Item("m1", "Heat").as_text()
     assert "" == Item("m1").as_text()
+
+
+def test_a_reason_always_has_its_items():
+    """A consumer may loop over them; records of earlier releases, which left out an empty list, are still read."""
+    assert b'{"signal":"popular","share":0.5,"items":[]}' == encode_json(Reason("popular", 0.5))
+    assert b'{"item_id":"m1","probability":0.1,"reasons":[]}' == encode_json(RecommendedItem("m1", 0.1))
+    assert Reason("popular", 0.5) == msgspec.json.decode(b'{"signal":"popular","share":0.5}', type=Reason)
 
 
 def test_numbers_and_names_never_change():

@@ -114,6 +114,43 @@ def test_the_page_is_told_which_names_it_has(place, monkeypatch):
     assert "--allowed-host shop.example --allowed-host 10.0.0.7 " in " ".join(Stack(named).command("page"))
 
 
+@pytest.mark.parametrize("about, parallelism", [({}, "1"), ({"taskmanagers": 2}, "2"), ({"taskmanagers": 2, "parallelism": 1}, "1")])
+def test_the_job_runs_on_every_taskmanager_unless_told_otherwise(place, monkeypatch, about, parallelism):
+    """A TaskManager has one slot."""
+    monkeypatch.setenv("HEADRACE_ENCODER", "my-encoder")
+    command = Stack(Place(run_dir=place.run_dir, **about)).command("job")
+
+    assert ["flink", "run", "-d", "-p", parallelism, "-py"] == [command[0].rpartition("/")[2], *command[1:6]]
+
+
+@pytest.mark.parametrize("words", [["--k", "10", "broker"], ["broker", "--k", "10"], ["broker", "--k=10"]])
+def test_up_takes_parts_and_settings(place, monkeypatch, words):
+    """In whatever order; `make up ARGS="--k 10"` reaches the job, the learner and the page."""
+    monkeypatch.setenv("STACK_RUN_DIR", place.run_dir)
+    started = []
+    monkeypatch.setattr(Stack, "up", lambda self, parts: started.append((list(parts), self.arguments)) or self)
+    stack.main(["up", *words])
+
+    assert [(["broker"], [word for word in words if word != "broker"])] == started
+
+
+@pytest.mark.parametrize("words", [["--k", "0"], ["--k"], ["--nope=1"], ["--encoder", "/nowhere"], ["engine", "--k", "1"]])
+def test_up_with_a_wrong_word_starts_nothing(place, monkeypatch, capsys, words):
+    monkeypatch.setenv("STACK_RUN_DIR", place.run_dir)
+    with pytest.raises(SystemExit, match="2"):
+        stack.main(["up", *words])
+
+    assert capsys.readouterr().err.startswith("headrace: ")
+    assert not os.path.exists(place.run_dir)
+
+
+def test_settings_for_a_stack_that_is_up_are_not_lost_in_silence(fake, capsys):
+    fake.start("broker")
+    Stack(fake.place, ["--k", "10"]).up()
+
+    assert "up already in" in (said := capsys.readouterr().out) and "the settings given count after `make down`" in said
+
+
 def test_the_learner_takes_only_what_the_others_leave_of_the_processor(place, monkeypatch):
     monkeypatch.setenv("HEADRACE_ENCODER", "my-encoder")
 
