@@ -49,7 +49,7 @@ class Protocol:
     seed: int = 0
     live: bool = False  # count the lists that the job makes too: right after an event, not when the next one comes
     rules: Rules = Rules()
-    order_seed: int = 0  # of the order of events that have one time
+    order_seed: int | None = 0  # of the order of events that have one time; None: the order in which they are given
     liked_from: float | None = None  # ratings below it are learnt from and not predicted
 
     def counts(self, event: Event) -> bool:
@@ -57,12 +57,14 @@ class Protocol:
         return event.action in POSITIVE and (self.liked_from is None or event.value is None or event.value >= self.liked_from)
 
 
-def drawn_order(events: Sequence[Event], seed: int) -> list[Event]:
+def drawn_order(events: Sequence[Event], seed: int | None) -> Sequence[Event]:
     """The events in time order; what came at one time came in no order: it is drawn.
 
     >>> [event.event_id for event in drawn_order([Event(name, "u", "view", 5, "i") for name in "abcd"], 0)]
     ['c', 'd', 'a', 'b']
     """
+    if seed is None:
+        return events
     drawn = np.random.default_rng(seed).random(len(events))
     times = np.array([event.event_time_ms for event in events], np.int64)
     return [events[at] for at in np.lexsort((drawn, times)).tolist()]
@@ -87,13 +89,14 @@ class Result:
 
 @dataclass
 class Targets:
-    """Who was asked for, by which action the item came, how often the user had chosen, and the item been chosen, by then, and
-    why no list could hold it ("" where one could); one entry a list."""
+    """Who was asked for, by which action the item came, how often the user had chosen, and the item been chosen, by then, whether
+    the user had had the item, and why no list could hold it ("" where one could); one entry a list."""
 
     users: list[int] = field(default_factory=list)
     actions: list[str] = field(default_factory=list)
     user_events: list[int] = field(default_factory=list)
     item_events: list[int] = field(default_factory=list)
+    again: list[bool] = field(default_factory=list)
     unreachable: list[str] = field(default_factory=list)
 
 
@@ -132,6 +135,8 @@ class Users:
         self._states[event.user_id] = after.state
         if after.answered:
             self._last_ms[event.user_id] = event.event_time_ms
+        if not after.state:
+            self._last_ms.pop(event.user_id, None)
         return Asked(event, asked, last_ms, after.example)
 
     def request(self, event: Event, live: bool = True) -> Request:
@@ -174,13 +179,14 @@ class Comparison:
         """The list of every method before this event."""
         user, history, target = self._open(asked)
         began = time.perf_counter()
-        excluded, after = excluded_rows(self._catalogue, asked.request, self._protocol.rules)
+        excluded, had = excluded_rows(self._catalogue, asked.request, self._protocol.rules)
         shared = time.perf_counter() - began
         self.targets.users.append(user)
         self.targets.actions.append(asked.event.action)
         self.targets.user_events.append(self._had[user])
         self.targets.item_events.append(self._chosen[target] if target >= 0 else 0)
-        self.targets.unreachable.append(NOT_THERE if target < 0 else LEFT_OUT.format(after[target]) if excluded[target] else "")
+        self.targets.again.append(target in had)
+        self.targets.unreachable.append(NOT_THERE if target < 0 else LEFT_OUT.format(had[target]) if excluded[target] else "")
         for name, method in self._methods.items():
             began = time.perf_counter()
             rows = best_rows(method.scores(user, history), excluded, K)
@@ -214,12 +220,11 @@ class Comparison:
 
 
 def excluded_rows(catalogue: Catalogue, request: Request, rules: Rules) -> tuple[np.ndarray, dict[int, str]]:
-    """Which items must not be listed, (n,) bool, and after which action each is left out."""
+    """Which items must not be listed, (n,) bool, and all that the user had, each with what was said of it last."""
     had = consumed.opened(request.consumed)
-    had = had[consumed.excluded(had, request.event_time_ms / 1_000, rules.exclude_s)]
     rows = catalogue.rows_of_fingerprints(had["fingerprint"])
     excluded = np.zeros(len(catalogue) + 1, bool)
-    excluded[rows] = True
+    excluded[rows[consumed.excluded(had, request.event_time_ms / 1_000, rules.exclude_s)]] = True
     return excluded[:-1], dict(zip(rows.tolist(), (ACTIONS[action] for action in had["action"].tolist())))
 
 

@@ -6,7 +6,8 @@
     scripts/evaluate.py --data ml-100k --protocol leave-one-out        # beside RecBole's SASRec and GRU4Rec
 
 Neither Flink nor Kafka is needed. The last line of stdout is the result as one line of JSON. Any setting of
-jobs/settings.py can be given too (`--seed 1`); `--limit N` takes the first N events only; `--live` counts the lists that the job
+jobs/settings.py can be given too (`--seed 1`); `--limit N` takes the first N events only; `--order-seed N` draws the order of events
+that have one time, `--liked-from X` predicts liked items alone; `--live` counts the lists that the job
 makes too: right after a user's event, when nobody knows how long the next one will take.
 """
 
@@ -17,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,9 +38,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from jobs.settings import Settings, SettingsError, check_encoder, load_or_exit
 from model.catalogue import Catalogue
 from model.baselines import POPULARITIES
-from model.evaluate import METHODS, Outcome, Protocol, evaluate, leave_one_out
+from model.evaluate import METHODS, Outcome, Protocol, drawn_order, evaluate, leave_one_out
 from model.schema import Event, HeadraceError, Item, ItemVector
-from scripts import data, offline, report
+from scripts import behaviour, data, offline, report
 from scripts.data import check_events
 
 if TYPE_CHECKING:
@@ -69,23 +71,39 @@ def _run(arguments: argparse.Namespace, settings: Settings, rest: list[str]) -> 
     encoder = _encoder(settings, rest)
     valid, refused = check_events(events, max_future_s=settings.max_future_s)
     data.tell_refused(name, valid, refused)
-    catalogue, protocol = embed(items, encoder, settings.seed), _protocol(settings, arguments.live)
+    catalogue, protocol = embed(items, encoder, settings.seed), _protocol(settings, arguments)
     began = time.perf_counter()
-    outcome = (_leave_one_out if arguments.protocol == "leave-one-out" else _prequential)(arguments, valid, catalogue, protocol)
+    run = _leave_one_out if arguments.protocol == "leave-one-out" else _prequential
+    outcome = run(arguments, valid, catalogue, protocol, _queries(valid, encoder))
     seconds = time.perf_counter() - began
     if arguments.plot:
         report.draw(outcome, name, arguments.plot)
-    return report.summarise(name, valid, len(refused), catalogue, outcome, seconds, report.explain(protocol, arguments.protocol))
+    result = report.summarise(name, valid, len(refused), catalogue, outcome, seconds, report.explain(protocol, arguments.protocol))
+    if arguments.behaviour:
+        with _bar("learning a made-up shop", behaviour.EVENTS) as progress:
+            result["behaviour"] = behaviour.figures(behaviour.run(encoder.embed, progress=progress))
+    return result
 
 
-def _prequential(arguments: argparse.Namespace, events: list[Event], catalogue: Catalogue, protocol: Protocol) -> Outcome:
+Queries = dict[str, np.ndarray]
+
+
+def _queries(events: list[Event], encoder: "Encoder") -> Queries:
+    """The encoder's vector of every query."""
+    texts = sorted({event.query for event in events if event.query})
+    return dict(zip(texts, encoder.embed(texts))) if texts else {}
+
+
+def _prequential(arguments: argparse.Namespace, events: list[Event], catalogue: Catalogue, protocol: Protocol, queries: Queries) -> Outcome:
     with _bar("evaluating", len(events)) as progress:
-        return evaluate(events, catalogue, protocol, progress, methods=arguments.baselines)
+        return evaluate(events, catalogue, protocol, progress, methods=arguments.baselines, queries=queries)
 
 
-def _leave_one_out(arguments: argparse.Namespace, events: list[Event], catalogue: Catalogue, protocol: Protocol) -> Outcome:
+def _leave_one_out(arguments: argparse.Namespace, events: list[Event], catalogue: Catalogue, protocol: Protocol, queries: Queries) -> Outcome:
+    events = drawn_order(events, protocol.order_seed)
+    protocol = replace(protocol, order_seed=None)
     with _bar("learning", len(events)) as progress:
-        outcome = leave_one_out(events, catalogue, protocol, progress, arguments.baselines)
+        outcome = leave_one_out(events, catalogue, protocol, progress, arguments.baselines, queries)
     if outcome.held and arguments.epochs:
         with _bar("RecBole: epochs", len(offline.MODELS) * arguments.epochs) as progress:
             offline.add_recbole(outcome, events, catalogue, protocol.seed, arguments.epochs, progress)
@@ -148,8 +166,9 @@ def embed(items: pd.DataFrame, encoder: "Encoder", seed: int) -> Catalogue:
     return catalogue
 
 
-def _protocol(settings: Settings, live: bool) -> Protocol:
-    return Protocol(seed=settings.seed, live=live, rules=settings.rules())
+def _protocol(settings: Settings, arguments: argparse.Namespace) -> Protocol:
+    asked = {"live": arguments.live, "order_seed": arguments.order_seed, "liked_from": arguments.liked_from}
+    return Protocol(seed=settings.seed, rules=settings.rules(), **asked)
 
 
 @contextmanager

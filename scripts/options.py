@@ -28,6 +28,12 @@ def evaluate(argv: list[str] | None, about: str) -> tuple[argparse.Namespace, li
     parser.add_argument("--json", type=new_file, metavar="FILE", help="write the result to this file too")
     parser.add_argument("--plot", type=new_file, metavar="FILE", help="draw HR@10 over time into this PNG file")
     parser.add_argument("--limit", type=_from(1), metavar="N", help="take the first N events only")
+    drawn = "seed of the order in which events of one time come (default 0)"
+    parser.add_argument("--order-seed", type=_from(0), default=0, metavar="N", help=drawn)
+    liked = "predict only ratings of at least this value, and what was chosen without a rating; all are learnt from"
+    parser.add_argument("--liked-from", type=float, metavar="X", help=liked)
+    shop = "measure what users do to their lists in a made-up shop, too (a minute; default yes)"
+    parser.add_argument("--behaviour", action=argparse.BooleanOptionalAction, default=True, help=shop)
     parser.add_argument("--live", action="store_true", help="count the lists of the job too, made right after an event")
     given, rest = parser.parse_known_args(argv)
     if bool(given.events) != bool(given.items) or given.data and given.events:
@@ -44,6 +50,10 @@ def replay(argv: list[str] | None, about: str) -> tuple[argparse.Namespace, list
     parser.add_argument("--items", metavar="FILE", help=_ITEMS)
     parser.add_argument("--speed", type=_speed, default=200.0, metavar="N", help="events a second of the steady part (default 200)")
     parser.add_argument("--json", type=new_file, metavar="FILE", help="write the figures to this file too")
+    drawn = "seed of the order in which events of one time come (default 0)"
+    parser.add_argument("--order-seed", type=_from(0), default=0, metavar="N", help=drawn)
+    shop = "measure what users do to their lists in a made-up shop, too (a minute; default yes)"
+    parser.add_argument("--behaviour", action=argparse.BooleanOptionalAction, default=True, help=shop)
     given, rest = parser.parse_known_args(argv)
     if bool(given.events) != bool(given.items) or bool(given.data) == bool(given.events):
         parser.error("give --data NAME, or --events FILE and --items FILE")

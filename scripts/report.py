@@ -1,6 +1,7 @@
 """What an evaluation says: figures as JSON values, a table, a picture of the curves over time."""
 
 import importlib.util
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,9 +11,11 @@ from rich.table import Table
 
 from model.catalogue import Catalogue
 from model.evaluate import LEAST, LIVE, PARTS, Outcome, Protocol, Result, Targets
+from model.interest import FOREVER
 from model.metrics import DRAWS, K, coverage, gains, hit_rate_at_k, hits, interval
 from model.metrics import intra_list_distance, mrr_at_k, ndcg_at_k, sliding, user_bootstrap
 from model.schema import Event, item_key
+from scripts import behaviour
 from scripts.data import DataError
 
 NEW = 5
@@ -26,17 +29,19 @@ _WIDTH = 150  # of the table, where there is no terminal
 
 def explain(protocol: Protocol, name: str = "prequential") -> str:
     """How the figures come about, in a paragraph."""
-    left_out = [f"{action} ({length / 86_400:g} days)" for action, length in protocol.rules.exclude_s.items()]
-    out = f"without items of the user left out after {', '.join(left_out)}" if left_out else "the user's own earlier items among them"
+    lengths = protocol.rules.exclude_s.items()
+    left_out = [f"a {action} ({'for ever' if length == FOREVER else f'{length / 86_400:g} days'})" for action, length in lengths]
+    out = f"without what is left out after {', '.join(left_out)}" if left_out else "the user's own earlier items among them"
+    liked = "" if protocol.liked_from is None else f", but ratings below {protocol.liked_from:g} are only learnt from"
     order = {
-        "prequential": f"Prequential: events in time order; the first {protocol.warm_up:.0%} are learnt from and not counted; then each "
+        "prequential": f"Prequential: events in time order, those of one time in an order that is drawn, for every method alike; the first {protocol.warm_up:.0%} are learnt from and not counted; then each "
         f"event is predicted and after that learnt from (Headrace learns every {protocol.fine_tune_every} events).",
         "leave-one-out": f"Leave-one-out: all events but the last of every user with {LEAST} or more are learnt from, in time order, then "
         "the last ones are predicted; RecBole's models are trained on all but the last two, and stop by the last but one.",
     }[name]
     return (
         f"{order} Ranked is the whole catalogue, {out}; a hit is the item that came among the first {K}. Every positive action counts "
-        f"alike; a user's past is always visible. New: fewer than {NEW} earlier events. Intervals: 95 % of {DRAWS:,} draws of the users."
+        f"alike{liked}; a user's past is always visible. New: fewer than {NEW} earlier events. Intervals: 95 % of {DRAWS:,} draws of the users."
     )
 
 
@@ -56,12 +61,31 @@ def summarise(
         "refused": refused,
         "users": len({event.user_id for event in events}),
         "items": len(catalogue),
-        "unknown_items": sum(catalogue.row(item_key(event.item_id or "")) < 0 for event in events),
+        "unknown_items": sum(event.item_id is not None and catalogue.row(item_key(event.item_id)) < 0 for event in events),
         "predicted": outcome.predicted,
+        "targets": _targets(outcome.targets),
         "protocol": protocol,
         "methods": _methods(outcome, catalogue),
         "seconds": round(seconds, 1),
     }
+
+
+def _targets(targets: Targets) -> dict:
+    """How many targets no list could hold, by why, and how many the user had had before."""
+    unreachable = Counter(why for why in targets.unreachable if why)
+    return {"had_before": sum(targets.again), "unreachable": dict(unreachable), "by_action": dict(Counter(targets.actions))}
+
+
+def told(predicted: int, targets: dict) -> list[str]:
+    """The same in sentences.
+
+    >>> told(4, {"had_before": 2, "unreachable": {"it is left out after a rating": 2}, "by_action": {"rating": 4}})
+    ['of 4 targets 2 (50 %) the user had had before; 2 (50 %) no list could hold: it is left out after a rating 2']
+    """
+    count, had = sum(targets["unreachable"].values()), targets["had_before"]
+    why = ", ".join(f"{why} {number:,}" for why, number in targets["unreachable"].items())
+    text = f"of {predicted:,} targets {had:,} ({had / max(1, predicted):.0%}) the user had had before; ".replace("%", " %")
+    return [text + f"{count:,} ({count / max(1, predicted):.0%})".replace("%", " %") + f" no list could hold{': ' if why else ''}{why}"]
 
 
 def _methods(outcome: Outcome, catalogue: Catalogue) -> dict[str, dict]:
@@ -86,7 +110,9 @@ def _groups(targets: Targets) -> dict[str, np.ndarray]:
     """Which targets belong to a group; (n,) bool each."""
     new_user, new_item = np.array(targets.user_events, int) < NEW, np.array(targets.item_events, int) < NEW
     every = np.ones(len(new_user), bool)
-    return {"all": every, "new_users": new_user, "new_items": new_item, "rest": ~new_user & ~new_item}
+    groups = {"all": every, "new_users": new_user, "new_items": new_item, "rest": ~new_user & ~new_item}
+    groups["reachable"] = np.array([not why for why in targets.unreachable], bool)
+    return groups | {action: np.array([one == action for one in targets.actions], bool) for action in sorted(set(targets.actions))}
 
 
 def _figures(ranks: np.ndarray) -> dict[str, float]:
@@ -122,8 +148,29 @@ def show(result: dict) -> None:
         table.add_row(method, *_cells(figures))
     console.print(result["protocol"], table, sep="\n", highlight=False)
     counts = f"{result['predicted']:,} events predicted, {result['refused']:,} rows refused"
-    print(f"{counts}, {result['unknown_items']:,} events without an item of the catalogue, {result['seconds']:.0f} s")
+    print(f"{counts}, {result['unknown_items']:,} events on items that are not in the catalogue, {result['seconds']:.0f} s")
+    print(*told(result["predicted"], result["targets"]), sep="\n")
+    _show_actions(result)
     print(beside(result["methods"]))
+    if result.get("behaviour"):
+        behaviour.show(result["behaviour"], "What users do to their lists, in a made-up shop (docs/behaviour.md)")
+        print(behaviour.summary(result["behaviour"]))
+
+
+def _show_actions(result: dict) -> None:
+    """The figures of each action, where there are several, and of what could be hit."""
+    actions = result["targets"]["by_action"]
+    groups = [*(actions if len(actions) > 1 else ()), *(["reachable"] if result["targets"]["unreachable"] else [])]
+    if not groups:
+        return
+    table = Table("HR@10 over", "events", *result["methods"], title="HR@10 by what the user did, and of what could be hit")
+    for group in groups:
+        cells = [figures[group] for figures in result["methods"].values() if group in figures]
+        if cells:
+            table.add_row(group, f"{cells[0]['events']:,}", *(f"{cell['hr_at_10']:.4f}" for cell in cells))
+    console = Console()
+    console.width = console.width if console.is_terminal else _WIDTH
+    console.print(table, highlight=False)
 
 
 def beside(methods: dict[str, dict]) -> str:
