@@ -271,7 +271,7 @@ class Outcome:
         return len(self.targets.users)
 
 
-def _new_learner(catalogue: Catalogue, protocol: Protocol) -> Learner:
+def new_learner(catalogue: Catalogue, protocol: Protocol) -> Learner:
     job = {"rules": protocol.rules, "exclude_consumed": protocol.exclude_consumed, "max_consumed": protocol.max_consumed}
     return Learner(catalogue, None, protocol.seed, **job)
 
@@ -292,10 +292,10 @@ def evaluate(
         progress: called with (events done, of).
         methods: of METHODS, beside Headrace.
     """
-    users, headrace = Users(catalogue, protocol), Headrace(methods, learner or _new_learner(catalogue, protocol), protocol)
+    users, headrace = Users(catalogue, protocol), Headrace(methods, learner or new_learner(catalogue, protocol), protocol)
     others = Comparison([name for name in methods if name in BASELINES], catalogue, protocol)
     warm = int(len(events) * protocol.warm_up)
-    for start, end, fine_tunes in _chunks(len(events), warm, protocol):
+    for start, end, fine_tunes in chunks(len(events), warm, protocol):
         asked = [one for one in map(users.ask, events[start:end]) if one.event.action in POSITIVE]
 
         def report(done: int, of: int) -> None:
@@ -310,7 +310,7 @@ def evaluate(
     return Outcome(headrace.results | others.results, others.targets, headrace.scorer)
 
 
-def _chunks(events: int, warm: int, protocol: Protocol) -> list[tuple[int, int, bool]]:
+def chunks(events: int, warm: int, protocol: Protocol) -> list[tuple[int, int, bool]]:
     """The warm-up, then as many events as Headrace counts at once; start, end, and whether it fine-tunes after them."""
     fine_tuned = {*range(warm, events, protocol.fine_tune_every), events}
     bounds = sorted({0, *range(warm, events, protocol.count_every), *fine_tuned})
@@ -331,10 +331,10 @@ def leave_one_out(
     Args: as for `evaluate`; there is no FROZEN, for nothing is learnt after the first target.
     """
     methods = [name for name in methods if name != FROZEN]
-    users, headrace = Users(catalogue, protocol), Headrace(methods, _new_learner(catalogue, protocol), protocol)
+    users, headrace = Users(catalogue, protocol), Headrace(methods, new_learner(catalogue, protocol), protocol)
     others = Comparison([name for name in methods if name in BASELINES], catalogue, protocol)
     last, held = held_out(events, catalogue), []
-    for start, end, fine_tunes in _chunks(len(events), int(len(events) * protocol.warm_up), protocol):
+    for start, end, fine_tunes in chunks(len(events), int(len(events) * protocol.warm_up), protocol):
         asked = [(at, users.ask(event)) for at, event in enumerate(events[start:end], start) if event.action in POSITIVE]
         held += [one for at, one in asked if at in last]
         taught = [one for at, one in asked if at not in last]

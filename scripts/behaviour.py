@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     if not arguments.untrained:
         stores["trained"] = train(untrained, _line)
     found = {name: measure(store, arguments.seed, arguments.probe) for name, store in stores.items()}
-    show(found, f"A shop of {len(shop.products)} products, {len(shop.likes):,} users, {len(shop.events):,} events (seed {arguments.seed})")
+    show(found, f"A shop of {len(shop.items)} products, {len(shop.likes):,} users, {len(shop.events):,} events (seed {arguments.seed})")
     print(f"{time.perf_counter() - began:.0f} s")
     raise SystemExit(any(behaviour.broken() for behaviour in found.values()))
 
