@@ -13,9 +13,10 @@ from itertools import combinations
 from statistics import fmean
 
 from model import interest
+from model.evaluate import Protocol
 from model.schema import POSITIVE, Event, Item, Request, item_key
-from model.shop import DAY_MS, category, language
-from model.store import GAP_MS, Step, Store
+from model.shop import DAY_MS, Shop, category, language
+from model.store import GAP_MS, Embed, Step, Store, open_store, train
 
 SAMPLE = 40
 """Products or users of a probe."""
@@ -60,6 +61,13 @@ class Behaviour:
 
     rows: list[Row]
 
+    def figures(self) -> dict[str, dict[str, float]]:
+        """By probe and name, as JSON values."""
+        found: dict[str, dict[str, float]] = {}
+        for row in self.rows:
+            found.setdefault(row.probe, {})[row.name] = round(row.figure, 4)
+        return found
+
     def broken(self, probe: str | None = None) -> list[Row]:
         """The rows that do not hold, of all probes or of one."""
         return [row for row in self.rows if row.holds is False and probe in (None, row.probe)]
@@ -75,6 +83,19 @@ def measure(store: Store, seed: int = 0, probes: Sequence[str] = ()) -> Behaviou
     for name in probes or PROBES:
         rows += [Row(name, *row) for row in PROBES[name](store.copy(), random.Random(f"{name} {seed}"))]
     return Behaviour(rows)
+
+
+def compare(
+    shop: Shop,
+    embed: Embed,
+    protocol: Protocol = Protocol(),
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> dict[str, Behaviour]:
+    """What the probes find for a model that has learnt nothing and for one that has learnt from all that happened in the shop."""
+    untrained = open_store(shop, embed, protocol)
+    stores = {"untrained": untrained, "trained": train(untrained, progress)}
+    return {name: measure(store, seed) for name, store in stores.items()}
 
 
 Found = Iterator[tuple[str, float] | tuple[str, float, str, float]]

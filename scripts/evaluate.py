@@ -63,11 +63,11 @@ def _run(arguments: argparse.Namespace, settings: Settings, rest: list[str]) -> 
     if arguments.plot:
         report.check_drawing(arguments.plot)
     name, events, items = _read(arguments)
-    encoder = _encoder(settings, rest)
+    encoder = encoder_of(settings, rest)
     valid, refused = check_events(events)
     if refused:
         print(f"headrace: {name}: rows that are no events are left out: {len(refused):,}; the first: {refused[0]}", file=sys.stderr)
-    catalogue, protocol = embed(items, encoder, settings.seed), _protocol(settings, arguments.live)
+    catalogue, protocol = embed(items, encoder, settings.seed), protocol_of(settings, arguments.live)
     began = time.perf_counter()
     outcome = (_leave_one_out if arguments.protocol == "leave-one-out" else _prequential)(arguments, valid, catalogue, protocol)
     seconds = time.perf_counter() - began
@@ -126,7 +126,7 @@ def _read(arguments: argparse.Namespace) -> tuple[str, pd.DataFrame, pd.DataFram
     return name, events.head(arguments.limit) if arguments.limit else events, items
 
 
-def _encoder(settings: Settings, rest: list[str]) -> "Encoder":
+def encoder_of(settings: Settings, rest: list[str]) -> "Encoder":
     from model.encoder import Encoder  # takes seconds: not before the files have been read
 
     given = "HEADRACE_ENCODER" in os.environ or any(word.partition("=")[0] == "--encoder" for word in rest)
@@ -168,7 +168,7 @@ def embed(items: pd.DataFrame, encoder: "Encoder", seed: int) -> Catalogue:
     return catalogue
 
 
-def _protocol(settings: Settings, live: bool) -> Protocol:
+def protocol_of(settings: Settings, live: bool) -> Protocol:
     rules = Rules(settings.max_interests, settings.last_n, settings.half_life_s, settings.merge_similarity)
     given = {"exclude_consumed": settings.exclude_consumed, "max_consumed": settings.max_consumed, "seed": settings.seed}
     return Protocol(**given, live=live, rules=rules)

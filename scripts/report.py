@@ -8,6 +8,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from model.behaviour import Behaviour
 from model.catalogue import Catalogue
 from model.evaluate import LEAST, LIVE, PARTS, Outcome, Protocol, Result, Targets
 from model.metrics import DRAWS, K, coverage, gains, hit_rate_at_k, hits, interval
@@ -144,6 +145,19 @@ def _cells(figures: dict) -> list[str]:
     first = [f"{figures['hr_at_10']:.4f}", f"{low:.3f}-{high:.3f}", f"{figures['ndcg_at_10']:.4f}", f"{figures['mrr_at_10']:.4f}"]
     last = [f"{figures['coverage']:.3f}", f"{figures['intra_list_distance']:.3f}"]
     return [*first, *groups, *last, f"{figures['ms_per_list']:.3f}", f"{figures['learning_s_per_1000_events']:.2f}"]
+
+
+def show_behaviour(found: dict[str, Behaviour], title: str) -> None:
+    """Print every figure of the probes beside what the contract wants, for each model; ✗ marks what does not hold."""
+    console = Console()
+    console.width = console.width if console.is_terminal else _WIDTH
+    table = Table("probe", "what", *(column for name in found for column in (name, "wanted")), title=title)
+    for column in table.columns[2:]:
+        column.justify, column.no_wrap = "right", True
+    for rows in zip(*(behaviour.rows for behaviour in found.values())):
+        figures = [(f"{row.figure:.3f}{' ✗' if row.holds is False else ''}", row.wanted) for row in rows]
+        table.add_row(rows[0].probe, rows[0].name, *(cell for figure in figures for cell in figure))
+    console.print(table, highlight=False)
 
 
 def check_drawing(file: str | Path) -> None:

@@ -11,8 +11,8 @@ from model.encoder import Encoder
 from model.schema import Embedded, decode_packed_request, encode_packed, item_key
 from model.shop import category, language, make_shop
 from model.store import Store, open_store, train
-from scripts.behaviour import show
 from scripts.data import language_model
+from scripts.report import show_behaviour
 from tests.test_udfs import FakeJob
 
 SEED, EVENTS = 1, 12_000
@@ -102,7 +102,8 @@ def test_a_row_holds_or_not_or_is_only_told():
 
 
 def test_the_table_marks_what_does_not_hold(capsys):
-    show({"untrained": Behaviour([Row("p", "a", 0.9, ">", 0.9)]), "trained": Behaviour([Row("p", "a", 0.95, ">", 0.9)])}, "a shop")
+    found = {"untrained": [Row("p", "a", 0.9, ">", 0.9)], "trained": [Row("p", "a", 0.95, ">", 0.9)]}
+    show_behaviour({name: Behaviour(rows) for name, rows in found.items()}, "a shop")
     line = next(line for line in capsys.readouterr().out.splitlines() if "0.900" in line)
 
     assert ["p", "a", "0.900 ✗", "> 0.9", "0.950", "> 0.9"] == [cell.strip() for cell in line.strip("│").split("│")]
