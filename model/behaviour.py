@@ -157,7 +157,7 @@ def _now(store: Store, user: str) -> Event:
     return Event("now", user, "view", store.now_ms)
 
 
-def alone(store: Store, draw: random.Random) -> Found:
+def single_action(store: Store, draw: random.Random) -> Found:
     """One action as the only event of a user; half of the products are of categories that a user without any event is shown."""
     nobody = store.users.request(_now(store, store.guest()))
     shown = {category(store.items[item]) for item in store.lists([nobody])[0]}
@@ -185,7 +185,7 @@ def strength(store: Store, draw: random.Random) -> Found:
         bound = figure
 
 
-def taste(store: Store, draw: random.Random) -> Found:
+def opinions(store: Store, draw: random.Random) -> Found:
     """A view in a category, then a dislike of another thing there; and a rating of 3 by users who rate low, or high."""
     items = draw.sample(store.shop.items, SAMPLE)
     about = [category(item) for item in items]
@@ -272,7 +272,7 @@ def _fans(store: Store, item: Item) -> list[str]:
     return sorted(user for user, touched in store.shop.touched.items() if touched[category(item)] >= 3)
 
 
-def tastes(store: Store, draw: random.Random) -> Found:
+def lists_differ(store: Store, draw: random.Random) -> Found:
     """Users with different favourite categories have different lists, and not what is most popular."""
     likes = store.shop.likes
     users = draw.sample([user for user, touched in store.shop.touched.items() if touched.total() >= 5], SAMPLE)
@@ -337,12 +337,12 @@ def gone(store: Store, draw: random.Random) -> Found:
 PROBES: dict[str, Callable[[Store, random.Random], Found]] = {
     "search": search,
     "fading": fading,
-    "alone": alone,
+    "single action": single_action,
     "strength": strength,
-    "taste": taste,
+    "opinions": opinions,
     "repeats": repeats,
     "new item": new_item,
-    "tastes": tastes,
+    "lists differ": lists_differ,
     "bots": bots,
     "gone": gone,
 }
