@@ -6,7 +6,7 @@ NEEDED_GB := 8
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status demo test test-fast evaluate replay bench clean java
+.PHONY: help setup up down status demo test test-fast evaluate behaviour replay bench clean java
 
 help:  ## print this list
 	@echo "Headrace: a real-time recommender on Apache Flink. the commands:"
@@ -36,6 +36,9 @@ replay: setup  ## send a file of events through the running stack: ARGS='--event
 
 evaluate: setup  ## score the recommender beside other methods, without Flink (10 minutes): ARGS='--baselines all'
 	@$(PYTHON) scripts/evaluate.py $(ARGS)
+
+behaviour: setup  ## what users do to their lists in a made-up shop, before and after learning (2 minutes)
+	@$(PYTHON) scripts/behaviour.py $(ARGS)
 
 bench: setup  ## how fast the parts are, beside simpler ways (a minute)
 	@$(PYTHON) scripts/bench.py $(ARGS)

@@ -4,6 +4,7 @@ Each probe lets visitors of a made-up shop (model/shop.py) do something and look
 is the contract in words.
 """
 
+import operator
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -11,23 +12,27 @@ from dataclasses import dataclass
 from itertools import combinations
 from statistics import fmean
 
-import numpy as np
-
 from model import interest
-from model.schema import POSITIVE, Item, Request, item_key
-from model.shop import DAY_MS, Product
-from model.store import GAP_MS, Step, Store
+from model.evaluate import Protocol
+from model.schema import POSITIVE, Event, Item, Request, item_key
+from model.shop import DAY_MS, Shop, category, language
+from model.store import GAP_MS, Embed, Step, Store, open_store, train
 
 SAMPLE = 40
 """Products or users of a probe."""
 LONG = 20
 """The length of a list in the job."""
-_HOLDS = {">=": np.greater_equal, ">": np.greater, "<=": np.less_equal, "<": np.less}
-_NEW = {"de": "neu", "en": "new", "zh": "新款"}
+_HOLDS = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt}
+_SEEN = 0.1  # of ten places: a difference that a user could see
+_FURTHER = (1, 2, 3, 5, 10)  # views after a search
 _LANGUAGES = {"de": "German", "en": "English", "zh": "Chinese"}
-_FURTHER = (1, 2, 3, 5, 10)
-_SLACK = 0.2  # of ten places: what fades may go up by chance
-_CAN_LEARN = 8  # new products
+_NEW = {"de": "neu", "en": "new", "zh": "新款"}
+_PULLS = (("view",), ("click",), ("cart",), ("purchase",), ("like",), ("rating", 5.0))
+_PUSHES = (("rating", 1.0), ("dislike",), ("skip",))
+_STRICT, _LENIENT = (2.0, 1.0, 2.0, 1.0, 2.0), (5.0, 5.0, 4.0, 5.0, 5.0)
+_KEEPS = {"view": True, "click": True, "purchase": False, "rating": False, "dislike": False, "skip": False}
+"""Whether a product may be listed again the next day after each action."""
+_BOT_VIEWS = 500
 
 
 @dataclass(frozen=True)
@@ -47,258 +52,295 @@ class Row:
     @property
     def holds(self) -> bool | None:
         """None for a figure that is only told."""
-        return bool(_HOLDS[self.relation](self.figure, self.bound)) if self.relation else None
+        return _HOLDS[self.relation](self.figure, self.bound) if self.relation else None
 
 
 @dataclass(frozen=True)
 class Behaviour:
-    """What all probes of a store found."""
+    """What the probes of a store found."""
 
     rows: list[Row]
 
+    def figures(self) -> list[dict]:
+        """The rows as JSON values."""
+        about = ({"probe": row.probe, "name": row.name, "figure": round(row.figure, 4)} for row in self.rows)
+        return [one | {"wanted": row.wanted, "holds": row.holds} for one, row in zip(about, self.rows)]
+
     def broken(self, probe: str | None = None) -> list[Row]:
-        """The rows that do not hold."""
+        """The rows that do not hold, of all probes or of one."""
         return [row for row in self.rows if row.holds is False and probe in (None, row.probe)]
 
 
-Probe = Callable[[Store, random.Random], Iterator[Row]]
-
-
 def measure(store: Store, seed: int = 0, probes: Sequence[str] = ()) -> Behaviour:
-    """Run the probes, all of them where none are named; the store stays as it is."""
-    rows = [row for name in probes or PROBES for row in PROBES[name](store.copy(), random.Random(f"{name} {seed}"))]
+    """Run the probes, all of them where none are named; the store stays as it is.
+
+    Args:
+        seed: of who is asked, and for what.
+    """
+    rows = []
+    for name in probes or PROBES:
+        rows += [Row(name, *row) for row in PROBES[name](store.copy(), random.Random(f"{name} {seed}"))]
     return Behaviour(rows)
 
 
-def search(store: Store, draw: random.Random) -> Iterator[Row]:
-    """Users in the middle of a visit to another category search for a title, or for a word of a category."""
-    products = draw.sample(store.shop.products, SAMPLE)
-    visits = [_stranger(store, draw, product.category) for product in products]
-    before, titles, words, after = [], [], [], {further: [] for further in _FURTHER}
-    for product, (user, steps) in zip(products, visits):
-        before.append(store.do(store.guest(user), steps[:3]))
-        word = ("search", draw.choice(store.shop.words[product.category]))
-        words.append(store.do(store.guest(user), [*steps[:3], word]))
-        asked = store.requests(store.guest(user), [*steps[:3], ("search", product.item.title), *steps[3:]])
-        titles.append(asked[3])
-        for further in _FURTHER:
-            after[further].append(asked[3 + further])
-    items, categories = [product.item for product in products], [product.category for product in products]
-    yield Row("search", "title: the item in the first 10", store.share(titles, items), ">=", 0.9)
-    for language, name in _LANGUAGES.items():
-        chosen = [at for at, product in enumerate(products) if product.language == language]
-        share = store.share([titles[at] for at in chosen], [items[at] for at in chosen])
-        yield Row("search", f"title in {name}: the item in the first 10", share)
-    yield Row("search", "no search: of the category in the first 10", store.of_category(before, categories))
-    led = store.of_category(titles, categories)
-    yield Row("search", "title: of the category in the first 10", led, ">=", 6)
-    yield Row("search", "word: of the category in the first 10", store.of_category(words, categories), ">=", 6)
-    faded = [store.of_category(after[further], categories) for further in _FURTHER]
-    for further, before, figure in zip(_FURTHER, [led, *faded], faded):
-        yield Row("search", f"title, {further} views of another category later", figure, "<=", before + _SLACK)
-    yield Row("search", "title, 10 views later, of what it was at once", faded[-1] / max(led, 1e-9), "<=", 0.5)
+def compare(
+    shop: Shop,
+    embed: Embed,
+    protocol: Protocol = Protocol(),
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> dict[str, Behaviour]:
+    """What the probes find for a model that has learnt nothing and for one that has learnt from all that happened in the shop."""
+    untrained = open_store(shop, embed, protocol)
+    stores = {"untrained": untrained, "trained": train(untrained, progress)}
+    return {name: measure(store, seed) for name, store in stores.items()}
 
 
-def _stranger(store: Store, draw: random.Random, category: str) -> tuple[str, list[Step]]:
-    """A user who has never touched the category, and 13 views of a favourite one."""
-    users = [user for user, had in store.had.items() if not had[category] and category not in store.shop.likes[user] and had.total() >= 5]
-    user = draw.choice(users)
-    few = _views(draw, store.shop.by_category()[store.shop.likes[user][0]], 6)  # so that the category is never used up
-    return user, [few[at % len(few)] for at in range(3 + _FURTHER[-1])]
+Found = Iterator[tuple[str, float] | tuple[str, float, str, float]]
+"""The fields of a probe's rows, without its name."""
+
+
+def search(store: Store, draw: random.Random) -> Found:
+    """Users come back who have never touched a category, and search for a title of it, or for a word."""
+    items = draw.sample(store.shop.items, SAMPLE)
+    about = [category(item) for item in items]
+    users = [_stranger(store, draw, item) for item in items]
+    before = [store.users.request(_now(store, user)) for user in users]
+    titles = [store.do(store.guest(user), [("search", item.title)]) for user, item in zip(users, items)]
+    words = [store.do(store.guest(user), [("search", draw.choice(store.shop.words[one]))]) for user, one in zip(users, about)]
+    yield "title: the item in the first 10", store.share(titles, items), ">=", 0.9
+    for spoken, name in _LANGUAGES.items():
+        asked, of = zip(*[(asked, item) for asked, item in zip(titles, items) if language(item) == spoken])
+        yield f"title in {name}: the item", store.share(asked, of)
+    new = [store.do(store.guest(), [("search", item.title)]) for item in items]
+    yield "title, a new user: the item", store.share(new, items), ">=", 0.9
+    yield "no search: of the category", store.of_category(before, about)
+    yield "title: of the category", store.of_category(titles, about), ">=", 6
+    yield "word: of the category", store.of_category(words, about), ">=", 6
+
+
+def fading(store: Store, draw: random.Random) -> Found:
+    """Users search in the middle of a visit to a favourite category, and go on there: the search leads first, then fades."""
+    items = draw.sample(store.shop.items, SAMPLE)
+    about, visits = [category(item) for item in items], []
+    for item in items:
+        user = _stranger(store, draw, item)
+        few = _views(draw, store.shop.categories[store.shop.likes[user][0]], 6)  # so that the category is never used up
+        views = [few[at % len(few)] for at in range(3 + _FURTHER[-1])]
+        visits.append(store.requests(store.guest(user), [*views[:3], ("search", item.title), *views[3:]]))
+    led = store.of_category([asked[3] for asked in visits], about)
+    yield "just before: of the category", store.of_category([asked[2] for asked in visits], about)
+    yield "the search: the item in the first 10", store.share([asked[3] for asked in visits], items), ">=", 0.9
+    yield "the search: of the category", led, ">=", 6
+    before = led
+    for further in _FURTHER:
+        left = store.of_category([asked[3 + further] for asked in visits], about)
+        yield f"{further} other view{'s' * (further > 1)} later: of the category", left, "<=", before + 2 * _SEEN
+        before = left
+    yield "what is left of it after 10 views, share", left / max(led, 1e-9), "<=", 0.5
+
+
+def _stranger(store: Store, draw: random.Random, item: Item) -> str:
+    """A user with a history, but none in the item's category."""
+    touched, likes, one = store.shop.touched, store.shop.likes, category(item)
+    return draw.choice([user for user in likes if touched[user].total() >= 5 and not touched[user][one] and one not in likes[user]])
 
 
 def _views(draw: random.Random, items: Sequence[Item], count: int) -> list[Step]:
     return [("view", item) for item in draw.sample(list(items), count)]
 
 
-def alone(store: Store, draw: random.Random) -> Iterator[Row]:
+def _now(store: Store, user: str) -> Event:
+    """An event that is not folded in: what would be asked now?"""
+    return Event("now", user, "view", store.now_ms)
+
+
+def single_action(store: Store, draw: random.Random) -> Found:
     """One action as the only event of a user; half of the products are of categories that a user without any event is shown."""
-    shown = {store.category_of[item] for item in store.lists([store.nothing()])[0]}
-    near = [product for product in store.shop.products if product.category in shown]
-    products = [*draw.sample(near, SAMPLE // 2), *draw.sample(store.shop.products, SAMPLE // 2)]
-    categories = [product.category for product in products]
-    none = store.of_category([store.nothing()] * len(products), categories)
-    yield Row("alone", "no event: of the category in the first 10", none)
-    pulls = [("view",), ("click",), ("cart",), ("purchase",), ("like",), ("rating", 5.0)]
-    pushes = [("rating", 1.0), ("dislike",), ("skip",)]
-    for action, *value in [*pulls, ("rating", 3.0), *pushes]:
-        asked = [store.do(store.guest(), [(action, product.item, *value)]) for product in products]
-        figure, name = store.of_category(asked, categories), " ".join([action, *(f"{one:.0f}" for one in value)])
-        if (action, *value) in pulls:
-            yield Row("alone", name, figure, ">", none + 2)
-        elif (action, *value) in pushes:
-            yield Row("alone", name, figure, "<", none)
-        else:
-            yield Row("alone", name, figure)
+    nobody = store.users.request(_now(store, store.guest()))
+    shown = {category(store.items[item]) for item in store.lists([nobody])[0]}
+    near = [item for item in store.shop.items if category(item) in shown]
+    items = [*draw.sample(near, SAMPLE // 2), *draw.sample(store.shop.items, SAMPLE // 2)]
+    about = [category(item) for item in items]
+    none = store.of_category([nobody] * len(items), about)
+    yield "no event: of the category", none
+    for step in (*_PULLS, ("rating", 3.0), *_PUSHES):
+        action, *value = step
+        asked = [store.do(store.guest(), [(action, item, *value)]) for item in items]
+        wanted = (">", none + 2) if step in _PULLS else ("<", none) if step in _PUSHES else ()
+        yield " ".join([action, *(f"{one:.0f}" for one in value)]), store.of_category(asked, about), *wanted
 
 
-def strength(store: Store, draw: random.Random) -> Iterator[Row]:
+def strength(store: Store, draw: random.Random) -> Found:
     """A view in one category and an action in another, in both orders: the stronger action pulls more."""
-    categories = store.shop.by_category()
-    pairs = [draw.sample(sorted(categories), 2) for _ in range(2 * SAMPLE)]
-    items = [(draw.choice(categories[one]), draw.choice(categories[other])) for one, other in pairs]
-    figures = {}
+    pairs = [draw.sample(sorted(store.shop.categories), 2) for _ in range(2 * SAMPLE)]
+    items = [[draw.choice(store.shop.categories[one]) for one in pair] for pair in pairs]
+    about, bound = [one for one, _ in pairs], None
     for action in ("view", "cart", "purchase"):
+        visits = [[(action, one), ("view", other)][:: 1 if at % 2 else -1] for at, (one, other) in enumerate(items)]
+        figure = store.of_category([store.do(store.guest(), steps) for steps in visits], about)
+        yield f"{action} beside a view: of its category", figure, *((">", bound + _SEEN) if bound is not None else ())
+        bound = figure
+
+
+def opinions(store: Store, draw: random.Random) -> Found:
+    """A view in a category, then a dislike of another thing there; and a rating of 3 by users who rate low, or high."""
+    items = draw.sample(store.shop.items, SAMPLE)
+    about = [category(item) for item in items]
+    others = [draw.choice([other for other in store.shop.categories[one] if other is not item]) for item, one in zip(items, about)]
+    viewed = store.of_category([store.do(store.guest(), [("view", item)]) for item in items], about)
+    yield "a view: of the category", viewed
+    for action in ("dislike", "skip"):
+        asked = [store.do(store.guest(), [("view", item), (action, other)]) for item, other in zip(items, others)]
+        yield f"a view, then a {action} of another: of it", store.of_category(asked, about), "<", viewed
+    rated = {}
+    for values in (_STRICT, _LENIENT):
         asked = []
-        for at, (one, other) in enumerate(items):
-            steps = [(action, one), ("view", other)]
-            asked.append(store.do(store.guest(), steps if at % 2 else steps[::-1]))
-        figures[action] = store.of_category(asked, [one for one, _ in pairs])
-    yield Row("strength", "view beside a view: of its category", figures["view"])
-    yield Row("strength", "cart beside a view", figures["cart"], ">", figures["view"])
-    yield Row("strength", "purchase beside a view", figures["purchase"], ">", figures["cart"])
+        for item in items:
+            earlier = draw.sample([other for other in store.shop.items if category(other) != category(item)], len(values))
+            steps = [*(("rating", other, value) for other, value in zip(earlier, values)), ("rating", item, 3.0)]
+            asked.append(store.do(store.guest(), steps))
+        rated[values] = store.of_category(asked, about)
+    yield "a 3 by who rates high: of the category", rated[_LENIENT]
+    yield "a 3 by who rates low: of the category", rated[_STRICT], ">", rated[_LENIENT] + _SEEN
 
 
-def repeats(store: Store, draw: random.Random) -> Iterator[Row]:
-    """Whether a product comes again on a list, while the user goes on in its category."""
-    products = draw.sample(store.shop.products, SAMPLE)
-    wanted = {"view": ">", "click": ">", "purchase": "<=", "rating": "<=", "dislike": "<=", "skip": "<="}
-    for action, relation in wanted.items():
+def repeats(store: Store, draw: random.Random) -> Found:
+    """Whether a product comes again on one of the lists after five views of others in its category."""
+    items = draw.sample(store.shop.items, SAMPLE)
+    for action, keeps in _KEEPS.items():
         for days, when in ((1, "a day"), (90, "90 days")):
-            relation = ">" if (action, days) == ("purchase", 90) else relation
-            lists = [_again(store, random.Random(number), product, action, days) for number, product in enumerate(products)]
-            yield Row("repeats", f"{action}: listed again within {when}", fmean(lists), relation, 0.0)
+            asked = [_goes_on(store, random.Random(number), item, action, days) for number, item in enumerate(items)]
+            lists = iter(store.lists([request for requests in asked for request in requests], LONG))
+            again = fmean(any([item.item_id in next(lists) for _ in requests]) for item, requests in zip(items, asked))
+            wanted = (">", 0.0) if keeps or (action, days) == ("purchase", 90) else ("<=", 0.0)
+            yield f"{action}: listed again after {when}", again, *wanted
 
 
-def _again(store: Store, draw: random.Random, product: Product, action: str, days: int) -> bool:
-    """Whether it is among the first 20 after one of five views of others in its category, so many days after the action."""
+def _goes_on(store: Store, draw: random.Random, item: Item, action: str, days: int) -> list[Request]:
+    """A view and an action on the item; what is asked after each of five views in its category, so many days later."""
     user = store.guest()
-    store.do(user, [("view", product.item), (action, product.item, *([4.0] if action == "rating" else []))])
-    others = [item for item in store.shop.by_category()[product.category] if item is not product.item]
-    asked = store.requests(user, _views(draw, others, 5), store.now_ms + days * DAY_MS - 6 * GAP_MS)
-    return any(product.item.item_id in one for one in store.lists(asked, LONG))
+    store.do(user, [("view", item), (action, item, *([4.0] if action == "rating" else []))])
+    others = [other for other in store.shop.categories[category(item)] if other is not item]
+    return store.requests(user, _views(draw, others, 5), store.now_ms + days * DAY_MS - 6 * GAP_MS)
 
 
-def new_item(store: Store, draw: random.Random) -> Iterator[Row]:
+def new_item(store: Store, draw: random.Random) -> Found:
     """A product comes that is much like one that is there; at first only its text is known, then five users view it."""
-    likes = {product.category: product for product in draw.sample(store.shop.products, SAMPLE)}
-    new = [_like(product) for product in list(likes.values())[:_CAN_LEARN]]
-    for product in new:
-        store.put(product.item, product.category)
-    near = [(user, product) for product in new for user in _nearest(store, product.item)]
-    yield from _listed(store, draw, near, "its 10 nearest users: in the first")
-    for product in new:
-        for user in draw.sample(_fans(store, product.category), 5):
-            store.learn(store.events(user, [("view", product.item)]))
-    seen = {user for user, _ in near}
-    others = [(user, product) for product in new for user in _others(store, draw, product.category, seen)]
-    yield from _listed(store, draw, others, "10 others after 5 views: in the first")
+    like = {category(item): item for item in draw.sample(store.shop.items, SAMPLE)}
+    new = [Item(f"{item.item_id}-new", f"{item.title} {_NEW[language(item)]}", item.text, item.categories) for item in like.values()][:8]
+    for item in new:
+        store.put(item)
+    near = {item.item_id: _nearest(store, item) for item in new}
+    asked = [(user, item) for item in new for user in near[item.item_id]]
+    yield from _listed(store, draw, asked, "its 10 nearest users", (">=", 0.5))
+    counted = (">=", 0.5) if store.learner is not None else ()  # without a learner nobody counts
+    for item in new:
+        for user in draw.sample(_fans(store, item), 5):
+            store.learn(store.events(user, [("view", item)]))
+    asked = []
+    for item in new:
+        others = [user for user in _fans(store, item) if user not in near[item.item_id]]
+        asked += [(user, item) for user in draw.sample(others, min(10, len(others)))]
+    yield from _listed(store, draw, asked, "10 others after 5 views", counted)
     store.fine_tune()
-    yield from _listed(store, draw, others, "10 others after fine-tuning: in the first")
+    yield from _listed(store, draw, asked, "10 others after fine-tuning", counted)
 
 
-def _listed(store: Store, draw: random.Random, asked: list[tuple[str, Product]], name: str) -> Iterator[Row]:
-    """How often the product is on the next list of these users, who view another one of its category."""
-    categories = store.shop.by_category()
-    requests = [store.do(store.guest(user), _views(draw, categories[product.category], 1)) for user, product in asked]
-    items = [product.item for _, product in asked]
-    yield Row("new item", f"{name} 10", store.share(requests, items), ">=", 0.5)
-    yield Row("new item", f"{name} {LONG}", store.share(requests, items, LONG))
-
-
-def _like(product: Product) -> Product:
-    item = product.item
-    return product._replace(item=Item(f"{item.item_id}-new", f"{item.title} {_NEW[product.language]}", item.text, item.categories))
+def _listed(store: Store, draw: random.Random, asked: list[tuple[str, Item]], name: str, wanted: tuple) -> Found:
+    """How often the item is on the next list of these users, who view another one of its category."""
+    requests = [store.do(store.guest(user), _views(draw, store.shop.categories[category(item)], 1)) for user, item in asked]
+    items = [item for _, item in asked]
+    yield f"{name}: in the first 10", store.share(requests, items), *wanted
+    yield f"{name}: in the first {LONG}", store.share(requests, items, LONG)
 
 
 def _nearest(store: Store, item: Item, count: int = 10) -> list[str]:
-    """The users of whose interests one, by its weight, is nearest to the item."""
-    vector = store.catalogue.lookup(item_key(item.item_id))
-    near = {}
-    for user in store.had:
-        held = interest.decode(store.users.request(_at(store, user)).interests)
-        if len(held.weights) and held.weights.sum() > 0:
+    """The users of whom an interest, by its weight, is nearest to the item."""
+    vector, near = store.catalogue.lookup(item_key(item.item_id)), {}
+    for user in store.shop.likes:
+        held = interest.decode(store.users.request(_now(store, user)).interests)
+        if held.weights.sum() > 0:
             near[user] = float((held.weights / held.weights.sum() * (held.vectors @ vector)).max())
     return sorted(near, key=near.get, reverse=True)[:count]
 
 
-def _at(store: Store, user: str):
-    return store.events(user, [("view", store.shop.products[0].item)])[0]
+def _fans(store: Store, item: Item) -> list[str]:
+    """Users who had to do with the item's category, more than once."""
+    return sorted(user for user, touched in store.shop.touched.items() if touched[category(item)] >= 3)
 
 
-def _fans(store: Store, category: str, least: int = 3) -> list[str]:
-    """Users who had to do with the category, more than once."""
-    return sorted(user for user, had in store.had.items() if had[category] >= least)
-
-
-def _others(store: Store, draw: random.Random, category: str, seen: set[str]) -> list[str]:
-    fans = [user for user in _fans(store, category) if user not in seen]
-    return draw.sample(fans, min(10, len(fans)))
-
-
-def tastes(store: Store, draw: random.Random) -> Iterator[Row]:
+def lists_differ(store: Store, draw: random.Random) -> Found:
     """Users with different favourite categories have different lists, and not what is most popular."""
-    users = draw.sample([user for user, had in store.had.items() if had.total() >= 5], SAMPLE)
-    categories = store.shop.by_category()
-    asked = [store.do(store.guest(user), _views(draw, categories[store.shop.likes[user][0]], 1)) for user in users]
-    lists = [set(one) for one in store.lists(asked)]
-    pairs = [(one, other) for one, other in combinations(range(SAMPLE), 2) if not {*store.shop.likes[users[one]]} & {*store.shop.likes[users[other]]}]
-    alike = fmean(len(lists[one] & lists[other]) / len(lists[one] | lists[other]) for one, other in pairs)
+    likes = store.shop.likes
+    users = draw.sample([user for user, touched in store.shop.touched.items() if touched.total() >= 5], SAMPLE)
+    asked = [store.do(store.guest(user), _views(draw, store.shop.categories[likes[user][0]], 1)) for user in users]
+    lists = {user: set(one) for user, one in zip(users, store.lists(asked))}
+    pairs = [(lists[one], lists[other]) for one, other in combinations(users, 2) if not {*likes[one]} & {*likes[other]}]
     chosen = Counter(event.item_id for event in store.shop.events if event.action in POSITIVE)
     popular = {item for item, _ in chosen.most_common(10)}
-    own = store.of_category(asked, [store.shop.likes[user][0] for user in users])
-    yield Row("tastes", "overlap of users with other favourites (Jaccard)", alike, "<=", 0.1)
-    yield Row("tastes", "share of the list that is most popular", fmean(len(one & popular) / 10 for one in lists), "<=", 0.3)
-    yield Row("tastes", "of the favourite category, viewed last, in the first 10", own, ">=", 5)
+    yield "overlap, other favourites (Jaccard)", fmean(len(one & other) / len(one | other) for one, other in pairs), "<=", 0.1
+    yield "share of the most popular 10", fmean(len(one & popular) / len(popular) for one in lists.values()), "<=", 0.3
+    yield "after a view: of the favourite category", store.of_category(asked, [likes[user][0] for user in users]), ">=", 5
 
 
-def bots(store: Store, draw: random.Random) -> Iterator[Row]:
+def bots(store: Store, draw: random.Random) -> Found:
     """One bot, then three, view a product 500 times each."""
     chosen = Counter(event.item_id for event in store.shop.events)
-    product = draw.choice([product for product in store.shop.products if chosen[product.item.item_id] <= 20])
-    audience = _audience(store, draw, product)
-    yield from _reached(store, product.item, audience, "before")
-    for count in (1, 3):
-        for bot in range(count if count == 1 else count - 1):
-            store.learn(store.events(f"bot-{count}-{bot}", [("view", product.item)] * 500, store.now_ms - 500 * GAP_MS))
-        yield from _reached(store, product.item, audience, f"{count} bot{'s' * (count > 1)}")
+    item = draw.choice([item for item in store.shop.items if chosen[item.item_id] <= 20])
+    audience = _audience(store, draw, item)
+    yield from _reached(store, item, audience, "before")
+    for when, more in {"1 bot": 1, "3 bots": 2}.items():
+        for number in range(more):
+            store.learn(store.events(f"{when} {number}", [("view", item)] * _BOT_VIEWS, store.now_ms - _BOT_VIEWS * GAP_MS))
+        yield from _reached(store, item, audience, when)
     store.fine_tune()
-    yield from _reached(store, product.item, audience, "3 bots, fine-tuned")
+    yield from _reached(store, item, audience, "3 bots, fine-tuned")
 
 
-def _audience(store: Store, draw: random.Random, product: Product) -> dict[str, list[Request]]:
-    """What new and old users ask for who view something of another category."""
-    elsewhere = [other for other in store.shop.products if other.category != product.category]
-    views = [[("view", other.item)] for other in draw.sample(elsewhere, 2 * SAMPLE)]
-    old = [user for user, had in store.had.items() if not had[product.category]]
+def _audience(store: Store, draw: random.Random, item: Item) -> dict[str, list[Request]]:
+    """What users ask for who have nothing to do with the item's category."""
+    elsewhere = [other for other in store.shop.items if category(other) != category(item)]
+    views = [[("view", other)] for other in draw.sample(elsewhere, 2 * SAMPLE)]
+    old = draw.sample([user for user, touched in store.shop.touched.items() if not touched[category(item)]], SAMPLE)
     return {
-        "new": [store.nothing(), *(store.do(store.guest(), steps) for steps in views[:SAMPLE])],
-        "old": [store.do(store.guest(user), steps) for user, steps in zip(draw.sample(old, SAMPLE), views[SAMPLE:])],
+        "users without any event": [store.users.request(_now(store, store.guest()))],
+        "new users": [store.do(store.guest(), steps) for steps in views[:SAMPLE]],
+        "old users": [store.do(store.guest(user), steps) for user, steps in zip(old, views[SAMPLE:])],
     }
 
 
-def _reached(store: Store, item: Item, audience: dict[str, list[Request]], when: str) -> Iterator[Row]:
+def _reached(store: Store, item: Item, audience: dict[str, list[Request]], when: str) -> Found:
+    """In which share of the lists the item is among the first 10."""
     for who, asked in audience.items():
-        relation = "" if when == "before" else "<"
-        yield Row("bots", f"{when}: {who} users elsewhere with its product in the first 10", store.share(asked, [item] * len(asked)), relation, 0.05)
+        yield f"{when}: on lists of {who}", store.share(asked, [item] * len(asked)), *(() if when == "before" else ("<", 0.05))
 
 
-def gone(store: Store, draw: random.Random) -> Iterator[Row]:
-    """A deleted product is on no list; a user who was forgotten is a new user."""
-    products = draw.sample(store.shop.products, SAMPLE)
-    categories = store.shop.by_category()
-    steps = {product.item.item_id: _views(draw, [item for item in categories[product.category] if item is not product.item], 2) for product in products}
-    fans = [draw.choice(_fans(store, product.category)) for product in products]
-    new = [store.do(store.guest(), steps[product.item.item_id]) for product in products]
-    guests = [store.guest(fan) for fan in fans]
-    for guest in guests:
-        store.do(guest, [("forget", products[0].item)])
-    back = [store.do(guest, steps[product.item.item_id]) for guest, product in zip(guests, products)]
-    changed = fmean(one != other for one, other in zip(store.lists(new, LONG), store.lists(back, LONG)))
-    yield Row("gone", "forgotten: the list is not that of a new user", changed, "<=", 0.0)
-    for product in products:
-        store.delete(product.item)
-    asked = [store.do(store.guest(fan), steps[product.item.item_id]) for fan, product in zip(fans, products)]
-    yield Row("gone", "deleted: still on a next list", store.share(asked, [product.item for product in products], LONG), "<=", 0.0)
+def gone(store: Store, draw: random.Random) -> Found:
+    """A user who was forgotten is a new user; a deleted product is on no list."""
+    items = draw.sample(store.shop.items, SAMPLE)
+    views = [_views(draw, [other for other in store.shop.categories[category(item)] if other is not item], 2) for item in items]
+    fans = [draw.choice(_fans(store, item)) for item in items]
+    asked = [store.do(store.guest(fan), steps) for fan, steps in zip(fans, views)]
+    for item in items:
+        store.delete(item)
+    yield "deleted: on a next list", store.share(asked, items, LONG), "<=", 0.0
+    for fan in fans:
+        store.forget(fan)
+    back = store.lists([store.do(fan, steps) for fan, steps in zip(dict.fromkeys(fans), views)], LONG)
+    new = store.lists([store.do(store.guest(), steps) for _, steps in zip(dict.fromkeys(fans), views)], LONG)
+    yield "forgotten: another list than a new user's", fmean(one != other for one, other in zip(back, new)), "<=", 0.0
 
 
-PROBES: dict[str, Probe] = {
+PROBES: dict[str, Callable[[Store, random.Random], Found]] = {
     "search": search,
-    "alone": alone,
+    "fading": fading,
+    "single action": single_action,
     "strength": strength,
+    "opinions": opinions,
     "repeats": repeats,
     "new item": new_item,
-    "tastes": tastes,
+    "lists differ": lists_differ,
     "bots": bots,
     "gone": gone,
 }

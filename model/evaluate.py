@@ -297,7 +297,7 @@ class Outcome:
         return len(self.targets.users)
 
 
-def _new_learner(catalogue: Catalogue, protocol: Protocol) -> Learner:
+def new_learner(catalogue: Catalogue, protocol: Protocol) -> Learner:
     return Learner(catalogue, None, protocol.seed, rules=protocol.rules)
 
 
@@ -320,10 +320,10 @@ def evaluate(
         queries: the encoder's vector of the query of every search, (dim,).
     """
     events = drawn_order(events, protocol.order_seed)
-    users, headrace = Users(catalogue, protocol.rules, queries.get), Headrace(methods, learner or _new_learner(catalogue, protocol), protocol)
+    users, headrace = Users(catalogue, protocol.rules, queries.get), Headrace(methods, learner or new_learner(catalogue, protocol), protocol)
     others = Comparison([name for name in methods if name in BASELINES], catalogue, protocol)
     warm = int(len(events) * protocol.warm_up)
-    for start, end, fine_tunes in _chunks(len(events), warm, protocol):
+    for start, end, fine_tunes in chunks(len(events), warm, protocol):
         asked = [one for one in map(users.ask, events[start:end]) if one.example is not None]
 
         def report(done: int, of: int) -> None:
@@ -338,7 +338,7 @@ def evaluate(
     return Outcome(headrace.results | others.results, others.targets, headrace.scorer)
 
 
-def _chunks(events: int, warm: int, protocol: Protocol) -> list[tuple[int, int, bool]]:
+def chunks(events: int, warm: int, protocol: Protocol) -> list[tuple[int, int, bool]]:
     """The warm-up, then as many events as Headrace counts at once; start, end, and whether it fine-tunes after them."""
     fine_tuned = {*range(warm, events, protocol.fine_tune_every), events}
     bounds = sorted({0, *range(warm, events, protocol.count_every), *fine_tuned})
@@ -361,10 +361,10 @@ def leave_one_out(
     """
     methods = [name for name in methods if name != FROZEN]
     events = drawn_order(events, protocol.order_seed)
-    users, headrace = Users(catalogue, protocol.rules, queries.get), Headrace(methods, _new_learner(catalogue, protocol), protocol)
+    users, headrace = Users(catalogue, protocol.rules, queries.get), Headrace(methods, new_learner(catalogue, protocol), protocol)
     others = Comparison([name for name in methods if name in BASELINES], catalogue, protocol)
     last, held = held_out(events, catalogue), []
-    for start, end, fine_tunes in _chunks(len(events), int(len(events) * protocol.warm_up), protocol):
+    for start, end, fine_tunes in chunks(len(events), int(len(events) * protocol.warm_up), protocol):
         asked = [(at, users.ask(event)) for at, event in enumerate(events[start:end], start)]
         asked = [(at, one) for at, one in asked if one.example is not None]
         held += [one for at, one in asked if at in last]

@@ -6,19 +6,18 @@ What an event does to a user and which list answers it is computed by the functi
 import copy
 import itertools
 import random
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from model.catalogue import Catalogue
-from model.evaluate import Asked, Protocol, Users, _chunks, _new_learner
+from model.evaluate import Asked, Protocol, Users, chunks, new_learner
 from model.finetune import Learner
 from model.metrics import K
-from model.schema import Event, Item, ItemVector, Request
+from model.schema import Event, Example, Item, ItemVector, Request
 from model.score import Scorer, score
-from model.shop import DAY_MS, Product, Shop
+from model.shop import DAY_MS, Shop, category
 
 Embed = Callable[[list[str]], np.ndarray]
 Step = tuple[str, Item | str] | tuple[str, Item, float]
@@ -47,9 +46,8 @@ class Store:
     """A shop in which lists are made.
 
     Attributes:
+        items: by id; new ones among them.
         asked: what was asked before each event of the shop.
-        had: by user, how many events on each category.
-        now_ms: an hour after the last event.
     """
 
     shop: Shop
@@ -59,22 +57,24 @@ class Store:
     users: Visitors
     scorer: Scorer
     asked: list[Asked]
-    had: dict[str, Counter[str]]
-    now_ms: int
+    items: dict[str, Item]
     learner: Learner | None = None
-    category_of: dict[str, str] = field(default_factory=dict)
-    _numbers: itertools.count = field(default_factory=itertools.count)
+    numbers: itertools.count = field(default_factory=itertools.count)
+
+    @property
+    def now_ms(self) -> int:
+        """An hour after the last event of the shop."""
+        return self.shop.events[-1].event_time_ms + DAY_MS // 24
 
     def copy(self) -> "Store":
         """One that can be changed while this one stays."""
-        parts = copy.deepcopy((self.catalogue, self.users, self.scorer, self.learner))
-        catalogue, users, scorer, learner = parts
-        had = dict(category_of=dict(self.category_of), _numbers=itertools.count(next(self._numbers)))
-        return replace(self, catalogue=catalogue, users=users, scorer=scorer, learner=learner, **had)
+        catalogue, users, scorer, learner = copy.deepcopy((self.catalogue, self.users, self.scorer, self.learner))
+        own = {"catalogue": catalogue, "users": users, "scorer": scorer, "learner": learner}
+        return replace(self, **own, items=dict(self.items), numbers=itertools.count())
 
     def guest(self, like: str | None = None) -> str:
         """The name of a visitor who is new, or who has done all that a user did."""
-        name = f"guest-{next(self._numbers)}"
+        name = f"guest-{next(self.numbers)}"
         if like is not None:
             self.users.like(like, name)
         return name
@@ -92,12 +92,8 @@ class Store:
         start_ms, made = self.now_ms if at_ms is None else at_ms, []
         for number, (action, what, *value) in enumerate(steps):
             about = {"query": what} if isinstance(what, str) else {"item_id": what.item_id, "value": value[0] if value else None}
-            made.append(Event(f"step-{next(self._numbers)}", user, action, start_ms + number * GAP_MS, **about))
+            made.append(Event(f"step-{next(self.numbers)}", user, action, start_ms + number * GAP_MS, **about))
         return made
-
-    def nothing(self) -> Request:
-        """What would be asked for a user who has done nothing."""
-        return self.users.request(Event("none", self.guest(), "view", self.now_ms))
 
     def lists(self, requests: Sequence[Request], k: int = K) -> list[list[str]]:
         """The ids of the k best items for each."""
@@ -112,7 +108,7 @@ class Store:
     def of_category(self, requests: Sequence[Request], categories: Sequence[str]) -> float:
         """How many of the first ten are of the category that belongs to the list, on average."""
         lists = self.lists(requests)
-        return float(np.mean([sum(self.category_of[item] == one for item in list_) for list_, one in zip(lists, categories)]))
+        return float(np.mean([sum(category(self.items[item]) == one for item in list_) for list_, one in zip(lists, categories)]))
 
     def learn(self, events: Sequence[Event]) -> None:
         """What users did is folded in and counted; without a learner nobody counts."""
@@ -121,15 +117,23 @@ class Store:
             self.learner.add([one.example for one in asked if one.example is not None])
             self.scorer = self.learner.count()
 
+    def forget(self, user: str) -> None:
+        """A user wants to be forgotten, by the job and by the learner."""
+        event = Event(f"step-{next(self.numbers)}", user, "forget", self.now_ms)
+        self.users.act(event)
+        if self.learner is not None:
+            self.learner.add([Example(user, event.event_id, event.event_time_ms, forget=True)])
+            self.scorer = self.learner.count()
+
     def fine_tune(self) -> None:
         """The next version of the model; without a learner there is none."""
         if self.learner is not None:
             self.scorer = self.learner.fine_tune()
 
-    def put(self, item: Item, category: str) -> None:
+    def put(self, item: Item) -> None:
         """A new product."""
         _put(self.catalogue, [item], self.embed)
-        self.category_of[item.item_id] = category
+        self.items[item.item_id] = item
 
     def delete(self, item: Item) -> None:
         """A product that is no longer sold."""
@@ -142,6 +146,18 @@ def open_store(shop: Shop, embed: Embed, protocol: Protocol = Protocol()) -> Sto
     Args:
         embed: texts -> unit vectors, shape (texts, dim).
     """
+    embed_once = _keeping(embed)
+    embed_once([event.query for event in shop.events if event.query])
+    catalogue = Catalogue()
+    _put(catalogue, random.Random(protocol.seed).sample(shop.items, len(shop.items)), embed_once)
+    users = Visitors(catalogue, protocol.rules, lambda query: embed_once([query])[0])
+    asked = [users.ask(event) for event in shop.events]
+    items = {item.item_id: item for item in shop.items}
+    return Store(shop, embed_once, protocol, catalogue, users, Scorer.untrained(catalogue.vectors.shape[1]), asked, items)
+
+
+def _keeping(embed: Embed) -> Embed:
+    """The same, each text once."""
     kept: dict[str, np.ndarray] = {}
 
     def embed_once(texts: list[str]) -> np.ndarray:
@@ -149,27 +165,15 @@ def open_store(shop: Shop, embed: Embed, protocol: Protocol = Protocol()) -> Sto
         kept.update(zip(new, embed(new)) if new else {})
         return np.stack([kept[text] for text in texts])
 
-    embed_once([*(product.item.as_text() for product in shop.products), *(event.query for event in shop.events if event.query)])
-    catalogue = Catalogue()
-    _put(catalogue, [product.item for product in random.Random(protocol.seed).sample(shop.products, len(shop.products))], embed_once)
-    users = Visitors(catalogue, protocol.rules, lambda query: embed_once([query])[0])
-    asked = [users.ask(event) for event in shop.events]
-    category_of = {product.item.item_id: product.category for product in shop.products}
-    had: dict[str, Counter[str]] = {user: Counter() for user in shop.likes}
-    for event in shop.events:
-        if event.item_id:
-            had[event.user_id][category_of[event.item_id]] += 1
-    scorer = Scorer.untrained(catalogue.vectors.shape[1])
-    now_ms = shop.events[-1].event_time_ms + DAY_MS // 24
-    return Store(shop, embed_once, protocol, catalogue, users, scorer, asked, had, now_ms, None, category_of)
+    return embed_once
 
 
 def train(store: Store, progress: Callable[[int, int], None] = lambda done, of: None) -> Store:
     """A store whose model has learnt from all that happened in it, as `model.evaluate.evaluate` teaches it."""
     trained = store.copy()
-    learner = _new_learner(trained.catalogue, trained.protocol)
+    learner = new_learner(trained.catalogue, trained.protocol)
     events = len(store.asked)
-    for start, end, fine_tunes in _chunks(events, int(events * store.protocol.warm_up), store.protocol):
+    for start, end, fine_tunes in chunks(events, int(events * store.protocol.warm_up), store.protocol):
         learner.add([one.example for one in store.asked[start:end] if one.example is not None])
         trained.scorer = learner.fine_tune() if fine_tunes else learner.count()
         progress(end, events)

@@ -36,15 +36,20 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from jobs.settings import Settings, SettingsError, check_encoder, load_or_exit
+from model.behaviour import compare
 from model.catalogue import Catalogue
 from model.baselines import POPULARITIES
 from model.evaluate import METHODS, Outcome, Protocol, drawn_order, evaluate, leave_one_out
 from model.schema import Event, HeadraceError, Item, ItemVector
-from scripts import behaviour, data, offline, report
+from model.shop import make_shop
+from scripts import data, offline, report
 from scripts.data import check_events
 
 if TYPE_CHECKING:
     from model.encoder import Encoder
+
+SHOP, SHOP_EVENTS = 1, 12_000
+"""The made-up shop that is measured beside the data."""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -68,7 +73,7 @@ def _run(arguments: argparse.Namespace, settings: Settings, rest: list[str]) -> 
         report.check_drawing(arguments.plot)
     arguments.baselines = _methods(arguments.baselines)
     name, events, items = _read(arguments)
-    encoder = _encoder(settings, rest)
+    encoder = encoder_of(settings, rest)
     valid, refused = check_events(events, max_future_s=settings.max_future_s)
     data.tell_refused(name, valid, refused)
     catalogue, protocol = embed(items, encoder, settings.seed), _protocol(settings, arguments)
@@ -80,9 +85,16 @@ def _run(arguments: argparse.Namespace, settings: Settings, rest: list[str]) -> 
         report.draw(outcome, name, arguments.plot)
     result = report.summarise(name, valid, len(refused), catalogue, outcome, seconds, report.explain(protocol, arguments.protocol))
     if arguments.behaviour:
-        with _bar("learning a made-up shop", behaviour.EVENTS) as progress:
-            result["behaviour"] = behaviour.figures(behaviour.run(encoder.embed, progress=progress))
+        result["behaviour"] = behaviour_of(encoder, Protocol(seed=settings.seed, rules=settings.rules()))
     return result
+
+
+def behaviour_of(encoder: "Encoder", protocol: Protocol) -> dict[str, list[dict]]:
+    """What users do to their lists in a made-up shop, as JSON values by model."""
+    shop = make_shop(SHOP, SHOP_EVENTS)
+    with _bar("learning in a made-up shop", len(shop.events)) as progress:
+        found = compare(shop, encoder.embed, protocol, protocol.seed, progress)
+    return {name: behaviour.figures() for name, behaviour in found.items()}
 
 
 Queries = dict[str, np.ndarray]
@@ -138,7 +150,7 @@ def _read(arguments: argparse.Namespace) -> tuple[str, pd.DataFrame, pd.DataFram
     return name, events.head(arguments.limit) if arguments.limit else events, items
 
 
-def _encoder(settings: Settings, rest: list[str]) -> "Encoder":
+def encoder_of(settings: Settings, rest: list[str]) -> "Encoder":
     from model.encoder import Encoder  # takes seconds: not before the files have been read
 
     given = "HEADRACE_ENCODER" in os.environ or any(word.partition("=")[0] == "--encoder" for word in rest)

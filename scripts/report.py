@@ -15,7 +15,6 @@ from model.interest import FOREVER
 from model.metrics import DRAWS, K, coverage, gains, hit_rate_at_k, hits, interval
 from model.metrics import intra_list_distance, mrr_at_k, ndcg_at_k, sliding, user_bootstrap
 from model.schema import Event, item_key
-from scripts import behaviour
 from scripts.data import DataError
 
 NEW = 5
@@ -153,8 +152,7 @@ def show(result: dict) -> None:
     _show_actions(result)
     print(beside(result["methods"]))
     if result.get("behaviour"):
-        behaviour.show(result["behaviour"], "What users do to their lists, in a made-up shop (docs/behaviour.md)")
-        print(behaviour.summary(result["behaviour"]))
+        show_behaviour(result["behaviour"], "What users do to their lists, in a made-up shop (docs/behaviour.md)")
 
 
 def _show_actions(result: dict) -> None:
@@ -193,6 +191,38 @@ def _cells(figures: dict) -> list[str]:
     first = [f"{figures['hr_at_10']:.4f}", f"{low:.3f}-{high:.3f}", f"{figures['ndcg_at_10']:.4f}", f"{figures['mrr_at_10']:.4f}"]
     last = [f"{figures['coverage']:.3f}", f"{figures['intra_list_distance']:.3f}"]
     return [*first, *groups, *last, f"{figures['ms_per_list']:.3f}", f"{figures['learning_s_per_1000_events']:.2f}"]
+
+
+def show_behaviour(found: dict[str, list[dict]], title: str) -> None:
+    """Print every figure of the probes beside what the contract wants, for each model, and how many rows hold; ✗ marks one that does not.
+
+    Args:
+        found: model -> `Behaviour.figures`.
+    """
+    console = Console()
+    console.width = console.width if console.is_terminal else _WIDTH
+    table = Table("probe", "what", *(column for name in found for column in (name, "wanted")), title=title)
+    for column in table.columns[2:]:
+        column.justify, column.no_wrap = "right", True
+    for rows in zip(*found.values()):
+        figures = [(f"{row['figure']:.3f}{' ✗' if row['holds'] is False else ''}", row["wanted"]) for row in rows]
+        table.add_row(rows[0]["probe"], rows[0]["name"], *(cell for figure in figures for cell in figure))
+    console.print(table, highlight=False)
+    print(contract(found))
+
+
+def contract(found: dict[str, list[dict]]) -> str:
+    """How many rows of the contract hold.
+
+    >>> contract({"trained": [{"probe": "search", "name": "title", "figure": 0.1, "wanted": ">= 0.9", "holds": False}]})
+    'behaviour: trained 0 of 1 rows hold; not: search, title'
+    """
+    parts = []
+    for name, rows in found.items():
+        wanted = [row for row in rows if row["holds"] is not None]
+        broken = [f"{row['probe']}, {row['name']}" for row in wanted if not row["holds"]]
+        parts.append(f"{name} {len(wanted) - len(broken)} of {len(wanted)} rows hold" + "; not: ".join(["", *broken]))
+    return f"behaviour: {', '.join(parts)}"
 
 
 def check_drawing(file: str | Path) -> None:

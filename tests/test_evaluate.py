@@ -174,7 +174,7 @@ class Hashed:
 
 def run(monkeypatch, tmp_path, capsys, events: str, items: str, *options: str) -> tuple[dict, str]:
     """Evaluate two CSV files; the line of JSON, and what stderr said."""
-    monkeypatch.setattr("scripts.evaluate._encoder", lambda settings, rest: Hashed())
+    monkeypatch.setattr("scripts.evaluate.encoder_of", lambda settings, rest: Hashed())
     (tmp_path / "e.csv").write_text(events)
     (tmp_path / "i.csv").write_text(items)
     main(["--events", f"{tmp_path}/e.csv", "--items", f"{tmp_path}/i.csv", *options])
