@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.settings import PREFIX, Settings, SettingsError, load, load_or_exit, no_settings, rows
+from jobs.settings import PREFIX, Settings, SettingsError, check_encoder, load, load_or_exit, no_settings, rows
 from scripts import options
 from scripts.processes import Place
 
@@ -111,13 +111,17 @@ def test_every_setting_is_read_from_the_environment(name):
 
 
 def test_an_encoder_at_a_path_where_nothing_is_stops_the_program(capsys, tmp_path):
-    """A name of the hub is not looked up, and a folder that is there passes."""
-    with pytest.raises(SystemExit) as stopped:
-        load_or_exit(["--encoder", "/nowhere"], {})
-
-    assert 2 == stopped.value.code
-    assert "headrace: --encoder /nowhere: no such folder here; a folder or a name of Hugging Face's hub is wanted\n" == capsys.readouterr().err
-    assert str(tmp_path) == load_or_exit(["--encoder", str(tmp_path)], {}).encoder
+    """If the program reads it. A name of the hub is not looked up, and a folder with a model passes."""
+    for folder, why in (("/nowhere", "no such folder here"), ("./nowhere", "no such folder here"), (str(tmp_path), "there is no config.json in this folder")):
+        with pytest.raises(SystemExit) as stopped:
+            load_or_exit(["--encoder", folder], {}, "", check_encoder)
+        assert 2 == stopped.value.code
+        expected = f"headrace: --encoder {folder}: {why}; the folder of a model or a name of Hugging Face's hub is wanted\n"
+        assert expected == capsys.readouterr().err
+    (tmp_path / "config.json").write_text("{}")
+    assert Settings().encoder == load_or_exit([], {}, "", check_encoder).encoder
+    assert str(tmp_path) == load_or_exit(["--encoder", str(tmp_path)], {}, "", check_encoder).encoder
+    assert "/nowhere" == load_or_exit(["--encoder", "/nowhere"], {}).encoder
 
 
 # What is said before anything starts
