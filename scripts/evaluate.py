@@ -129,7 +129,8 @@ def _encoder(settings: Settings, rest: list[str]) -> "Encoder":
         return Encoder(name, settings.device, Path(settings.replica_dir) / "evaluate")
     except (OSError, ValueError, KeyError) as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
-        raise SettingsError(f"--encoder {name}: cannot be read: {why}; the folder of a model or a name of Hugging Face's hub is wanted") from None
+        wanted = "the folder of a model or a name of Hugging Face's hub is wanted"
+        raise SettingsError(f"--encoder {name}: cannot be read: {why}; {wanted}") from None
     except Exception as error:  # rocksdict raises a plain Exception while another evaluation holds the embeddings
         if "lock" not in str(error).lower():
             raise

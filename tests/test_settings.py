@@ -79,7 +79,10 @@ def test_an_unknown_name_is_told_with_the_names_there_are():
     assert list(Settings.__struct_fields__) == there_are.split(", ")
 
 
-@pytest.mark.parametrize("name, meant", [("half_life", "half_life_s"), ("lastn", "last_n"), ("bootstrap", "bootstrap_servers"), ("seeds", "seed")])
+NEARLY = [("half_life", "half_life_s"), ("lastn", "last_n"), ("bootstrap", "bootstrap_servers"), ("seeds", "seed")]
+
+
+@pytest.mark.parametrize("name, meant", NEARLY)
 def test_a_name_that_is_nearly_a_setting_is_told_with_the_one_that_was_meant(name, meant):
     """On the command line and in the environment."""
     for argv, environ in (([f"--{name}", "1"], {}), ([], {PREFIX + name.upper(): "1"})):
@@ -112,7 +115,8 @@ def test_every_setting_is_read_from_the_environment(name):
 
 def test_an_encoder_at_a_path_where_nothing_is_stops_the_program(capsys, tmp_path):
     """If the program reads it. A name of the hub is not looked up, and a folder with a model passes."""
-    for folder, why in (("/nowhere", "no such folder here"), ("./nowhere", "no such folder here"), (str(tmp_path), "there is no config.json in this folder")):
+    missing, empty = "no such folder here", "there is no config.json in this folder"
+    for folder, why in (("/nowhere", missing), ("./nowhere", missing), (str(tmp_path), empty)):
         with pytest.raises(SystemExit) as stopped:
             load_or_exit(["--encoder", folder], {}, "", check_encoder)
         assert 2 == stopped.value.code
@@ -136,7 +140,11 @@ PROGRAMS = {
     "scripts/evaluate.py": ["--baselines", "--half_life_s"],
     "serving.app": ["--port", "--half_life_s"],
 }
-LONE = "import sys; sys.modules.update(dict.fromkeys(('torch', 'pyflink', 'pandas', 'transformers'))); sys.argv = sys.argv[1:]; import runpy; "
+LONE = """
+import runpy, sys
+sys.modules.update(dict.fromkeys(("torch", "pyflink", "pandas", "transformers")))
+sys.argv = sys.argv[1:]
+"""
 
 
 def start(program: str, *words: str) -> subprocess.CompletedProcess:
