@@ -14,7 +14,7 @@ import os
 import sys
 from dataclasses import dataclass, fields
 
-from jobs.settings import Settings, SettingsError, check_encoder, help_or_go_on, load_or_exit, usage
+from jobs.settings import Settings, check_encoder, help_or_go_on, load_or_exit, usage
 
 if __name__ == "__main__":
     help_or_go_on(sys.argv[1:], f"{__doc__}\n{usage()}")
@@ -183,16 +183,8 @@ def build(settings: Settings, jars: list[str] = []) -> StreamExecutionEnvironmen
     return env
 
 
-def check_client(settings: Settings) -> None:
-    """Warn where the encoder's folder is missing: the machine that submits the job need not have it, the TaskManagers must."""
-    try:
-        check_encoder(settings)
-    except SettingsError as error:
-        print(f"headrace: warning: {error}; every TaskManager needs it", file=sys.stderr)
-
-
 def main(argv: list[str]) -> None:
-    build(load_or_exit(argv, os.environ, __doc__, check_client)).execute("headrace")
+    build(load_or_exit(argv, os.environ, __doc__, check_encoder)).execute("headrace")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ are passed over with a warning: Kubernetes sets HEADRACE_PORT where a Service is
 
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal, get_args, get_type_hints
@@ -214,23 +214,30 @@ def no_settings(environ: Mapping[str, str]) -> list[str]:
 
 
 def check_encoder(settings: Settings) -> None:
-    """Raise a SettingsError where the encoder is given as an absolute path at which nothing is."""
+    """Raise a SettingsError where the encoder is given as a path and no model is there.
+
+    For the programs that read it, and for the one that submits the job: a job that fails on every TaskManager is found late.
+    """
     folder = Path(settings.encoder)
-    if folder.is_absolute() and not folder.exists():
-        raise SettingsError(f"--encoder {folder}: no such folder here; a folder or a name of Hugging Face's hub is wanted")
+    wanted = "the folder of a model or a name of Hugging Face's hub is wanted"
+    if not folder.exists() and (folder.is_absolute() or settings.encoder.startswith(".")):
+        raise SettingsError(f"--encoder {settings.encoder}: no such folder here; {wanted}")
+    if folder.is_dir() and not (folder / "config.json").exists():
+        raise SettingsError(f"--encoder {settings.encoder}: there is no config.json in this folder; {wanted}")
 
 
-def load_or_exit(argv: list[str], environ: Mapping[str, str], about: str = "", check=check_encoder) -> Settings:
+def load_or_exit(argv: list[str], environ: Mapping[str, str], about: str = "", *checks: Callable[[Settings], None]) -> Settings:
     """Read the settings, or print what is wrong and exit with code 2.
 
     Args:
         about: what `--help` prints before the settings.
-        check: what else has to hold where the program runs; raises a SettingsError.
+        checks: what else has to hold where the program runs; each raises a SettingsError.
     """
     help_or_go_on(argv, f"{about}\n{usage()}")
     try:
         settings = load(argv, environ)
-        check(settings)
+        for check in checks:
+            check(settings)
     except SettingsError as error:
         print(f"headrace: {error}", file=sys.stderr)
         raise SystemExit(2) from None

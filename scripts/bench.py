@@ -132,8 +132,8 @@ def decode_plainly(raw: bytes) -> dict:
     """What `decode_event` checks of a rating, in plain Python."""
     event = json.loads(raw) if len(raw) <= 1_000_000 else {}
     for name in ("event_id", "user_id", "item_id"):
-        if not (isinstance(event.get(name), str) and 1 <= len(event[name]) <= 256):
-            raise InvalidRecord(f"{name}: 1 to 256 characters are wanted")
+        if not (isinstance(event.get(name), str) and 1 <= len(event[name]) <= 256 and "\0" not in event[name]):
+            raise InvalidRecord(f"{name}: 1 to 256 characters without NUL are wanted")
     for name, kind in OPTIONAL.items():
         if name in event and not isinstance(event[name], kind):
             raise InvalidRecord(f"{name}: another type is wanted")

@@ -391,9 +391,10 @@ def _times(file: str | Path, cells: Iterable) -> np.ndarray:
         raise DataError(f"{file}: column event_time_ms, row {times.index(None) + 1}: empty; a time in milliseconds since 1970 is needed")
     middle = median(times)
     if 0 <= middle < LEAST_MEDIAN_MS:
+        year = 1970 + int(middle / 31_556_952_000)
         raise DataError(
-            f"{file}: column event_time_ms: the middle one is {middle:.0f}, in the year {1970 + int(middle / 31_556_952_000)} as milliseconds "
-            "since 1970; these look like seconds: multiply them by 1,000 (days by 86,400,000)"
+            f"{file}: column event_time_ms: the middle one is {middle:.0f}, in the year {year} as milliseconds since 1970; "
+            "these look like seconds: multiply them by 1,000 (days by 86,400,000)"
         )
     return np.array(times, "int64")
 

@@ -54,7 +54,7 @@ SHOP, SHOP_EVENTS = 1, 12_000
 
 def main(argv: list[str] | None = None) -> None:
     arguments, rest = options.evaluate(argv, __doc__)
-    settings = load_or_exit(rest, os.environ, check=_check_here)
+    settings = load_or_exit(rest, os.environ, __doc__, check_encoder, _check_device)
     torch.set_num_threads(settings.learner_threads)
     try:
         result = _run(arguments, settings, rest)
@@ -122,9 +122,8 @@ def _leave_one_out(arguments: argparse.Namespace, events: list[Event], catalogue
     return outcome
 
 
-def _check_here(settings: Settings) -> None:
-    """Raise a SettingsError where this machine lacks the encoder or the GPU."""
-    check_encoder(settings)
+def _check_device(settings: Settings) -> None:
+    """Raise a SettingsError where a GPU is asked for and there is none."""
     if settings.device.startswith("cuda") and not torch.cuda.is_available():
         raise SettingsError(f"--device {settings.device}: torch finds no GPU here; auto or cpu is wanted")
 
@@ -157,6 +156,10 @@ def encoder_of(settings: Settings, rest: list[str]) -> "Encoder":
     name = settings.encoder if given else str(data.language_model())
     try:
         return Encoder(name, settings.device, Path(settings.replica_dir) / "evaluate")
+    except (OSError, ValueError, KeyError) as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        wanted = "the folder of a model or a name of Hugging Face's hub is wanted"
+        raise SettingsError(f"--encoder {name}: cannot be read: {why}; {wanted}") from None
     except Exception as error:  # rocksdict raises a plain Exception while another evaluation holds the embeddings
         if "lock" not in str(error).lower():
             raise

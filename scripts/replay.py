@@ -25,7 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from jobs.settings import Settings, load_or_exit
+from jobs.settings import Settings, check_encoder, load_or_exit
 from model.schema import Event, HeadraceError, encode_json
 from scripts import data, stack
 from scripts.watch import Quality, Watch
@@ -249,7 +249,7 @@ def report(figures: dict, replay: Replay, first_list_s: float | None, memory_mb:
 def main(argv: list[str]) -> int:
     began = time.monotonic()
     arguments, given = options.replay(argv, __doc__)
-    settings = load_or_exit(given, os.environ)
+    settings = load_or_exit(given, os.environ, __doc__, check_encoder)
     try:
         events, items = _read(arguments, settings)
         with running(stack.Stack(arguments=given)) as (place, submitted):

@@ -27,7 +27,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Self
 
-from jobs.settings import help_or_go_on, load_or_exit, usage
+from jobs.settings import check_encoder, help_or_go_on, load_or_exit, usage
 from model.schema import HeadraceError
 from scripts.jars import JARS, jars, java_command  # for those who use the stack
 from scripts.jars import broker_config, check_java, fetch_jars, flink_config, kafka_command, make_flink_home, topics
@@ -365,7 +365,7 @@ def main(argv: list[str]) -> None:
         match argv:
             case ["up", *words]:
                 parts, settings = parts_and_settings(words)
-                load_or_exit(settings, os.environ)
+                load_or_exit(settings, os.environ, "", check_encoder)
                 stack = Stack(arguments=settings).up(parts or PARTS)
                 print(f"stack: Kafka {stack.bootstrap_servers}, Flink {stack.rest}, page {stack.page}, logs {stack.logs}")
             case ["status"]:

@@ -77,9 +77,10 @@ def test_lists_of_events_that_somebody_else_sent_are_passed_over():
     assert ({"a1": 7.0}, {"a1": ["m1"]}, {"v1"}) == (watch.lists, watch.tops, watch.versions)
 
 
-def test_hits_are_asked_of_the_list_before(monkeypatch):
-    quality = Quality(["m1", "m2"])
-    for event in (Event("a1", "u1", "view", T, "m1"), Event("a2", "u1", "search", T + 1, query="desk"), Event("a3", "u1", "view", T + 2, "m2")):
+def test_hits_are_asked_of_the_list_before():
+    """Also where that list answers a search."""
+    quality, search = Quality(["m1", "m2"]), Event("a2", "u1", "search", T + 1, query="desk")
+    for event in (Event("a1", "u1", "view", T, "m1"), search, Event("a3", "u1", "view", T + 2, "m2")):
         quality.ask(event)
         quality.add(event)
 
@@ -88,7 +89,8 @@ def test_hits_are_asked_of_the_list_before(monkeypatch):
 
 def test_a_file_that_is_replayed_is_read_as_the_topic_reads_it(tmp_path, capsys):
     """Rows that are no events are told and not sent; an event keeps its id, one without gets one of this replay."""
-    (tmp_path / "e.csv").write_text(f"event_id,user_id,item_id,event_time_ms,action\na1,u,1,{T},view\n,u,1,{T + 1},hop\n,u,1,{T + 2},view\n")
+    rows = f"a1,u,1,{T},view\n,u,1,{T + 1},hop\n,u,1,{T + 2},view\n"
+    (tmp_path / "e.csv").write_text(f"event_id,user_id,item_id,event_time_ms,action\n{rows}")
     (tmp_path / "i.csv").write_text("item_id,title\n1,Lamp\n")
     arguments, _ = replay.options.replay(["--events", f"{tmp_path}/e.csv", "--items", f"{tmp_path}/i.csv"], "")
     events, items = replay._read(arguments, Settings())

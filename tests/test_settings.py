@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.settings import PREFIX, Settings, SettingsError, load, load_or_exit, no_settings, rows
+from jobs.settings import PREFIX, Settings, SettingsError, check_encoder, load, load_or_exit, no_settings, rows
 from scripts import options
 from scripts.processes import Place
 
@@ -79,7 +79,10 @@ def test_an_unknown_name_is_told_with_the_names_there_are():
     assert list(Settings.__struct_fields__) == there_are.split(", ")
 
 
-@pytest.mark.parametrize("name, meant", [("half_life", "half_life_s"), ("lastn", "last_n"), ("bootstrap", "bootstrap_servers"), ("seeds", "seed")])
+NEARLY = [("half_life", "half_life_s"), ("lastn", "last_n"), ("bootstrap", "bootstrap_servers"), ("seeds", "seed")]
+
+
+@pytest.mark.parametrize("name, meant", NEARLY)
 def test_a_name_that_is_nearly_a_setting_is_told_with_the_one_that_was_meant(name, meant):
     """On the command line and in the environment."""
     for argv, environ in (([f"--{name}", "1"], {}), ([], {PREFIX + name.upper(): "1"})):
@@ -111,13 +114,18 @@ def test_every_setting_is_read_from_the_environment(name):
 
 
 def test_an_encoder_at_a_path_where_nothing_is_stops_the_program(capsys, tmp_path):
-    """A name of the hub is not looked up, and a folder that is there passes."""
-    with pytest.raises(SystemExit) as stopped:
-        load_or_exit(["--encoder", "/nowhere"], {})
-
-    assert 2 == stopped.value.code
-    assert "headrace: --encoder /nowhere: no such folder here; a folder or a name of Hugging Face's hub is wanted\n" == capsys.readouterr().err
-    assert str(tmp_path) == load_or_exit(["--encoder", str(tmp_path)], {}).encoder
+    """If the program reads it. A name of the hub is not looked up, and a folder with a model passes."""
+    missing, empty = "no such folder here", "there is no config.json in this folder"
+    for folder, why in (("/nowhere", missing), ("./nowhere", missing), (str(tmp_path), empty)):
+        with pytest.raises(SystemExit) as stopped:
+            load_or_exit(["--encoder", folder], {}, "", check_encoder)
+        assert 2 == stopped.value.code
+        expected = f"headrace: --encoder {folder}: {why}; the folder of a model or a name of Hugging Face's hub is wanted\n"
+        assert expected == capsys.readouterr().err
+    (tmp_path / "config.json").write_text("{}")
+    assert Settings().encoder == load_or_exit([], {}, "", check_encoder).encoder
+    assert str(tmp_path) == load_or_exit(["--encoder", str(tmp_path)], {}, "", check_encoder).encoder
+    assert "/nowhere" == load_or_exit(["--encoder", "/nowhere"], {}).encoder
 
 
 # What is said before anything starts
@@ -132,7 +140,11 @@ PROGRAMS = {
     "scripts/evaluate.py": ["--baselines", "--half_life_s"],
     "serving.app": ["--port", "--half_life_s"],
 }
-LONE = "import sys; sys.modules.update(dict.fromkeys(('torch', 'pyflink', 'pandas', 'transformers'))); sys.argv = sys.argv[1:]; import runpy; "
+LONE = """
+import runpy, sys
+sys.modules.update(dict.fromkeys(("torch", "pyflink", "pandas", "transformers")))
+sys.argv = sys.argv[1:]
+"""
 
 
 def start(program: str, *words: str) -> subprocess.CompletedProcess:
