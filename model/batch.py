@@ -9,7 +9,7 @@ import torch
 
 from model import consumed, interest
 from model.catalogue import Catalogue
-from model.interest import INTEREST_DIM, IS_NEGATIVE, Interests, Rules
+from model.interest import ACTIONS, INTEREST_DIM, IS_NEGATIVE, Interests, Rules
 from model.network import EVENT, GAPS, NOTHING, START, UNKNOWN
 from model.schema import Request
 
@@ -29,8 +29,8 @@ class MicroBatch:
 
     Shape: history (B, T) rows of the catalogue, the newest event last, n for none, without events that push away; gaps, actions,
     kind (B, T); context (B, CONTEXT); interests (B, I, 64); weights, led_to (B, I): how much each interest weighs, and how
-    strongly the last one led to it; both sum to 1, or to 0 where there is none; events (B, T) rows, all of them, and strengths
-    (B, T) how much each says; queries (q, dim) of newest searches, query_strengths (q,), and query_owner (q,) by whom; had (p,)
+    strongly the last one led to it; both sum to 1, or to 0 where there is none; events (B, T) rows, all of them, strengths
+    (B, T) how much each says, and rated (B, T) whether it is a rating; queries (q, dim) of newest searches, query_strengths (q,), and query_owner (q,) by whom; had (p,)
     rows of items that users had and did not push away, n for none, had_times, had_gaps_s (p,) how often and how long ago, and
     owner (p,) by whom; excluded (x,) rows that must not be listed, and excluded_owner (x,); led: see model.signals.led.
     """
@@ -45,6 +45,7 @@ class MicroBatch:
     led_to: torch.Tensor
     events: torch.Tensor
     strengths: torch.Tensor
+    rated: torch.Tensor
     queries: torch.Tensor
     query_strengths: torch.Tensor
     query_owner: torch.Tensor
@@ -114,14 +115,15 @@ def _to_the_right(owner: np.ndarray, users: int, width: int) -> tuple[np.ndarray
     return np.arange(len(owner)) + np.repeat(width - np.cumsum(count), count), count
 
 
-def _events(logs: Logs, none: int, last_n: int) -> tuple[np.ndarray, np.ndarray]:
-    """All last events on items of the catalogue, those that push away among them; rows and strengths, (B, T) each."""
+def _events(logs: Logs, none: int, last_n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All last events on items of the catalogue, those that push away among them; rows, strengths, rated, (B, T) each."""
     there, users = logs.rows >= 0, len(logs.lengths)
     owner = logs.owner[there]
     column, _ = _to_the_right(owner, users, last_n)
-    rows, strengths = np.full((users, last_n), none), np.zeros((users, last_n), np.float32)
+    rows, strengths, rated = np.full((users, last_n), none), np.zeros((users, last_n), np.float32), np.zeros((users, last_n), bool)
     rows[owner, column], strengths[owner, column] = logs.rows[there], logs.strengths[there]
-    return rows, strengths
+    rated[owner, column] = logs.actions[there] == ACTIONS.index("rating")
+    return rows, strengths, rated
 
 
 def _histories(logs: Logs, none: int, now_ms: np.ndarray, live: np.ndarray, last_n: int) -> tuple[np.ndarray, ...]:

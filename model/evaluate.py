@@ -24,6 +24,7 @@ from model.catalogue import Catalogue
 from model.finetune import Learner
 from model.interest import ACTIONS, Rules, interest_space
 from model.metrics import K
+from model.order import drawn_order
 from model.schema import POSITIVE, Embedded, Event, Example, Request, item_key
 from model.score import Scorer, score
 
@@ -55,19 +56,6 @@ class Protocol:
     def counts(self, event: Event) -> bool:
         """Whether an event is predicted: what a user chose, and with `liked_from` liked."""
         return event.action in POSITIVE and (self.liked_from is None or event.value is None or event.value >= self.liked_from)
-
-
-def drawn_order(events: Sequence[Event], seed: int | None) -> Sequence[Event]:
-    """The events in time order; what came at one time came in no order: it is drawn.
-
-    >>> [event.event_id for event in drawn_order([Event(name, "u", "view", 5, "i") for name in "abcd"], 0)]
-    ['c', 'd', 'a', 'b']
-    """
-    if seed is None:
-        return events
-    drawn = np.random.default_rng(seed).random(len(events))
-    times = np.array([event.event_time_ms for event in events], np.int64)
-    return [events[at] for at in np.lexsort((drawn, times)).tolist()]
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
     newest search, fading ─────────────► search: how near the item's text is to the query
     dislikes, skips, low ratings ──────► disliked: how much nearer the item is to them than to what pulled
-    likes, carts, purchases, ratings ──► liked: how near the item is to what said more than a view
+    likes, carts, purchases ───────────► liked: how near the item is to what said more than a view
 
 Data that does not reward them cannot take them away: what is learnt learns beside them. A user who only views has none of them.
 """
@@ -46,7 +46,7 @@ def _disliked(table: Table, batch: MicroBatch) -> torch.Tensor | None:
 
 
 def _liked(table: Table, batch: MicroBatch) -> torch.Tensor | None:
-    more = (batch.strengths - 1).clamp(min=0)
+    more = (batch.strengths - 1).clamp(min=0).masked_fill(batch.rated, 0.0)
     if not more.any():
         return None
     events = (batch.strengths != 0).sum(1, keepdim=True).clamp(min=1)

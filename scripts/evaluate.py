@@ -39,7 +39,8 @@ from jobs.settings import Settings, SettingsError, check_encoder, load_or_exit
 from model.behaviour import compare
 from model.catalogue import Catalogue
 from model.baselines import POPULARITIES
-from model.evaluate import METHODS, Outcome, Protocol, drawn_order, evaluate, leave_one_out
+from model.evaluate import METHODS, Outcome, Protocol, evaluate, leave_one_out
+from model.order import drawn_order
 from model.schema import Event, HeadraceError, Item, ItemVector
 from model.shop import make_shop
 from scripts import data, offline, report

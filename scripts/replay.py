@@ -26,6 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs.settings import Settings, check_encoder, load_or_exit
+from model.order import drawn_order
 from model.schema import Event, HeadraceError, encode_json
 from scripts import data, stack
 from scripts.watch import Quality, Watch
@@ -91,7 +92,7 @@ class Replay:
         self._events, self._items, self._speed = events, items, speed
         self.feed = Feed(settings)
         self.watch = Watch(settings, self.feed.sent)
-        self.quality = Quality(items.item_id)
+        self.quality = Quality(items.item_id, settings.rules().exclude_s)
         self.steady = max(1, min(int(len(events) * SHARE), int(speed * (LEAD_S + STEADY_S))))
         self.backlog_per_s = 0.0
         self._titles = dict(zip(items.item_id, items.title))
@@ -233,6 +234,8 @@ def report(figures: dict, replay: Replay, first_list_s: float | None, memory_mb:
         "unanswered": f"{figures['unanswered']:,} ({why})",
         "backlog": f"{replay.backlog_per_s:,.0f} events/s while it drained",
         "HR@10": f"{figures['hr_at_10']:.4f}; of the most popular items {figures['hr_at_10_popularity']:.4f}",
+        "": f"over {figures['judged']:,} events of the steady part: was the item on the list that the user had? (the learner is",
+        " ": "still behind the backlog then; `make evaluate` is over all events, the page over those a version was judged on)",
         "freshness": f"p50 {figures['freshness_ms_p50']:.0f} ms, p99 {figures['freshness_ms_p99']:.0f} ms from produce to arrival at {speed:g} events/s",
         "model versions": f"{figures['model_versions_live']} went live: {', '.join(sorted(replay.watch.versions)) or 'none'}",
     }
@@ -264,6 +267,8 @@ def main(argv: list[str]) -> int:
         print(f"replay: {error}", file=sys.stderr)
         return 2
     figures = replay.figures(time.monotonic() - began)
+    if arguments.behaviour:
+        figures["behaviour"] = measure_behaviour(settings, given)
     report(figures, replay, first_list_s, memory_mb, arguments.speed)
     if arguments.json:
         arguments.json.write_bytes(msgspec.json.encode(figures))
@@ -273,13 +278,24 @@ def main(argv: list[str]) -> int:
     return 1 if lost else 0
 
 
+def measure_behaviour(settings: Settings, given: list[str]) -> str:
+    """What users do to their lists in a made-up shop, as a table; and how many rows of the contract hold."""
+    from model.evaluate import Protocol
+    from scripts.evaluate import behaviour_of, encoder_of
+    from scripts.report import contract, show_behaviour
+
+    found = behaviour_of(encoder_of(settings, given), Protocol(seed=settings.seed, rules=settings.rules()))
+    show_behaviour(found, "What users do to their lists, in a made-up shop (docs/behaviour.md)")
+    return contract(found)
+
+
 def _read(arguments, settings: Settings) -> tuple[list[Event], pd.DataFrame]:
-    """The events, in time order, and the items; an event without an id gets one that no other replay has given."""
+    """The events, in time order, those of one time in an order that is drawn, and the items; an event without an id gets one that no other replay has given."""
     name = arguments.data or arguments.events
     events, items = data.public(arguments.data) if arguments.data else data.read(arguments.events, arguments.items)
     valid, refused = data.check_events(events, f"{time.time_ns() // 1_000_000:x}-", settings.max_future_s)
     data.tell_refused(name, valid, refused)
-    return valid, items
+    return drawn_order(valid, arguments.order_seed), items
 
 
 class running:

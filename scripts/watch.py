@@ -10,6 +10,7 @@ from kafka import KafkaConsumer, TopicPartition
 
 from jobs.settings import Settings
 from model.baselines import best_rows
+from model.interest import EXCLUDE_S
 from model.schema import POSITIVE, Event, ModelVersion, decode_item_vector, decode_model_version
 
 TOP = 10
@@ -119,11 +120,15 @@ class Quality:
     """Was what a user did next on the list that the user had?
 
     The list is the one that answers the user's event before: what the user would have been shown if the stream ran at its
-    own pace, not at the replay's. The most popular items are asked the same, without the items that the user had before,
-    for the same events.
+    own pace, not at the replay's. The most popular items are asked the same, for the same events, without the items after
+    which nothing is listed again.
+
+    Args:
+        excluding: actions after which an item is left out.
     """
 
-    def __init__(self, item_ids: Iterable[str]) -> None:
+    def __init__(self, item_ids: Iterable[str], excluding: Container[str] = EXCLUDE_S) -> None:
+        self._excluding = excluding
         self._rows = {item_id: row for row, item_id in enumerate(item_ids)}
         self._chosen = np.zeros(len(self._rows))  # how often, by now
         self._had: dict[str, list[int]] = {}
@@ -141,7 +146,8 @@ class Quality:
             return
         row = self._rows.get(event.item_id, -1)
         if row >= 0:
-            self._had.setdefault(event.user_id, []).append(row)
+            if event.action in self._excluding:
+                self._had.setdefault(event.user_id, []).append(row)
             if event.action in POSITIVE:
                 self._chosen[row] += 1
         self._list_of[event.user_id] = event.event_id
@@ -163,4 +169,4 @@ class Quality:
         """
         hits = [(item_id in tops[before], popular) for before, item_id, popular in self._asked if before in tops]
         rates = np.array(hits, float).reshape(-1, 2).mean(0) if hits else (0.0, 0.0)
-        return {"hr_at_10": round(float(rates[0]), 4), "hr_at_10_popularity": round(float(rates[1]), 4)}
+        return {"hr_at_10": round(float(rates[0]), 4), "hr_at_10_popularity": round(float(rates[1]), 4), "judged": len(hits)}
