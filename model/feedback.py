@@ -4,7 +4,8 @@
     dislikes, skips, low ratings ──────► disliked: how much nearer the item is to them than to what pulled
     likes, carts, purchases ───────────► liked: how near the item is to what said more than a view
 
-Data that does not reward them cannot take them away: what is learnt learns beside them. A user who only views has none of them.
+Who rates one thing in a shop says more by it than who rates film after film: a low rating counts the less the more ratings there
+are among the last events. Data that does not reward these terms cannot take them away: what is learnt learns beside them. A user who only views has none of them.
 """
 
 import torch
@@ -12,7 +13,7 @@ import torch
 from model.batch import MicroBatch
 from model.table import Table
 
-SEARCH, DISLIKED, LIKED = 40.0, 15.0, 4.0
+SEARCH, DISLIKED, LIKED = 40.0, 15.0, 5.0
 """How much each counts, beside a log probability, where its cosine is 1."""
 _RECENCY = 0.95  # what one event further back counts
 
@@ -41,7 +42,9 @@ def _search(table: Table, batch: MicroBatch) -> torch.Tensor | None:
 def _disliked(table: Table, batch: MicroBatch) -> torch.Tensor | None:
     if not (batch.strengths < 0).any():
         return None
-    pushed, pulled = (_nearness(table, batch, part.clamp(min=0)) for part in (-batch.strengths, batch.strengths))
+    ratings = batch.rated.sum(1, keepdim=True).clamp(min=1)
+    pushes = torch.where(batch.rated, -batch.strengths / ratings, -batch.strengths).clamp(min=0)
+    pushed, pulled = _nearness(table, batch, pushes), _nearness(table, batch, batch.strengths.clamp(min=0))
     return -DISLIKED * (pushed - pulled).clamp(min=0)
 
 

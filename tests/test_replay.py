@@ -109,7 +109,7 @@ def test_after_a_forget_a_user_has_no_list_to_be_judged_by():
         quality.ask(event)
         quality.add(event)
 
-    assert {"hr_at_10": 1.0, "hr_at_10_popularity": 1.0} == quality.metrics({"e0": ["a"], "e1": [], "e2": ["b"], "e3": []})
+    assert {"hr_at_10": 1.0, "hr_at_10_popularity": 1.0, "judged": 1} == quality.metrics({"e0": ["a"], "e1": [], "e2": ["b"], "e3": []})
 
 
 EVIL = "[/] [bold]x[/x] :smile:"
@@ -138,7 +138,7 @@ def test_the_figures_of_a_replay_are_printed_as_text(capsys):
     """A version's name may be anything."""
     made = object.__new__(replay.Replay)
     made.backlog_per_s, made.watch = 100.0, type("Watch", (), {"versions": {"[/v1]"}})
-    figures = dict.fromkeys(("read", "emitted", "rejected", "unanswered", "model_versions_live"), 1)
+    figures = dict.fromkeys(("read", "emitted", "rejected", "unanswered", "model_versions_live", "judged"), 1)
     figures |= dict.fromkeys(("hr_at_10", "hr_at_10_popularity", "freshness_ms_p50", "freshness_ms_p99"), 0.5)
     replay.report(figures, made, None, 0, 200.0)
 
