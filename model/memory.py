@@ -152,6 +152,11 @@ class Memory:
         new, self._new = self._new, []
         return [one for one in new if one.place >= 0]
 
+    def has(self, example: Example) -> bool:
+        """Whether an example came before."""
+        user = self.users.get(example.user_id)
+        return user is not None and event_key(example.event_id) in user.events[-_LATE:]
+
     def find(self, example: Example) -> Remembered:
         """An example that was added before; one that was not stands after all events of its user."""
         user = self.users.get(example.user_id, User())
