@@ -4,8 +4,10 @@
 
     GET /recommendations/USER   the user's newest list, or 404
     GET /users?k=20             the users whose lists came last
-    GET /status                 counts, rates, model versions, rejected records
+    GET /status                 counts, rates, model versions, rejected records; the processes of a local stack
     GET /                       the page
+
+Where `STACK_RUN_DIR` names the folder of a local stack, its processes are shown, and how often each had to be started again.
 """
 
 import argparse
@@ -27,6 +29,7 @@ from starlette.routing import Route
 from jobs.settings import load_or_exit
 from model.schema import encode_json
 from serving.follow import Follower
+from serving.processes import read_processes
 from serving.store import Store
 
 PAGE = Path(__file__).with_name("page.html")
@@ -34,8 +37,12 @@ MOST_USERS = 200
 HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
-def make_app(store: Store) -> Starlette:
-    """The REST interface and the page over a store."""
+def make_app(store: Store, run_dir: Path | None = None) -> Starlette:
+    """The REST interface and the page over a store.
+
+    Args:
+        run_dir: the folder of the local stack that the page is part of.
+    """
     page = PAGE.read_text()
     app = Starlette(routes=[
         Route("/", show_page),
@@ -43,7 +50,7 @@ def make_app(store: Store) -> Starlette:
         Route("/users", show_users),
         Route("/status", show_status),
     ])  # fmt: skip
-    app.state.store = store
+    app.state.store, app.state.run_dir = store, run_dir
     app.state.page, app.state.policy = page, content_policy(page)
     return app
 
@@ -82,7 +89,8 @@ async def show_users(request: Request) -> Response:
 
 
 async def show_status(request: Request) -> Response:
-    return answer(request.app.state.store.status())
+    state = request.app.state
+    return answer(state.store.status() | {"processes": read_processes(state.run_dir)})
 
 
 def answer(value: Any, status: int = 200) -> Response:
@@ -114,7 +122,8 @@ def main(argv: list[str]) -> None:
     store = Store()
     Follower(store, settings).start()
     logging.getLogger("serving.app").info("the page is on http://%s:%d", place.host, place.port)
-    uvicorn.run(make_app(store), host=place.host, port=place.port, log_level="warning")
+    run_dir = os.environ.get("STACK_RUN_DIR")
+    uvicorn.run(make_app(store, Path(run_dir) if run_dir else None), host=place.host, port=place.port, log_level="warning")
 
 
 if __name__ == "__main__":

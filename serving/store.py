@@ -20,6 +20,7 @@ from model.schema import (
     InvalidRecord, Item, ModelVersion, Recommendation, RecommendedItem, decode_item, decode_model_version,
     decode_recommendation,
 )  # fmt: skip
+from model.versions import Serving, follow, trained_path
 from serving.words import say
 
 RATE_S = 60
@@ -113,6 +114,7 @@ class Store:
         self._list_bytes, self._most_list_bytes = 0, limits.list_bytes
         self._rec_ids, self._items = Bounded(limits.rec_ids), Bounded(limits.items)
         self._versions, self._reasons = Bounded(limits.versions), Bounded(limits.reasons)
+        self._serving = Serving()
         self._recent: deque[tuple[str, str, int | None]] = deque(maxlen=limits.recent)
         self._per_second = Bounded(2 * RATE_S)
         self._take = {
@@ -190,7 +192,9 @@ class Store:
             self._versions.pop(_name(key), None)
             return
         version = decode_model_version(value)
-        self._versions.put(version.version, Said(version, timestamp_ms))
+        self._serving = follow(self._serving, version)
+        if version.status != "counted":  # new counts of a version decide nothing
+            self._versions.put(version.version, Said(version, timestamp_ms))
 
     def _take_rejected(self, key: bytes | None, value: bytes | None, timestamp_ms: int) -> None:
         refused = _decode_refused(value or b"")
@@ -275,7 +279,21 @@ class Store:
     def _timeline(self) -> list[dict[str, Any]]:
         """The versions by name, the highest first: a version's record may come again after those of its successors."""
         said = sorted(self._versions.values(), key=lambda said: said.version.version, reverse=True)
-        return [msgspec.structs.asdict(each.version) | {"since_ms": each.since_ms} for each in said]
+        return [self._show_version(each) for each in said]
+
+    def _show_version(self, said: Said) -> dict[str, Any]:
+        """A version as it stands: one serves at most, and one that was judged on nothing has no figures."""
+        version = said.version
+        paths = [trained_path(path) for path in self._serving.paths[:1]]
+        serves = trained_path(version.path) in paths
+        status = "serving" if serves else "retired" if version.status == "serving" else version.status
+        metrics = {name: value for name, value in version.metrics.items() if version.metrics.get("judged_on") != 0 or not _is_figure(name)}
+        about = {"status": status, "metrics": metrics, "pinned": serves and self._serving.pinned, "since_ms": said.since_ms}
+        return msgspec.structs.asdict(version) | about
+
+
+def _is_figure(metric: str) -> bool:
+    return metric.endswith("_at_10")
 
 
 def _name(key: bytes | None) -> str:
