@@ -70,7 +70,7 @@ class Versions:
         self.announce(version)
         serves = self.current() is not None and self.current().version == version.version
         if serves and old is not None and old.version != version.version:
-            self.say(old, status=before, reason=version.reason)
+            self.say(old, status=before, reason=version.reason if before == "rejected" else "")
         return serves
 
     def current(self) -> ModelVersion | None:

@@ -26,6 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 SUPERVISOR = "supervisor"
 """The process that starts the others again; ended first."""
+LINE_SHOWN = 120
+"""Characters of a log's last line in the table of `status`."""
 
 Port = Annotated[int, Meta(ge=1, le=65_535)]
 Count = Annotated[int, Meta(ge=0)]
@@ -116,7 +118,7 @@ class Supervised(Struct, frozen=True):
         if not self.ended_at_ms:
             return ""
         times = {0: "not restarted yet", 1: "restarted once"}.get(self.restarts, f"restarted {self.restarts} times")
-        return f"{times}, last end {time.strftime('%H:%M:%S', time.localtime(self.ended_at_ms / 1_000))}: {self.last_line}"
+        return f"{times}, last end {time.strftime('%H:%M:%S', time.localtime(self.ended_at_ms / 1_000))}: {self.last_line[:LINE_SHOWN]}"
 
 
 class Processes:
@@ -205,6 +207,10 @@ class Processes:
         """End a process and its children at once (-9), as a lost machine would."""
         self._end(name, self.running()[name], patience_s=0)
 
+    def end_rest(self, name: str) -> None:
+        """End what a process that has ended left behind."""
+        _signal(self.all()[name], signal.SIGKILL)
+
     def end(self) -> None:
         """End every process, the supervisor first, and delete all of the run folder but the logs."""
         if SUPERVISOR in self.running():
@@ -288,7 +294,11 @@ def answers(host: str, port: int) -> bool:
 
 def last_line(log: Path) -> str:
     """The last line that says something."""
-    lines = log.read_text(errors="replace")[-4_096:].split("\n") if log.exists() else []
+    if not log.exists():
+        return ""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 4_096))
+        lines = file.read().decode(errors="replace").splitlines()
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 

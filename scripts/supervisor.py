@@ -90,6 +90,7 @@ class Supervisor:
         watched.due, watched.pause_s = self._clock() + watched.pause_s, min(LONGEST_PAUSE_S, 2 * watched.pause_s)
 
     def _start(self, name: str, watched: Watched) -> None:
+        self._processes.end_rest(name)
         try:
             self._stack.start(name)
         except (StackError, OSError) as error:

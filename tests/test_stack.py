@@ -413,6 +413,25 @@ def test_the_pause_grows_up_to_half_a_minute_and_begins_again_once_it_lives(fake
     assert "learner" in fake.running()
 
 
+def test_what_an_ended_process_has_left_behind_is_ended_before_it_is_started_again(fake, clock, watching, monkeypatch):
+    """A TaskManager's workers hold files that the next one needs."""
+    monkeypatch.setattr(Stack, "command", lambda self, name: ["sh", "-c", f"sleep 60 & echo $! >> {fake.run_dir}/children; wait"])
+    fake.start("taskmanager-1")
+    children = fake.run_dir / "children"
+    while not (children.exists() and children.read_text().strip()):
+        pass
+    child = int(children.read_text())
+    born = processes._stat(child)[1]
+    os.kill(fake.processes()["taskmanager-1"].pid, signal.SIGKILL)  # not its group
+    processes._until_ended(fake.processes()["taskmanager-1"], 5)
+    assert processes.alive(Process(child, born))
+    watching.turn()
+    after(clock, watching, 1.0)
+    processes._until_ended(Process(child, born), 5)
+
+    assert not processes.alive(Process(child, born)) and "taskmanager-1" in fake.running()
+
+
 def test_a_process_that_somebody_else_starts_again_is_left_alone(fake, clock, watching):
     fake.kill("learner")
     watching.turn()
