@@ -41,6 +41,8 @@ KEPT_COUNTS = 4
 """So many counts of a version stay in the registry: whoever loads is a little behind whoever writes."""
 LARGEST_SHARE = 0.05
 """Of the examples that a candidate is judged on, one user may bring this share, rounded up: a few bots do not decide."""
+SAY_S = 60.0
+"""So often the log says how far a candidate is that waits to be judged."""
 RETRY_S = 30.0
 """A serving version that cannot be loaded is tried again after this time."""
 
@@ -113,11 +115,15 @@ class Trial:
     theirs: Judgement = NOBODY
     by_user: Counter = field(default_factory=Counter)
 
+    def most(self) -> int:
+        """So many examples of one user count."""
+        return math.ceil(LARGEST_SHARE * self.needed)
+
     def take(self, examples: list[Example]) -> list[Example]:
         """Those of these examples that it is judged on."""
-        taken, most = [], math.ceil(LARGEST_SHARE * self.needed)
+        taken = []
         for example in examples:
-            if self.by_user.total() < self.needed and self.by_user[example.user_id] < most:
+            if self.by_user.total() < self.needed and self.by_user[example.user_id] < self.most():
                 self.by_user[example.user_id] += 1
                 taken.append(example)
         return taken
@@ -176,6 +182,7 @@ class FineTune:
         self._settings, self._learner, self._versions = settings, learner, versions
         self._trial: Trial | None = None
         self._since = 0  # examples since the last candidate
+        self._said = 0.0  # monotonic clock, s
         self._served = Served("", None)
         self._follow()
 
@@ -269,7 +276,9 @@ class FineTune:
         beside = self._served.scorer if self._fits(self._served.scorer) else untrained
         trial.ours += self._learner.judge(trial.scorer, wanted)
         trial.theirs += self._learner.judge(beside, wanted)
-        logger.debug("judged on %d of %d, by %d users", len(trial.ours.hit), trial.needed, len(trial.by_user))
+        if not trial.is_over() and time.monotonic() - self._said > SAY_S:
+            self._said, users = time.monotonic(), len(trial.by_user)
+            logger.info("judged on %d of %d events so far, of %d users; %d of each count", len(trial.ours.hit), trial.needed, users, trial.most())
 
     def _count(self) -> None:
         """Count what was added, for the candidate and for the version that serves, which goes live with it."""
