@@ -25,7 +25,7 @@ test-fast: setup  ## the tests that need no Java, in under a minute
 up: java setup  ## start Kafka, Flink, the job, the learner and the page, and leave them running: ARGS='--k 10'
 	@$(PYTHON) scripts/stack.py up $(ARGS)
 
-status: setup  ## what runs now, its memory and its log
+status: setup  ## what runs now, its memory, its log, how often it was started again
 	@$(PYTHON) scripts/stack.py status
 
 down: setup  ## stop what `make up` started

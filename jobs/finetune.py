@@ -4,19 +4,24 @@
                        │                                       serving, or rejected
     fine-tune-requests ┴─► fine-tune ──► a candidate ──► judge beside the version that serves ──────► model-versions
 
-A candidate is judged on examples before they are counted: on the newest ones that waited, and if those were few on the next
-ones that come. The topic is the learner's memory: one that starts takes the networks from the version that serves and counts
-the newest `replay_capacity` examples again.
+Counts are this learner's, whoever made the version that serves; candidate and serving version are judged with the same ones.
+A candidate is judged on examples before they are counted: on the newest ones that waited, and on the next ones that come until
+they are enough. Where something else serves than what this learner goes on from, after a rollback, it begins again from that.
+
+The topic is the learner's memory: one that starts takes the networks from the version that serves and counts the newest
+`replay_capacity` examples again. What goes wrong in a turn is logged with its traceback, and the process ends with code 1: whoever
+runs it (the local stack's supervisor, a cluster's) starts it again, and it goes on as above.
 
     python jobs/finetune.py [--SETTING VALUE ...]
 """
 
 import logging
+import math
 import os
 import sys
 import time
-from collections import deque
-from dataclasses import dataclass
+from collections import Counter, deque
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from jobs.settings import Settings, help_or_go_on, load_or_exit, usage
@@ -31,12 +36,18 @@ from kafka import KafkaConsumer, TopicPartition
 from jobs.versions import Versions
 from model import registry, score
 from model.finetune import NOBODY, Judgement, Learner, better_or_level
-from model.schema import Example, ModelVersion, VersionError, decode_example, decode_fine_tune_request
-from model.versions import next_name, trained_path
+from model.schema import Example, ModelVersion, VersionError, decode_example, decode_fine_tune_request, item_key
+from model.versions import counts_number, counts_path, next_name, trained_path
 from udfs.replica import CatalogueFollower
 
 KEPT_COUNTS = 4
 """So many counts of a version stay in the registry: whoever loads is a little behind whoever writes."""
+LARGEST_SHARE = 0.05
+"""Of the examples that a candidate is judged on, one user may bring this share, rounded up: a few bots do not decide."""
+SAY_S = 60.0
+"""So often the log says how far a candidate is that waits to be judged."""
+RETRY_S = 30.0
+"""A serving version that cannot be loaded is tried again after this time."""
 
 FETCH_BYTES, FETCH_WAIT_MS = 1 << 20, 400
 """The broker gathers so much, or waits so long, before it answers: examples are no hurry."""
@@ -90,20 +101,81 @@ class Inbox:
 
 @dataclass
 class Trial:
-    """A candidate that is being judged, and how it and the version that serves have done so far."""
+    """A candidate that is being judged, and how it and the version that serves have done so far.
+
+    It is judged on `needed` examples, of one user on `LARGEST_SHARE` of them at most, at least one. Examples on items that are not in the
+    catalogue say nothing about either and do not count.
+    """
 
     scorer: score.Scorer
-    beside: score.Scorer
+    parent: str  # the version that serves
+    epoch: int  # in which it was learnt
     why: str
     examples: int  # learnt from since the last candidate
     needed: int  # examples to be judged on
     began: float  # monotonic clock, s
     ours: Judgement = NOBODY
     theirs: Judgement = NOBODY
+    by_user: Counter = field(default_factory=Counter)
+
+    def most(self) -> int:
+        """So many examples of one user count."""
+        return math.ceil(LARGEST_SHARE * self.needed)
+
+    def take(self, examples: list[Example]) -> list[Example]:
+        """Those of these examples that it is judged on."""
+        taken = []
+        for example in examples:
+            if self.by_user.total() < self.needed and self.by_user[example.user_id] < self.most():
+                self.by_user[example.user_id] += 1
+                taken.append(example)
+        return taken
+
+    def is_over(self) -> bool:
+        return len(self.ours.hit) >= self.needed
 
     def metrics(self) -> dict[str, float]:
         serving = {f"serving_{name}": value for name, value in self.theirs.metrics().items()}
-        return self.ours.metrics() | serving | {"examples": float(self.examples), "judged_on": float(len(self.ours.hit))}
+        about = {"examples": float(self.examples), "judged_on": float(len(self.ours.hit)), "judged_users": float(len(self.by_user))}
+        return self.ours.metrics() | serving | about | {"seconds": round(time.monotonic() - self.began, 3)}
+
+
+class Served:
+    """The version that serves: its trained part, loaded once, with this learner's counts.
+
+    Args:
+        path: of the trained part; empty where nothing serves.
+        scorer: None where it cannot be used.
+    """
+
+    def __init__(self, path: str, scorer: score.Scorer | None, number: int = 0) -> None:
+        self.path, self.scorer = path, scorer
+        self._number, self._tried = number, time.monotonic()
+        self._written: deque[str] = deque()  # where its counts lie, the newest last
+        if scorer is not None:
+            numbers = [counts_number(f"{path}/{name}") for name in registry.inside(path)]
+            self._written += [counts_path(path, number) for number in numbers if number]
+            self._number = max([number, *numbers])
+
+    @classmethod
+    def load(cls, version: ModelVersion) -> "Served":
+        path, scorer = trained_path(version.path), None
+        try:
+            scorer = score.load(path)
+        except VersionError as error:
+            logger.error("the serving version cannot be used, candidates are judged beside an untrained one: %s", error)
+        return cls(path, scorer, counts_number(version.path))
+
+    def should_be_tried_again(self) -> bool:
+        return bool(self.path) and self.scorer is None and time.monotonic() - self._tried > RETRY_S
+
+    def write_counts(self) -> str:
+        """Write its counts of now, delete all but the last ones, and return where they lie."""
+        self._number += 1
+        self._written.append(score.save_counts(self.scorer, self.path, self._number))
+        while len(self._written) > KEPT_COUNTS:
+            registry.remove(self._written.popleft())
+        return self._written[-1]
 
 
 class FineTune:
@@ -113,15 +185,28 @@ class FineTune:
         self._settings, self._learner, self._versions = settings, learner, versions
         self._trial: Trial | None = None
         self._since = 0  # examples since the last candidate
-        self._ours = ""  # the path of the version that this learner trained last, if it was accepted
-        self._written: deque[str] = deque()  # where its counts lie, the newest last
-        self._number = 0  # of the newest counts
+        self._said = 0.0  # monotonic clock, s
+        self._served = Served("", None)
+        self._follow()
 
     def due(self, examples: int, why: str, waited_s: float) -> bool:
         """Whether it is time for a turn."""
-        if self._trial is None and why and examples > 1:
+        if self._may_begin(examples, why):
             return True
-        return examples > 0 and (self._trial is not None or self._serves()) and waited_s >= self._settings.count_every_s
+        counts = self._trial is not None or bool(self._versions.serving.paths)
+        return examples > 0 and counts and waited_s >= self._settings.count_every_s
+
+    def recall(self, examples: list[Example]) -> list[Example]:
+        """Take the examples from before this learner started: where a version serves that has learnt from them, they are counted.
+
+        Returns:
+            Those that nobody has learnt from.
+        """
+        if self._served.scorer is None:
+            return examples
+        self._learner.add(examples)
+        self._learner.catch_up()
+        return []
 
     def turn(self, examples: list[Example], why: str) -> str:
         """Take new examples.
@@ -132,107 +217,118 @@ class FineTune:
         Returns:
             What is still asked for: nothing, if a candidate was made.
         """
-        self._since += len(examples)
-        if self._trial is None and why:
-            self._begin(examples, why)
-            why = ""
-        elif self._trial is not None:
-            self._judge(examples)
+        self._follow()
+        examples = [one for one in examples if one.forget or not self._learner.memory.has(one)]
+        if self._may_begin(len(examples), why):
+            examples, why = self._begin(examples, why), ""
         else:
-            self._learner.add(examples)
-            self._publish_counts()
-        if self._trial is not None and len(self._trial.ours.hit) >= self._trial.needed:
+            self._since += len(examples)
+        if self._trial is not None:
+            self._judge(self._trial, examples)
+        self._learner.add(examples)
+        self._count()
+        if self._trial is not None and self._trial.is_over():
             self._decide(self._trial)
         return why
 
-    def _serves(self) -> bool:
-        """Whether the version that serves is the one that this learner would count for."""
-        current = self._versions.current()
-        return bool(self._ours) and current is not None and trained_path(current.path) == self._ours
+    def _may_begin(self, examples: int, why: str) -> bool:
+        """Whether a candidate is asked for that there is enough for, and that may serve."""
+        enough = self._since + examples >= max(2, self._settings.gate_events)
+        return self._trial is None and bool(why) and enough and not self._versions.serving.pinned
 
-    def _begin(self, examples: list[Example], why: str) -> None:
-        """Fine-tune on all but the newest examples, and judge on those."""
-        began, needed = time.monotonic(), min(self._settings.holdout, self._since // 2)
-        held_out = min(needed, len(examples) // 2)
-        self._learner.add(examples[: len(examples) - held_out])
-        candidate = self._learner.fine_tune(self._report)
+    def _follow(self) -> None:
+        """Read what was decided; where another version serves now, go on from that one."""
         self._versions.refresh()
-        beside = self._scorer_of(self._versions.current())
-        self._trial, self._since = Trial(candidate, beside, why, self._since, needed, began), 0
-        self._judge(examples[len(examples) - held_out :])
-
-    def _judge(self, examples: list[Example]) -> None:
-        """Judge on as many as are needed of examples that nobody has counted, then count all of them."""
+        current = self._versions.current()
+        path = trained_path(current.path) if current else ""
+        if path != self._served.path or self._served.should_be_tried_again():
+            self._served = Served.load(current) if current else Served("", None)
+            if self._fits(self._served.scorer):
+                self._learner.resume(self._served.scorer)
+                logger.info("learning goes on from %s", path)
         trial = self._trial
-        wanted = examples[: trial.needed - len(trial.ours.hit)]
-        trial.ours = trial.ours + self._learner.judge(trial.scorer, wanted)
-        trial.theirs = trial.theirs + self._learner.judge(trial.beside, wanted)
-        self._learner.add(examples)
-        if self._learner.can_count():
-            trial.scorer = self._learner.count()
+        if trial is not None and (trial.epoch != self._versions.serving.epoch or not self._fits(trial.scorer)):
+            logger.info("a candidate is given up: something else was decided by hand, or the items have another encoder")
+            self._trial = None
+
+    def _fits(self, scorer: score.Scorer | None) -> bool:
+        return scorer is not None and scorer.fits(self._learner.catalogue)
+
+    def _begin(self, examples: list[Example], why: str) -> list[Example]:
+        """Fine-tune on all but the newest examples.
+
+        Returns:
+            The newest ones, to be judged on; if they are not enough, the next ones that come are judged on too.
+        """
+        began, since = time.monotonic(), self._since + len(examples)
+        needed = max(self._settings.gate_events, min(self._settings.holdout, since // 2))
+        learnt = len(examples) - min(needed, len(examples) // 2)
+        self._learner.add(examples[:learnt])
+        candidate, self._since = self._learner.fine_tune(self._report), 0
+        self._refresh_served(candidate.tables())
+        current = self._versions.current()
+        self._trial = Trial(candidate, current.version if current else "", self._versions.serving.epoch, why, since, needed, began)
+        logger.info("a candidate from %d examples is judged on %d that come now", since, needed)
+        return examples[learnt:]
+
+    def _judge(self, trial: Trial, examples: list[Example]) -> None:
+        """Judge on as many as are needed of examples that nobody has counted."""
+        catalogue = self._learner.catalogue
+        wanted = trial.take([one for one in examples if not one.forget and catalogue.row(item_key(one.item_id)) >= 0])
+        untrained = score.Scorer.untrained(catalogue.vectors.shape[1])
+        beside = self._served.scorer if self._fits(self._served.scorer) else untrained
+        trial.ours += self._learner.judge(trial.scorer, wanted)
+        trial.theirs += self._learner.judge(beside, wanted)
+        if not trial.is_over() and time.monotonic() - self._said > SAY_S:
+            self._said, users = time.monotonic(), len(trial.by_user)
+            logger.info("judged on %d of %d events so far, of %d users; %d of each count", len(trial.ours.hit), trial.needed, users, trial.most())
+
+    def _count(self) -> None:
+        """Count what was added, for the candidate and for the version that serves, which goes live with it."""
+        counted = self._learner.count().tables()
+        if self._trial is not None:
+            self._trial.scorer = self._trial.scorer.with_counts(counted)
+        if self._refresh_served(counted):
+            version = self._versions.current().version
+            self._versions.say(ModelVersion(version, self._served.write_counts()), status="counted")
+
+    def _refresh_served(self, counted: dict[str, torch.Tensor]) -> bool:
+        """Let the version that serves have these counts, if there is one that can be used."""
+        fits = self._fits(self._served.scorer)
+        if fits:
+            self._served.scorer = self._served.scorer.with_counts(counted)
+        return fits
 
     def _decide(self, trial: Trial) -> None:
         """Write the candidate, and let it serve or reject it."""
-        self._trial, serving = None, self._versions.current()
-        metrics = trial.metrics() | {"seconds": round(time.monotonic() - trial.began, 3)}
-        accepted = better_or_level(trial.ours, trial.theirs, self._settings.gate_tolerance)
-        parent, name = serving.version if serving else "", next_name(self._versions.known)
-        about = {"parent": parent, "why": trial.why, "metrics": metrics}
-        version = ModelVersion(name, score.save(trial.scorer, self._settings.registry, name, about), parent, metrics)
-        if accepted:
-            self._versions.serve(version)
+        self._trial, metrics, name = None, trial.metrics(), next_name(self._versions.known)
+        about = {"parent": trial.parent, "why": trial.why, "metrics": metrics}
+        version = ModelVersion(name, score.save(trial.scorer, self._settings.registry, name, about), trial.parent, metrics)
+        if not better_or_level(trial.ours, trial.theirs, self._settings.gate_tolerance):
+            before = metrics["serving_ndcg_at_10"]
+            reason = f"NDCG@10 {metrics['ndcg_at_10']:.4f} on {len(trial.ours.hit)} events; {trial.parent or 'untrained'} has {before:.4f}"
+            self._versions.say(version, status="rejected", reason=reason)
+        elif self._versions.serve(version, trial.epoch):
+            self._served = Served(version.path, trial.scorer)
         else:
-            reason = f"NDCG@10 {metrics['ndcg_at_10']:.4f} on the newest events; {parent} has {metrics['serving_ndcg_at_10']:.4f}"
-            self._versions.announce(msgspec.structs.replace(version, status="rejected", reason=reason))
-        self._ours, self._written = version.path if accepted else "", deque()
-        logger.info("%s is %s: %s", name, "serving" if accepted else "rejected, worse than the one that serves", metrics)
-
-    def _publish_counts(self) -> None:
-        """Let the version that serves go on with what has been counted since."""
-        self._versions.refresh()
-        if not self._serves() or not self._learner.can_count():
-            return
-        self._number += 1
-        self._written.append(score.save_counts(self._learner.count(), self._ours, self._number))
-        self._versions.announce(msgspec.structs.replace(self._versions.current(), path=self._written[-1]))
-        while len(self._written) > KEPT_COUNTS:
-            registry.remove(self._written.popleft())
-
-    def _scorer_of(self, version: ModelVersion | None) -> score.Scorer:
-        if version is not None:
-            try:
-                scorer = score.load(version.path)
-                scorer.table(self._learner.catalogue)  # refuses a catalogue of another encoder
-                return scorer
-            except VersionError as error:
-                logger.error("the serving version cannot be used, the candidate is judged beside an untrained one: %s", error)
-        return score.Scorer.untrained(max(1, self._learner.catalogue.vectors.shape[1]))
+            self._versions.say(version, status="rejected", reason="something else was decided by hand while it was judged")
+        logger.info("%s is %s: %s", name, self._versions.known[name].status, metrics)
 
     @staticmethod
     def _report(done: int, of: int) -> None:
         logger.debug("fine-tuning: %d of %d", done, of)
 
 
-def begin(settings: Settings, versions: Versions, follower: CatalogueFollower) -> Learner:
-    """A learner that goes on from the version that serves, or anew where there is none that can be read."""
-    scorer, serving = None, versions.current()
-    if serving is not None:
-        try:
-            scorer = score.load(serving.path)
-        except VersionError as error:
-            logger.error("learning begins anew: %s", error)
-    return Learner(follower.catalogue, scorer, settings.seed, settings.replay_capacity, settings.rules())
-
-
-def main(argv: list[str]) -> None:
-    settings = load_or_exit(argv, os.environ, __doc__)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    logging.getLogger("kafka").setLevel(logging.ERROR)
-    torch.set_num_threads(settings.learner_threads)
+def learn(settings: Settings) -> None:
+    """Take turns for as long as the process lives."""
     follower = CatalogueFollower(settings.bootstrap_servers, settings.topic("item-vectors"), Path(settings.replica_dir) / "learner")
     versions, inbox = Versions(settings), Inbox(settings)
-    step = FineTune(settings, begin(settings, versions, follower), versions)
-    logger.info("learner ready: %d items, %s serves", len(follower.catalogue), versions.serving[:1] or "no version")
+    learner = Learner(follower.catalogue, None, settings.seed, settings.replay_capacity, settings.rules())
+    step = FineTune(settings, learner, versions)
+    inbox.drain()
+    inbox.examples = step.recall(inbox.examples)
+    inbox.why = inbox.why if inbox.examples else ""
+    logger.info("learner ready: %d items, %s serves", len(follower.catalogue), versions.serving.paths[:1] or "no version")
     turned = time.monotonic()
     while True:
         inbox.read()
@@ -242,6 +338,20 @@ def main(argv: list[str]) -> None:
             examples, inbox.examples = inbox.examples, []
             inbox.why = step.turn(examples, inbox.why)
             turned = time.monotonic()
+
+
+def main(argv: list[str]) -> None:
+    """Learn until something goes wrong, and say what: the process ends with code 1, so that it is started again."""
+    settings = load_or_exit(argv, os.environ, __doc__)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    logging.getLogger("kafka").setLevel(logging.ERROR)
+    torch.set_num_threads(settings.learner_threads)
+    try:
+        learn(settings)
+    except Exception as error:
+        logger.exception("the learner ends: %s: %s", type(error).__name__, error)
+        logging.shutdown()
+        os._exit(1)  # at once, whatever threads there are
 
 
 if __name__ == "__main__":

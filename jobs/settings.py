@@ -92,7 +92,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     fine_tune_max_age_s: _real("... or this long after the last request, seconds", gt=0) = 60.0
     count_every_s: _real("what is counted goes live so often between two fine-tunings, seconds", gt=0) = 5.0
     replay_capacity: _count("newest examples the learner keeps to replay") = 500_000
-    holdout: _count("newest examples on which a candidate is judged beside the serving version") = 500
+    gate_events: _count("a candidate begins with so many new examples, and is judged on no fewer") = 200
+    holdout: _count("newest examples on which a candidate is judged beside the serving version, where there are so many") = 500
     gate_tolerance: _real("standard errors of NDCG@10 by which a candidate may trail", ge=0) = 1.0
     learner_threads: _count("torch threads of the learner") = 1
     seed: _count("seed of the learner's random numbers", ge=0, le=LARGEST_SEED) = 0

@@ -1,12 +1,11 @@
 """The `model-versions` topic: what each version is, which one serves, and how to say so."""
 
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
-
 import msgspec
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from jobs.settings import Settings
 from model.schema import ModelVersion, decode_model_version, encode_json
-from model.versions import follow
+from model.versions import Serving, follow, name_of, trained_path
 
 
 class Versions:
@@ -21,7 +20,7 @@ class Versions:
         self._consumer.assign(self._partitions)
         self._consumer.seek_to_beginning()
         self.known: dict[str, ModelVersion] = {}
-        self.serving: list[str] = []
+        self.serving = Serving()
         self.refresh()
 
     def refresh(self) -> None:
@@ -35,28 +34,65 @@ class Versions:
     def _take(self, value: bytes | None) -> None:
         try:
             version = decode_model_version(value or b"")
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             return
-        self.known[version.version] = version
+        self.known[version.version] = merged(self.known.get(version.version), version)
         self.serving = follow(self.serving, version)
 
     def announce(self, version: ModelVersion) -> None:
-        """Say what a version is now; whoever follows the topic acts on it."""
-        self._producer.send(self._topic, key=version.version.encode(), value=encode_json(version)).get(timeout=30)
+        """Say what a version is now; whoever follows the topic acts on it.
+
+        New counts have a key of their own: when the topic is compacted, the version's decision stays beside them.
+        """
+        key = version.version + (".counts" if version.status == "counted" else "")
+        self._producer.send(self._topic, key=key.encode(), value=encode_json(version)).get(timeout=30)
         self.refresh()
 
-    def serve(self, version: ModelVersion, before: str = "retired", reason: str = "") -> None:
-        """Make a version the one that serves; the one that did becomes `before`."""
+    def say(self, version: ModelVersion, **changes) -> None:
+        """Announce a version with these changes, in the epoch of now."""
+        self.announce(msgspec.structs.replace(version, epoch=self.serving.epoch, pinned=self.serving.pinned, **changes))
+
+    def serve(self, version: ModelVersion, epoch: int) -> bool:
+        """Let a version serve that was learnt in this epoch; the one that did is retired.
+
+        Returns:
+            Whether it serves; it does not if something else was decided by hand in the meantime.
+        """
+        return self._serve(msgspec.structs.replace(version, status="serving", epoch=epoch), "retired")
+
+    def decide(self, version: ModelVersion, reason: str, pinned: bool = False, before: str = "retired") -> None:
+        """Let a version serve by hand, whatever else is announced; the one that did becomes `before`."""
+        changes = {"status": "serving", "epoch": self.serving.epoch + 1, "pinned": pinned, "reason": reason}
+        self._serve(msgspec.structs.replace(version, **changes), before)
+
+    def _serve(self, version: ModelVersion, before: str) -> bool:
         old = self.current()
-        self.announce(msgspec.structs.replace(version, status="serving", reason=reason))
-        if old is not None and old.version != version.version:
-            self.announce(msgspec.structs.replace(old, status=before, reason=reason))
+        self.announce(version)
+        serves = self.current() is not None and self.current().version == version.version
+        if serves and old is not None and old.version != version.version:
+            self.say(old, status=before, reason=version.reason if before == "rejected" else "")
+        return serves
 
     def current(self) -> ModelVersion | None:
         """The version that serves now."""
-        path = self.serving[0] if self.serving else None
-        return next((version for version in self.known.values() if version.path == path), None)
+        return self.lately()[0] if self.serving.paths else None
+
+    def lately(self) -> list[ModelVersion]:
+        """The version that serves now, and those that served before it, newest first."""
+        by_path = {trained_path(version.path): version for version in self.known.values()}
+        unknown = ModelVersion("", "")  # two paths under one name
+        found = [(by_path.get(trained_path(path), unknown), path) for path in self.serving.paths]
+        return [msgspec.structs.replace(one, version=one.version or name_of(trained_path(path)), path=path) for one, path in found]
 
     def close(self) -> None:
         self._consumer.close()
         self._producer.close()
+
+
+def merged(before: ModelVersion | None, said: ModelVersion) -> ModelVersion:
+    """What is known of a version after one more record: new counts change its path alone.
+
+    >>> merged(ModelVersion("v1", "r/v1", status="serving"), ModelVersion("v1", "r/v1/counts-000001", status="counted"))
+    ModelVersion(version='v1', path='r/v1/counts-000001', parent='', metrics={}, status='serving', reason='', epoch=0, pinned=False)
+    """
+    return msgspec.structs.replace(before, path=said.path) if before and said.status == "counted" else said

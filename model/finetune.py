@@ -6,6 +6,9 @@
 An example is used three times, in this order: the blend takes the signals as they were before it; it is counted
 (popularity, neighbours); the blend and the network take a few steps, on new examples and on replayed ones.
 So the blend sees each signal at the strength that it has on events that are still to come.
+
+The catalogue may change between any two calls: each begins with `_take_in`, and what had a number for each item before that
+is given more.
 """
 
 import copy
@@ -15,10 +18,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from model.catalogue import Catalogue
 from model.counts import Counts
-from model.growth import Known, take_in
+from model.growth import Known, make_room, take_in
 from model.interest import Rules
 from model.memory import Memory, Remembered
 from model.metrics import K, gains, hits
@@ -45,9 +49,8 @@ class Judgement:
         return Judgement(np.concatenate((self.ndcg, more.ndcg)), np.concatenate((self.hit, more.hit)))
 
     def metrics(self) -> dict[str, float]:
-        """Means over the examples, 0 without any."""
-        count = max(1, len(self.hit))
-        return {"hr_at_10": float(self.hit.sum() / count), "ndcg_at_10": float(self.ndcg.sum() / count)}
+        """Means over the examples; none where nothing was judged."""
+        return {"hr_at_10": float(self.hit.mean()), "ndcg_at_10": float(self.ndcg.mean())} if len(self.hit) else {}
 
 
 NOBODY = Judgement(np.zeros(0), np.zeros(0))
@@ -57,13 +60,15 @@ NOBODY = Judgement(np.zeros(0), np.zeros(0))
 def better_or_level(candidate: Judgement, serving: Judgement, tolerance: float) -> bool:
     """Whether the candidate's NDCG@10 trails by at most `tolerance` standard errors of the pairwise difference.
 
+    One that was judged on fewer than two examples is not.
+
     >>> level = Judgement(np.array([0.5, 1.0]), np.ones(2))
     >>> better_or_level(level, level, 0.0)
     True
     """
     difference = candidate.ndcg - serving.ndcg
     if len(difference) < 2:
-        return True
+        return False
     error = difference.std(ddof=1) / np.sqrt(len(difference))
     return bool(difference.mean() >= -tolerance * error)
 
@@ -73,7 +78,7 @@ class Learner:
 
     Args:
         catalogue: the learner's own replica; it may change between calls.
-        scorer: whose weights to go on from; what it counted is counted again, from the examples. None begins anew.
+        scorer: whose weights to go on from, as `resume` does. None begins anew.
         replay_capacity: events kept, the newest ones.
         rules: as the job has them.
     """
@@ -90,7 +95,12 @@ class Learner:
         self.catalogue, self.rules, self.pace = catalogue, rules, pace
         self.memory = Memory(replay_capacity, rules.max_consumed)
         self._seed, self._random = seed, np.random.default_rng(seed)
-        self._begin(copy.deepcopy(scorer) if scorer is not None else self._new_scorer())
+        self._scorer, self._known, self.counts = self._new_scorer(), Known(), Counts(self.pace)
+        self._there = np.zeros(0, bool)
+        self._room_for: tuple[Catalogue, int] | None  # a catalogue, and the revision of it
+        self._counted: list[Remembered] = []  # the network has not learnt from these yet
+        self._before: torch.Tensor | None = None  # what was trending before them
+        self.resume(scorer or self._scorer)
 
     def _new_scorer(self) -> Scorer:
         with torch.random.fork_rng(devices=[]):
@@ -99,16 +109,15 @@ class Learner:
         scorer.blend.begin(FIRST_WEIGHTS)
         return scorer
 
-    def _begin(self, scorer: Scorer) -> None:
-        """Go on with these weights; what was counted is counted anew."""
-        self._scorer, self._known, self.counts = scorer, Known(), Counts(self.pace)
-        self._counted: list[Remembered] = []  # the network has not learnt from these yet
-        self._before: torch.Tensor | None = None  # what was trending before them
+    def resume(self, trained: Scorer) -> None:
+        """Go on from the trained part of this scorer; what this learner has counted stays as it is."""
+        make_room(self._scorer, trained.keys.numpy(), self.pace)
+        self._scorer = trained.with_counts(self._scorer.tables())
+        self._scorer.network, self._scorer.blend = copy.deepcopy((self._scorer.network, self._scorer.blend))
         self._returned: Scorer | None = None
-        self._network = NetworkLearner(scorer, self.pace, self._random)
-        self.blend = BlendLearner(scorer, self.pace, self._random, self.rules)
-        scorer.counts.zero_(), scorer.first.fill_(-1.0), scorer.learnt.zero_()
-        scorer.peers_taken, scorer.peers_places = scorer.peers_taken[:0], torch.full_like(scorer.peers_places, -1)
+        self._room_for = None
+        self._network = NetworkLearner(self._scorer, self.pace, self._random)
+        self.blend = BlendLearner(self._scorer, self.pace, self._random, self.rules)
 
     def add(self, examples: Sequence[Example]) -> None:
         """Take over examples in their order; one that came before is passed over, one that forgets is obeyed."""
@@ -126,25 +135,26 @@ class Learner:
         if user is not None:
             self.counts.remove(self._scorer, user_id, user, self._known.row_of)
 
-    def can_count(self) -> bool:
-        """Whether there is a place for every item of the catalogue: it is as it was when `fine_tune` was called last."""
-        return self._returned is not None and self._revision == self.catalogue.revision
-
     def count(self) -> Scorer:
-        """Count the examples since the last call; what is trained stays as `fine_tune` left it. Takes milliseconds.
-
-        Where the catalogue has changed, there is no place for its new items yet: then it fine-tunes.
+        """Count the examples since the last call; what is trained stays as `fine_tune` or `resume` left it. Takes milliseconds.
 
         Returns:
-            The scorer that `fine_tune` returned last, with new counts; the ones returned before do not change.
+            The scorer that was returned last, with new counts; the ones returned before do not change.
         """
-        if not self.can_count():
-            return self.fine_tune()
         with self._seeded():
+            self._take_in()
             self._count(self.memory.take_new(), self.pace.ranked)
             counted = {name: tensor.clone() for name, tensor in self._scorer.tables().items()}
-            self._returned = self._returned.with_counts(counted)
+            self._returned = (self._returned or copy.deepcopy(self._scorer)).with_counts(counted)
         return self._returned
+
+    def catch_up(self) -> None:
+        """Count the examples since the last call and learn nothing from them: others have learnt from them before."""
+        self._take_in()
+        new = self.memory.take_new()
+        for start in range(0, len(new), _HEAP):
+            self._count(new[start : start + _HEAP], share=0.0)
+        self._counted, self._before = [], None
 
     def fine_tune(self, progress: Callable[[int, int], None] = lambda done, of: None) -> Scorer:
         """Learn from the examples since the last call and return a new scorer; the ones returned before do not change.
@@ -152,8 +162,6 @@ class Learner:
         Args:
             progress: called with (done, of) as the work goes on.
         """
-        if self._of_another_encoder():
-            self._begin(self._new_scorer())
         with self._seeded():
             self._take_in()
             new = self.memory.take_new()
@@ -169,9 +177,6 @@ class Learner:
         self._returned = copy.deepcopy(self._scorer)
         return self._returned
 
-    def _of_another_encoder(self) -> bool:
-        return len(self.catalogue) > 0 and self._scorer.sizes.dim != self.catalogue.vectors.shape[1]
-
     @contextmanager
     def _seeded(self) -> Iterator[None]:
         with torch.random.fork_rng(devices=[]):
@@ -179,27 +184,33 @@ class Learner:
             yield
 
     def _take_in(self) -> None:
-        """Make room for the items that are new in the catalogue, if it has changed."""
-        if self.can_count():
+        """Make room for the items that are new in the catalogue, if it has changed; another encoder needs a new network."""
+        if self._room_for and self._room_for[0] is self.catalogue and self._room_for[1] == self.catalogue.revision:
             return
-        self._revision = self.catalogue.revision
+        if not self._scorer.fits(self.catalogue):
+            self.resume(self._new_scorer())
+            self.counts.use_other_texts()
         self._known = take_in(self._scorer, self.catalogue, self._known, self.pace)
         self._there = np.zeros(len(self._scorer.keys), bool)
         self._there[self._known.there.numpy()] = True
+        self._room_for = self.catalogue, self.catalogue.revision
 
     def _count(self, examples: list[Remembered], share: float) -> None:
         """The blend looks at a share of the examples, then all are counted."""
         if not examples:
             return
-        if self.counts.learnt and len(self.catalogue) > 1:
+        if share and self.counts.learnt and len(self.catalogue) > 1:
             self.blend.look(self.catalogue, examples, share)
         if self._before is None:
             self._before = self._scorer.counts[TRENDING].clone()
-        for step, one in enumerate(examples, self.counts.learnt):
-            one.user.steps[one.place] = step
         flat = self.memory.flatten(self._known.row_of, self._there, dict.fromkeys(one.example.user_id for one in examples))
-        self.counts.add(self._scorer, flat, flat.spots(examples))
-        self._counted += examples
+        spots = flat.spots(examples)
+        for step, (one, spot) in enumerate(zip(examples, spots.tolist()), self.counts.learnt):
+            one.user.steps[one.place] = step if spot >= 0 else -1  # an item that is not there is not counted
+        self.counts.add(self._scorer, flat, spots)
+        self._counted += [one.light() for one in examples]
+        if len(self._counted) > self.memory.capacity:
+            self._counted = [one for one in self._counted if one.place >= 0]
 
     def _train(self, later: list[Remembered], share: float) -> None:
         """The network learns from what was counted since the last call.
@@ -214,7 +225,8 @@ class Learner:
         np.minimum.at(reach, flat.owner[hidden[hidden >= 0]], hidden[hidden >= 0])
         if self._before is not None:
             steps = self._steps(len(self._counted), share)
-            self._network.learn(self._known, flat, new[new >= 0], reach, self._before, steps, self.counts.learnt)
+            before = F.pad(self._before, (0, len(self._scorer.keys) - len(self._before)))  # items that have come since
+            self._network.learn(self._known, flat, new[new >= 0], reach, before, steps, self.counts.learnt)
             self._scorer.changed()
         self._counted, self._before = [], None
 

@@ -34,10 +34,7 @@ def take_in(scorer: Scorer, catalogue: Catalogue, before: Known, pace: Pace) -> 
         before: what the last call returned; only items that are new or have changed are compared.
     """
     scorer.encoder_version = catalogue.encoder_version
-    keys = catalogue.keys.view(np.int64)
-    missing = keys[find(scorer.keys.numpy(), keys) == len(scorer.keys)]
-    if len(missing):
-        _grow(scorer, missing, pace)
+    make_room(scorer, catalogue.keys.view(np.int64), pace)
     keys = scorer.keys.numpy().view(np.uint64).tolist()
     where = catalogue.rows(keys)  # (m,) rows of the catalogue
     there, vectors = torch.from_numpy(np.flatnonzero(where >= 0)), torch.zeros(len(where), scorer.sizes.dim)
@@ -45,6 +42,13 @@ def take_in(scorer: Scorer, catalogue: Catalogue, before: Known, pace: Pace) -> 
         vectors[there] = torch.from_numpy(catalogue.vectors[where[where >= 0]])
     _compare(scorer, there, vectors, before.vectors)
     return Known(dict(zip(keys, range(len(keys)))), there, vectors)
+
+
+def make_room(scorer: Scorer, keys: np.ndarray, pace: Pace) -> None:
+    """Give each of these items a row in every table, where it has none."""
+    missing = keys[find(scorer.keys.numpy(), keys) == len(scorer.keys)]
+    if len(missing):
+        _grow(scorer, missing, pace)
 
 
 def _grow(scorer: Scorer, keys: np.ndarray, pace: Pace) -> None:

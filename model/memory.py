@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
 from model import interest
@@ -63,6 +64,10 @@ class Remembered(NamedTuple):
     def place(self) -> int:
         """Where it stands among the user's events that are still here; below 0 when it is gone."""
         return self.at - self.user.dropped
+
+    def light(self) -> "Remembered":
+        """The same without the interests of that time, most of what it weighs."""
+        return self._replace(example=msgspec.structs.replace(self.example, interests=b""))
 
     def request(self, live: bool = False) -> Request:
         """What the job would have asked just before this example, or with `live` when the event before it came."""
@@ -146,6 +151,11 @@ class Memory:
         """The examples since the last call whose events are still here."""
         new, self._new = self._new, []
         return [one for one in new if one.place >= 0]
+
+    def has(self, example: Example) -> bool:
+        """Whether an example came before."""
+        user = self.users.get(example.user_id)
+        return user is not None and event_key(example.event_id) in user.events[-_LATE:]
 
     def find(self, example: Example) -> Remembered:
         """An example that was added before; one that was not stands after all events of its user."""

@@ -79,6 +79,8 @@ class BlendLearner:
         size = max(1, min(_EXAMPLES, _CELLS // max(1, len(catalogue))))
         groups = [self._rank(catalogue, wanted[start : start + size]) for start in range(0, len(wanted), size)]
         self._fresh += [group for group in groups if len(group)]
+        while sum(map(len, self._fresh[1:])) >= self.pace.most_ranked:  # nobody has asked to learn for a long time
+            del self._fresh[0]
 
     def learn(self, at_least: int = 1) -> None:
         """Take steps on the examples that were looked at since the last call, once they are enough, and on some from before."""

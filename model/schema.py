@@ -163,14 +163,20 @@ class FineTuneRequest(Struct, frozen=True):
 
 
 class ModelVersion(Struct, frozen=True, omit_defaults=True):
-    """A version's life, told on `model-versions`."""
+    """A version's life, told on `model-versions`: see model/versions.py.
+
+    `counted` brings new counts of a version and changes nothing else. `epoch` is how many decisions by hand there had been;
+    one that is `pinned` serves until the next of them.
+    """
 
     version: str
     path: str
     parent: str = ""
     metrics: dict[str, float] = {}
-    status: Literal["candidate", "serving", "retired", "rejected"] = "candidate"
+    status: Literal["candidate", "serving", "counted", "retired", "rejected"] = "candidate"
     reason: str = ""
+    epoch: int = 0
+    pinned: bool = False
 
 
 class Rejected(Struct, frozen=True, array_like=True, tag="rejected"):

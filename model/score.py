@@ -7,6 +7,7 @@ What is learnt lives in `Scorer`: the network (network.py) and the blend are tra
 items are counted (counts.py). It comes from model/finetune.py.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from itertools import repeat
@@ -25,7 +26,7 @@ from model.network import Network, Sizes
 from model.reasons import explain
 from model.schema import RecommendedItem, Request, VersionError
 from model.signals import SIGNALS
-from model.table import HALF_LIVES, LATELY, LENGTH, NEIGHBOURS, PLACES, Table
+from model.table import HALF_LIVES, LATELY, LENGTH, NEIGHBOURS, PLACES, Table, find, padded
 from model.versions import counts_path, trained_path
 
 LAYOUT = 7
@@ -107,20 +108,27 @@ class Scorer(nn.Module):
         self._text = self._table = self._popular = None
 
     def with_counts(self, counted: dict[str, torch.Tensor]) -> "Scorer":
-        """This scorer's network and blend beside other counts, of the same items; both share the trained part.
+        """This scorer's network and blend beside other counts; both share the trained part.
+
+        The counts may be of more items, or of others: an item that was not there in training has zeros in the network.
 
         Args:
             counted: the `tables` of a scorer.
         """
         scorer = Scorer(self.sizes, 0, self.encoder_version)
-        scorer.network, scorer.blend, scorer._text = self.network, self.blend, self._text
+        scorer.network, scorer.blend, scorer._text = _of_items(self.network, self.keys, counted["keys"]), self.blend, self._text
         for name, tensor in counted.items():
             scorer.register_buffer(name, tensor)
         return scorer
 
+    def fits(self, catalogue: Catalogue) -> bool:
+        """Whether this scorer was made for the catalogue's encoder; any fits where there is no item."""
+        same = self.sizes.dim == catalogue.vectors.shape[1] and self.encoder_version in ("", catalogue.encoder_version)
+        return same or not len(catalogue)
+
     def _check(self, catalogue: Catalogue) -> None:
-        have, dim = catalogue.encoder_version, catalogue.vectors.shape[1]
-        if len(catalogue) and (self.sizes.dim != dim or self.encoder_version not in ("", have)):
+        if not self.fits(catalogue):
+            have, dim = catalogue.encoder_version, catalogue.vectors.shape[1]
             raise VersionError(
                 f"the version was made for vectors of {self.encoder_version or 'any encoder'} ({self.sizes.dim} dimensions), "
                 f"the catalogue has those of {have} ({dim}): fine-tune a version with this encoder"
@@ -128,6 +136,21 @@ class Scorer(nn.Module):
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_text": None, "_table": None, "_popular": None}
+
+
+def _of_items(network: Network, keys: torch.Tensor, wanted: torch.Tensor) -> Network:
+    """The network with a row for each wanted item, of zeros where it has none; all other weights are shared.
+
+    Shape: keys (m,) of the rows that it has, wanted (w,).
+    """
+    if torch.equal(keys, wanted):
+        return network
+    rows = torch.from_numpy(find(keys.cpu().numpy(), wanted.cpu().numpy())).to(keys.device)
+    other = copy.copy(network)
+    other._parameters = dict(network._parameters)
+    for name in ("ids", "bias"):
+        setattr(other, name, nn.Parameter(padded(getattr(network, name).data)[rows]))
+    return other
 
 
 def _same(kept: tuple | None, state: tuple[Catalogue, int]) -> bool:
@@ -155,9 +178,8 @@ def load(path: str, device: str = "cpu") -> Scorer:
     scorer = _load_trained(trained_path(path))
     if path != trained_path(path):
         tensors, _ = _read(path)
-        here = scorer.tables()
-        if tensors.keys() != here.keys() or len(tensors["keys"]) != len(scorer.keys):
-            raise VersionError(f"{path}: its counts are not of the items that the version was trained on; write them again")
+        if tensors.keys() != scorer.tables().keys():
+            raise VersionError(f"{path}: counts of {', '.join(sorted(tensors))}: those of this release are wanted; write them again")
         scorer = scorer.with_counts(tensors)
     return scorer.to(device)
 

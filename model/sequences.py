@@ -56,7 +56,8 @@ class NetworkLearner:
         network.train()
         for _ in range(steps):
             windows = self._windows(flat, self._ends(flat, new, reach, size))
-            self._optimizer.step(self._loss(known, *windows, popularity))
+            if (windows[-1] >= 0).any():  # something to predict
+                self._optimizer.step(self._loss(known, *windows, popularity))
         network.eval()
         self._average(_AVERAGED**steps)
 

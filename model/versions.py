@@ -1,15 +1,55 @@
-"""Which model versions serve: a fold over the records of `model-versions`, the same for the job, the learner and `models`."""
+"""Which model versions serve: a fold over the records of `model-versions`, the same for job, learner, `models` and page.
+
+    serving, epoch 0 ─► serving, epoch 0 ─► by hand: serving, epoch 1, pinned ─► serving, epoch 0: too late, no effect
+                         counted: new counts of a version, wherever it stands
+
+A decision by hand begins a new epoch, and every record says in which epoch it was written. So a candidate that was learnt
+before a rollback cannot undo it, whenever its record comes. An epoch also outlives the compaction of the topic, of which a
+comparison with the version before would lose one side.
+"""
 
 from collections.abc import Iterable
 
+import msgspec
+from msgspec import Struct
+
 from model.schema import ModelVersion
 
-KEPT = 3
-"""The version that serves, and those that stand in where it cannot be loaded."""
-
+KEPT = 12
+"""So many versions are known in the order in which they went live: as often can one go back."""
+STAND_INS = 3
+"""The version that serves, and those that stand in where it cannot be loaded: they travel on every request."""
 
 _COUNTS = "/counts-"
 """A version is refreshed by what has been counted since: `<version>/counts-<number>` in the registry."""
+
+
+class Serving(Struct, frozen=True, array_like=True):
+    """What serves: paths, best first, the others in the order in which they served; whether candidates have to wait.
+
+    `led` is whether one was said to serve: the first records of a compacted topic say only what has served.
+    """
+
+    paths: list[str] = []
+    epoch: int = 0
+    pinned: bool = False
+    led: bool = False
+
+    def encode(self) -> bytes:
+        """The bytes that the job's state holds."""
+        return msgspec.msgpack.encode(self)
+
+    @classmethod
+    def decode(cls, state: bytes | list[str] | None) -> "Serving":
+        """Open what `encode` made; a list of paths is what an earlier release kept.
+
+        >>> Serving.decode(["r/v1"]) == Serving.decode(Serving(["r/v1"], led=True).encode())
+        True
+        """
+        return _decode(state) if isinstance(state, bytes) else cls(list(state or []), led=bool(state))
+
+
+_decode = msgspec.msgpack.Decoder(Serving).decode
 
 
 def counts_path(path: str, number: int) -> str:
@@ -31,46 +71,80 @@ def trained_path(path: str) -> str:
     return trained if number.isdigit() and trained else path
 
 
+def counts_number(path: str) -> int:
+    """Which counts of its version a path names, 0 for none.
+
+    >>> counts_number("r/v00003/counts-000017"), counts_number("r/v00003")
+    (17, 0)
+    """
+    return int(path.removeprefix(trained_path(path)).removeprefix(_COUNTS) or 0)
+
+
 def name_of(path: str) -> str:
     """What a list is stamped with.
 
     >>> name_of("r/v00003/counts-000017"), name_of("r/v00003")
     ('v00003.17', 'v00003')
     """
-    trained = trained_path(path)
-    number = path.removeprefix(trained).removeprefix(_COUNTS)
-    return trained.rsplit("/", 1)[-1] + (f".{int(number)}" if number else "")
+    number = counts_number(path)
+    return trained_path(path).rsplit("/", 1)[-1] + (f".{number}" if number else "")
 
 
-def follow(serving: list[str], version: ModelVersion) -> list[str]:
-    """The paths that serve after this record, best first.
+def follow(serving: Serving, version: ModelVersion) -> Serving:
+    """What serves after this record.
 
-    >>> follow(["r/v1"], ModelVersion("v2", "r/v2", status="serving"))
+    >>> after = follow(Serving(["r/v1"]), ModelVersion("v2", "r/v2", status="serving"))
+    >>> after.paths
     ['r/v2', 'r/v1']
-    >>> follow(["r/v2", "r/v1"], ModelVersion("v1", "r/v1", status="serving"))
-    ['r/v1', 'r/v2']
 
-    New counts take the place of the ones before.
+    By hand v1 serves again, and stays: what is learnt from now on has to wait, and what was learnt before comes too late.
 
-    >>> follow(["r/v2/counts-000001", "r/v1"], ModelVersion("v2", "r/v2/counts-000002", status="serving"))
-    ['r/v2/counts-000002', 'r/v1']
+    >>> after = follow(after, ModelVersion("v1", "r/v1", status="serving", epoch=1, pinned=True))
+    >>> for late in (ModelVersion("v3", "r/v3", status="serving"), ModelVersion("v4", "r/v4", status="serving", epoch=1)):
+    ...     after = follow(after, late)
+    >>> after
+    Serving(paths=['r/v1', 'r/v2'], epoch=1, pinned=True, led=True)
+
+    New counts of a version take the place of those before, wherever it stands.
+
+    >>> follow(Serving(["r/v2", "r/v1/counts-000007"]), ModelVersion("v1", "r/v1/counts-000008", status="counted")).paths
+    ['r/v2', 'r/v1/counts-000008']
 
     A retired version stands in for the others, a rejected one never does.
 
-    >>> follow(["r/v2", "r/v1"], ModelVersion("v2", "r/v2", status="retired"))
+    >>> follow(Serving(["r/v2", "r/v1"], led=True), ModelVersion("v2", "r/v2", status="retired")).paths
     ['r/v1', 'r/v2']
-    >>> follow(["r/v2", "r/v1"], ModelVersion("v2", "r/v2", status="rejected"))
+    >>> follow(Serving(["r/v2", "r/v1"], led=True), ModelVersion("v2", "r/v2", status="rejected")).paths
     ['r/v1']
     """
-    others = [path for path in serving if trained_path(path) != trained_path(version.path)]
+    if version.epoch < serving.epoch:
+        return serving
+    waits = serving.pinned and version.epoch == serving.epoch and _place(serving.paths, version) != 0
+    if version.status == "serving" and waits:
+        return serving
+    pinned = version.pinned if version.epoch > serving.epoch else serving.pinned
+    return Serving(_paths(serving, version), version.epoch, pinned, serving.led or version.status == "serving")
+
+
+def _paths(serving: Serving, version: ModelVersion) -> list[str]:
+    paths, place = serving.paths, _place(serving.paths, version)
+    others = [path for path in paths if trained_path(path) != trained_path(version.path)]
     match version.status:
         case "serving":
-            return [version.path, *others][:KEPT]
+            paths = [version.path, *others]
+        case "counted" if place is not None:
+            paths = [*others[:place], version.path, *others[place:]]
         case "retired":
-            return others + [version.path] * (len(others) < len(serving))
+            place = max(place or 0, int(serving.led))  # where its earlier records are gone, it was the last that served
+            paths = [*others[:place], version.path, *others[place:]]
         case "rejected":
-            return others
-    return serving
+            paths = others
+    return paths[:KEPT]
+
+
+def _place(paths: list[str], version: ModelVersion) -> int | None:
+    """Where a version stands, None for nowhere."""
+    return next((place for place, path in enumerate(paths) if trained_path(path) == trained_path(version.path)), None)
 
 
 def next_name(versions: Iterable[str]) -> str:

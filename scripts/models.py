@@ -1,8 +1,10 @@
 """Look at model versions, and decide which one serves.
 
     python scripts/models.py list
-    python scripts/models.py promote VERSION      this version serves from now on
-    python scripts/models.py rollback             the one before serves again, the present one is rejected
+    python scripts/models.py promote VERSION      this version serves; the next candidate that is not worse takes its place
+    python scripts/models.py pin VERSION          this version serves, and candidates wait
+    python scripts/models.py rollback             the one directly before serves again and is pinned, the present one is rejected
+    python scripts/models.py unpin                candidates may take its place again
 
 Settings are given as for the job: `--bootstrap_servers HOST:PORT`, or HEADRACE_BOOTSTRAP_SERVERS.
 """
@@ -24,16 +26,19 @@ from model import score
 from model.schema import HeadraceError, ModelVersion, VersionError
 
 USAGE = __doc__
+NAMED = ("promote", "pin")  # these commands name a version
 
 
 def show(versions: Versions) -> None:
     """Print every version, the one that serves marked."""
-    table = Table("version", "", "status", "parent", "HR@10", "NDCG@10", "reason")
+    table = Table("version", "", "status", "parent", "HR@10", "NDCG@10", "judged on", "reason")
     current = versions.current()
+    mark = "serves, pinned" if versions.serving.pinned else "serves"
     for version in sorted(versions.known.values(), key=lambda one: one.version):
-        figures = [f"{version.metrics[name]:.4f}" if name in version.metrics else "" for name in ("hr_at_10", "ndcg_at_10")]
-        mark = "serves" if version == current else ""
-        table.add_row(version.version, mark, version.status, version.parent, *figures, version.reason)
+        about, serves = version.metrics, current is not None and version.version == current.version
+        figures = [f"{about[name]:.4f}" if name in about else "" for name in ("hr_at_10", "ndcg_at_10")]
+        judged = f"{about['judged_on']:.0f}" if "judged_on" in about else ""
+        table.add_row(version.version, mark if serves else "", version.status, version.parent, *figures, judged, version.reason)
     Console(markup=False, emoji=False).print(table)
 
 
@@ -43,41 +48,75 @@ def promote(versions: Versions, name: str) -> ModelVersion:
     Raises:
         VersionError: there is no such version, or its files are missing or broken.
     """
-    if name not in versions.known:
-        raise VersionError(f"{name}: no such version; there are {', '.join(sorted(versions.known)) or 'none'}")
-    version = versions.known[name]
-    score.load(version.path)
-    versions.serve(version, reason="promoted by hand")
+    version = _readable(versions, name)
+    versions.decide(version, "promoted by hand")
+    return version
+
+
+def pin(versions: Versions, name: str) -> ModelVersion:
+    """Let a version serve, and no other until the next decision by hand.
+
+    Raises:
+        VersionError: there is no such version, or its files are missing or broken.
+    """
+    version = _readable(versions, name)
+    versions.decide(version, "pinned by hand", pinned=True)
     return version
 
 
 def rollback(versions: Versions) -> ModelVersion:
-    """Let the version before serve again, and reject the one that does now.
+    """Let the version directly before serve again, pinned, and reject the one that does now.
 
     Raises:
-        VersionError: there is none before.
+        VersionError: there is none before, or its files are missing or broken.
     """
-    if len(versions.serving) < 2:
+    lately = versions.lately()
+    if len(lately) < 2:
         raise VersionError("rollback: no version has served before the present one; `promote` one by name")
-    before = next(version for version in versions.known.values() if version.path == versions.serving[1])
-    score.load(before.path)
-    versions.serve(before, before="rejected", reason="rolled back by hand")
-    return before
+    score.load(lately[1].path)
+    versions.decide(lately[1], "rolled back by hand", pinned=True, before="rejected")
+    return lately[1]
+
+
+def unpin(versions: Versions) -> ModelVersion:
+    """Let candidates take the place of the version that serves.
+
+    Raises:
+        VersionError: nothing is pinned.
+    """
+    current = versions.current()
+    if current is None or not versions.serving.pinned:
+        raise VersionError("unpin: nothing is pinned; `list` shows what serves")
+    versions.decide(current, "unpinned by hand")
+    return current
+
+
+def _readable(versions: Versions, name: str) -> ModelVersion:
+    if name not in versions.known:
+        raise VersionError(f"{name}: no such version; there are {', '.join(sorted(versions.known)) or 'none'}")
+    version = versions.known[name]
+    score.load(version.path)
+    return version
+
+
+COMMANDS = {"promote": promote, "pin": pin, "rollback": rollback, "unpin": unpin}
 
 
 def main(argv: list[str]) -> int:
-    if not argv or argv[0] not in ("list", "promote", "rollback") or (argv[0] == "promote" and len(argv) < 2):
+    command, *words = argv or [""]
+    if command not in ("list", *COMMANDS) or (command in NAMED and not words):
         print(USAGE, file=sys.stderr)
         return 2
-    given = argv[2:] if argv[0] == "promote" else argv[1:]
+    names, given = (words[:1], words[1:]) if command in NAMED else ([], words)
     settings = load_or_exit(given, os.environ, USAGE)
     try:
         versions = Versions(settings)
-        if argv[0] == "list":
+        if command == "list":
             show(versions)
         else:
-            version = promote(versions, argv[1]) if argv[0] == "promote" else rollback(versions)
-            print(f"{version.version} serves now")
+            version = COMMANDS[command](versions, *names)
+            wait = " and is pinned: candidates wait until `unpin` or `promote`" if versions.serving.pinned else ""
+            print(f"{version.version} serves now{wait}")
     except KafkaError as error:
         print(f"models: no answer from {settings.bootstrap_servers}: {error}; start it with `make up`", file=sys.stderr)
         return 1

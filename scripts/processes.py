@@ -1,17 +1,19 @@
 """The processes of a stack: where they live, how they are started, watched and ended.
 
 A process leads a group of its own, so that what it starts ends with it. `processes.json` in the run folder names every
-process that was started, so another program than the one that started them can end them.
+process that was started, so another program than the one that started them can end them, or start one again: the supervisor,
+which notes in `supervised.json` what became of each.
 """
 
+import fcntl
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -22,6 +24,10 @@ from model.schema import HeadraceError
 
 ROOT = Path(__file__).resolve().parent.parent
 
+SUPERVISOR = "supervisor"
+"""The process that starts the others again; ended first."""
+LINE_SHOWN = 120
+"""Characters of a log's last line in the table of `status`."""
 
 
 def _port(meaning: str):
@@ -84,6 +90,11 @@ class Place(Struct, frozen=True, kw_only=True):
                     raise StackError(f"{variable}={environ[variable]}: {error} (default {field.default})") from None
         return cls(**values)
 
+    def as_environ(self) -> dict[str, str]:
+        """The variables from which `from_environ` makes this place."""
+        values = msgspec.structs.asdict(self) | {"run_dir": Path(self.run_dir).resolve()}
+        return {_variable(field): str(value) for field, value in values.items()}
+
     def check_port(self, field: str) -> None:
         """Raise StackError where another program listens on a port of this place, `kafka_port`."""
         port = getattr(self, field)
@@ -109,12 +120,31 @@ class Process(Struct, frozen=True):
     started: int
 
 
+class Supervised(Struct, frozen=True):
+    """How often a process was started again, and its last end: when, and the last line of its log."""
+
+    running: bool = True
+    restarts: int = 0
+    ended_at_ms: int = 0
+    last_line: str = ""
+
+    def __str__(self) -> str:
+        """
+        >>> str(Supervised(restarts=1, ended_at_ms=1_000, last_line="out of luck")).partition(",")[0]
+        'restarted once'
+        """
+        if not self.ended_at_ms:
+            return ""
+        times = {0: "not restarted yet", 1: "restarted once"}.get(self.restarts, f"restarted {self.restarts} times")
+        return f"{times}, last end {time.strftime('%H:%M:%S', time.localtime(self.ended_at_ms / 1_000))}: {self.last_line[:LINE_SHOWN]}"
+
+
 class Processes:
     """Every process that was started in a run folder, and what each has said, in `logs/`."""
 
     def __init__(self, run_dir: Path) -> None:
         self.run_dir, self.logs = run_dir, run_dir / "logs"
-        self._file = run_dir / "processes.json"
+        self._file, self._supervised = run_dir / "processes.json", run_dir / "supervised.json"
         self._children: dict[str, subprocess.Popen] = {}  # of this Python: they have to be waited for
 
     def log(self, name: str) -> Path:
@@ -138,30 +168,46 @@ class Processes:
             StackError: some run, some have ended.
         """
         running, ended = self.running(), self.ended()
-        if running and ended:
+        if running and ended and SUPERVISOR not in running:
             raise StackError(
                 f"{', '.join(ended)} has ended, the rest still runs in {self.run_dir}: see its log, then `make down`"
             )
         return bool(running)
 
     def write(self, processes: dict[str, Process]) -> None:
-        self._file.write_bytes(msgspec.json.encode(processes))
+        _write(self._file, processes)
+
+    def supervised(self) -> dict[str, Supervised]:
+        """What the supervisor has noted of each process; nothing where there is none."""
+        file = self._supervised
+        return msgspec.json.decode(file.read_bytes(), type=dict[str, Supervised]) if file.exists() else {}
+
+    def note(self, supervised: dict[str, Supervised]) -> None:
+        """Keep what became of each process."""
+        _write(self._supervised, supervised)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Nobody else starts a process meanwhile."""
+        with (self.run_dir / "processes.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     # Starting and ending
 
     def start(self, name: str, command: list[str], environment: dict[str, str]) -> None:
         """Start a process in a group of its own, so that what it starts ends with it."""
-        if name in self.running():
-            raise StackError(f"{name} runs already in {self.run_dir}: kill it first")
-        if name in self._children:
-            self._children.pop(name).wait()
-        with self.log(name).open("a") as log:
+        with self._alone(), self.log(name).open("a") as log:
+            if name in self.running():
+                raise StackError(f"{name} runs already in {self.run_dir}: kill it first")
+            if name in self._children:
+                self._children.pop(name).wait()
             child = subprocess.Popen(
                 command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 start_new_session=True,
             )  # fmt: skip
-        self._children[name] = child
-        self.write(self.all() | {name: Process(child.pid, _stat(child.pid)[1])})
+            self._children[name] = child
+            self.write(self.all() | {name: Process(child.pid, _stat(child.pid)[1])})
 
     def run(self, name: str, command: list[str], environment: dict[str, str]) -> str:
         """Run a command to its end and return what it printed, which goes to its log too."""
@@ -179,8 +225,15 @@ class Processes:
         """End a process and its children at once (-9), as a lost machine would."""
         self._end(name, self.running()[name], patience_s=0)
 
+    def end_rest(self, name: str) -> None:
+        """End what a process that has ended left behind."""
+        _signal(self.all()[name], signal.SIGKILL)
+
     def end(self) -> None:
-        """End every process, and delete all of the run folder but the logs."""
+        """End every process, the supervisor first, and delete all of the run folder but the logs."""
+        if SUPERVISOR in self.running():
+            _signal(self.all()[SUPERVISOR], signal.SIGTERM)
+            self._end(SUPERVISOR, self.all()[SUPERVISOR], patience_s=10)
         started = self.all()
         for process in started.values():
             _signal(process, signal.SIGTERM)
@@ -224,14 +277,16 @@ class Processes:
                 raise StackError(f"{name} has ended, {what} was wanted; {tail(self.log(name))}")
 
     def table(self) -> str:
-        """A line a process: name, pid, resident memory in MB with that of its children, log."""
-        running = self.running()
+        """A line a process: name, pid, resident memory in MB with that of its children, log, how often it was started again."""
+        running, supervised = self.running(), self.supervised()
         rows = [
             f"{name:<14} {process.pid:>8} {_resident_mb(process):>6} MB  {self.log(name)}"
             if name in running else f"{name:<14} {'ended':>8} {'':>9}  {self.log(name)}"
             for name, process in self.all().items()
         ]  # fmt: skip
-        return "\n".join(rows) or f"stack: nothing runs in {self.run_dir}"
+        rows += [f"{name:<14} {'':>18}  {self.log(name)}" for name in supervised if name not in self.all()]
+        about = [supervised.get(row.split()[0], Supervised()) for row in rows]
+        return "\n".join(f"{row}  {each}".rstrip() for row, each in zip(rows, about)) or f"stack: nothing runs in {self.run_dir}"
 
     def resident_mb(self) -> int:
         """Resident memory of all of them, MB; pages that two processes share count twice."""
@@ -255,10 +310,27 @@ def answers(host: str, port: int) -> bool:
     return True
 
 
+def last_line(log: Path) -> str:
+    """The last line that says something."""
+    if not log.exists():
+        return ""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 4_096))
+        lines = file.read().decode(errors="replace").splitlines()
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
 def tail(log: Path, lines: int = 15) -> str:
     """Where a log is, and its last lines."""
     last = log.read_text(errors="replace").splitlines()[-lines:] if log.exists() else []
     return "\n".join([f"the end of {log}:", *(f"    {line}" for line in last)])
+
+
+def _write(file: Path, content: dict) -> None:
+    """Write a file whole, or not at all: others may read it meanwhile."""
+    part = file.with_suffix(".part")
+    part.write_bytes(msgspec.json.encode(content))
+    part.replace(file)
 
 
 def _stat(pid: int) -> tuple[str, int, int, int]:

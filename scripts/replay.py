@@ -308,7 +308,7 @@ class running:
         if not self._ours:
             console.print(f"the stack that runs in {self._place.run_dir} is used")
             return self._place, None
-        self._place.up(parts=[part for part in stack.PARTS if part != "job"])
+        self._place.up(parts=[part for part in stack.PARTS if part != "job"], supervised=True)
         submitted = time.monotonic()
         try:
             self._place.submit()

@@ -1,7 +1,7 @@
 """The local stack: Kafka, a Flink cluster, the topics, the job, the learner and the page, on this machine alone.
 
     python scripts/stack.py up [PART ...] [--SETTING VALUE ...]    start (all parts, or some: broker cluster job learner page)
-    python scripts/stack.py status                                 what runs, its memory, its log
+    python scripts/stack.py status                                 what runs, its memory, its log, how often it was started again
     python scripts/stack.py down                                   stop; the logs stay
     python scripts/stack.py prepare                                fetch and write what `run` needs: what an image holds
     python scripts/stack.py run NAME                               one process in the foreground, or `topics`: what a container does
@@ -11,7 +11,8 @@ Or, in a test:
     with Stack(Place(run_dir=folder, kafka_port=19092)).up(parts=("broker", "cluster")) as stack:
         ...
 
-Everything lives under `.headrace/`: `jars/` is fetched once, `run/` begins empty at each `up`. The servers listen on
+What `up` has started is started again when it ends, by one more process: see scripts/supervisor.py. `Stack.up` starts it where
+it is asked to. Everything lives under `.headrace/`: `jars/` is fetched once, `run/` begins empty at each `up`. The servers listen on
 127.0.0.1 only. Where the stack lives is read from the environment, `STACK_KAFKA_PORT=19092`: see `Place`.
 """
 
@@ -27,14 +28,23 @@ from itertools import islice
 from pathlib import Path
 from typing import Self
 
+import msgspec
+
 from jobs.settings import check_encoder, help_or_go_on, load_or_exit, usage
 from model.schema import HeadraceError
 from scripts.jars import JARS, jars, java_command  # for those who use the stack
 from scripts.jars import broker_config, check_java, fetch_jars, flink_config, kafka_command, make_flink_home, topics
-from scripts.processes import ROOT, Place, Process, Processes, StackError, answers, tail
+from scripts.processes import ROOT, SUPERVISOR, Place, Process, Processes, StackError, answers, tail
 
 PARTS = ("broker", "cluster", "job", "learner", "page")
 PORTS = {"broker": ("kafka_port", "controller_port"), "cluster": ("flink_port", "rpc_port"), "page": ("page_port",)}
+
+
+class Job(msgspec.Struct, frozen=True):
+    """The job that was submitted last."""
+
+    job_id: str
+    command: list[str]
 
 
 class Stack:
@@ -52,15 +62,18 @@ class Stack:
         self._processes = Processes(self.run_dir)
         self.logs = self._processes.logs
         self.home = self.run_dir / "flink"
-        self.registry = self.run_dir / "registry"
+        self.registry, self._job = self.run_dir / "registry", self.run_dir / "job.json"
         self.bootstrap_servers = f"{self.place.kafka_host}:{self.place.kafka_port}"
         self.rest = f"http://{self.place.flink_host}:{self.place.flink_port}"
         self.page = f"http://{self.place.bind}:{self.place.page_port}"
 
     # All of it
 
-    def up(self, parts: Iterable[str] = PARTS) -> Self:
+    def up(self, parts: Iterable[str] = PARTS, supervised: bool = False) -> Self:
         """Start the parts, in a fresh folder; a stack that is up already is left alone.
+
+        Args:
+            supervised: what ends is started again.
 
         Raises:
             StackError: something is missing or has not started; nothing is left running.
@@ -76,6 +89,8 @@ class Stack:
         self._processes.empty()
         try:
             self._start(parts)
+            if supervised:
+                self.start(SUPERVISOR)
         except BaseException:
             self.down()
             raise
@@ -155,11 +170,13 @@ class Stack:
             case "learner":
                 # Only what the others leave of the processor (SCHED_IDLE): at the lowest niceness alone, lists came twice as late.
                 return ["chrt", "--idle", "0", sys.executable, "jobs/finetune.py", *self.settings()]
+            case "supervisor":
+                return [sys.executable, "scripts/supervisor.py", *self.arguments]
             case "page":
                 address = ["--host", self.place.bind, "--port", str(self.place.page_port)]
                 hosts = [word for host in self.place.page_hosts.split(",") if host for word in ("--allowed-host", host)]
                 return ["nice", "-n", "10", sys.executable, "-m", "serving.app", *address, *hosts, *self.settings()]
-        raise StackError(f"{name}: no such process; there are broker, jobmanager, taskmanager-1, job, learner, page")
+        raise StackError(f"{name}: no such process; there are broker, jobmanager, taskmanager-1, job, learner, page, supervisor")
 
     def settings(self) -> list[str]:
         """The settings that the job, the learner and the page share. `HEADRACE_…` variables reach them too."""
@@ -172,11 +189,13 @@ class Stack:
         return [word for name, value in given.items() for word in (f"--{name}", str(value))] + self.arguments
 
     def environment(self) -> dict[str, str]:
-        """Where Flink's scripts and Python find things. The PATH is that of an activated virtual environment.
+        """Where Flink's scripts and Python find things, the page and the supervisor this place.
+
+        The PATH is that of an activated virtual environment.
 
         The interpreter inside the TaskManager's JVM takes its packages from the first python3 on the PATH.
         """
-        return os.environ | {
+        return os.environ | self.place.as_environ() | {
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
             "FLINK_HOME": str(self.home),
             "FLINK_CONF_DIR": str(self.run_dir / "conf"),
@@ -205,7 +224,7 @@ class Stack:
         return self._processes.running()
 
     def status(self) -> str:
-        """A table: process, pid, resident memory in MB with that of its children, log."""
+        """A table: process, pid, resident memory in MB with that of its children, log, how often it was started again."""
         return self._processes.table()
 
     def resident_mb(self) -> int:
@@ -257,18 +276,29 @@ class Stack:
             ["jobmanager", *self.taskmanagers],
         )
 
-    def submit(self, command: list[str] | None = None) -> str:
+    def submit(self, command: list[str] | None = None, checkpoint: Path | None = None) -> str:
         """Submit a job with `flink run`, by default jobs/recommend.py, and wait until it runs.
+
+        Args:
+            checkpoint: to go on from.
 
         Returns:
             The job's id.
         """
-        output = self._processes.run("job", command or self.command("job"), self.environment())
+        command = command or self.command("job")
+        flink, run, *rest = command
+        resumed = [flink, run, "-s", checkpoint.as_uri(), *rest] if checkpoint else command
+        output = self._processes.run("job", resumed, self.environment())
         match = re.search(r"JobID ([0-9a-f]{32})", output)
         if match is None:
             raise StackError(f"flink run named no job; {tail(self.log('job'))}")
         self._processes.wait("the job to run", lambda: self.job_state(match[1]) == "RUNNING", ["jobmanager"])
+        self._job.write_bytes(msgspec.json.encode(Job(match[1], command)))
         return match[1]
+
+    def submitted(self) -> Job | None:
+        """The job that was submitted last, unless it was cancelled."""
+        return msgspec.json.decode(self._job.read_bytes(), type=Job) if self._job.exists() else None
 
     def job_state(self, job_id: str) -> str:
         """RUNNING when every task runs, else STARTING or Flink's word for it.
@@ -285,6 +315,8 @@ class Stack:
 
     def cancel(self, job_id: str) -> None:
         """Cancel a job, and wait until its slot is free."""
+        if (job := self.submitted()) and job.job_id == job_id:
+            self._job.unlink()
         request = urllib.request.Request(f"{self.rest}/jobs/{job_id}?mode=cancel", method="PATCH")
         urllib.request.urlopen(request, timeout=10).close()
         self._processes.wait("the job to end", lambda: self.ask(f"/jobs/{job_id}").get("state") == "CANCELED", ["jobmanager"])
@@ -366,7 +398,7 @@ def main(argv: list[str]) -> None:
             case ["up", *words]:
                 parts, settings = parts_and_settings(words)
                 load_or_exit(settings, os.environ, "", check_encoder)
-                stack = Stack(arguments=settings).up(parts or PARTS)
+                stack = Stack(arguments=settings).up(parts or PARTS, supervised=True)
                 print(f"stack: Kafka {stack.bootstrap_servers}, Flink {stack.rest}, page {stack.page}, logs {stack.logs}")
             case ["status"]:
                 print(Stack().status())

@@ -109,7 +109,8 @@ class Watch:
 
     def _take_version(self, value: bytes, now: float) -> None:
         version: ModelVersion = decode_model_version(value)
-        self._learnt[version.version] = int(version.metrics.get("examples", 0))
+        if version.status != "counted":
+            self._learnt[version.version] = int(version.metrics.get("examples", 0))
         self.learnt = sum(self._learnt.values())
 
     def _take_vector(self, value: bytes, now: float) -> None:

@@ -5,10 +5,11 @@
     GET /recommendations?user=ID   the user's newest list, or 404; any id, such as `..`, once it is percent-encoded
     GET /recommendations/ID        the same, for an id that survives as a path
     GET /users?k=20                the users whose lists came last
-    GET /status                    counts, rates, model versions, rejected records
+    GET /status                    counts, rates, model versions, rejected records; the processes of a local stack
     GET /                          the page
 
 Only requests for a name that the page answers to are served: loopback's names, that of `--host`, each `--allowed-host`.
+Where `STACK_RUN_DIR` names the folder of a local stack, its processes are shown, and how often each had to be started again.
 """
 
 import argparse
@@ -31,6 +32,7 @@ from starlette.routing import Route
 from jobs.settings import load_or_exit, usage
 from serving.follow import Follower
 from serving.hosts import LOOPBACK, AllowedHosts, host_name
+from serving.processes import read_processes
 from serving.redact import shown
 from serving.reply import HEADERS, answer
 from serving.store import Store
@@ -40,11 +42,12 @@ MOST_USERS = 200
 _DIGITS = 9  # of a number in a query: more are no number that is wanted
 
 
-def make_app(store: Store, hosts: Iterable[str] = LOOPBACK) -> Starlette:
+def make_app(store: Store, hosts: Iterable[str] = LOOPBACK, run_dir: Path | None = None) -> Starlette:
     """The REST interface and the page over a store.
 
     Args:
         hosts: the names that it answers to, see serving/hosts.py.
+        run_dir: the folder of the local stack that the page is part of.
     """
     page = PAGE.read_text()
     app = Starlette(routes=[
@@ -54,7 +57,7 @@ def make_app(store: Store, hosts: Iterable[str] = LOOPBACK) -> Starlette:
         Route("/users", show_users),
         Route("/status", show_status),
     ], middleware=[Middleware(AllowedHosts, hosts=hosts)])  # fmt: skip
-    app.state.store = store
+    app.state.store, app.state.run_dir = store, run_dir
     app.state.page, app.state.policy = page, content_policy(page)
     return app
 
@@ -98,7 +101,8 @@ async def show_users(request: Request) -> Response:
 
 
 async def show_status(request: Request) -> Response:
-    return answer(request.app.state.store.status())
+    state = request.app.state
+    return answer(state.store.status() | {"processes": read_processes(state.run_dir)})
 
 
 def port(text: str) -> int:
@@ -135,8 +139,9 @@ def main(argv: list[str]) -> None:
     store = Store()
     Follower(store, settings).start()
     logging.getLogger("serving.app").info("the page is on http://%s:%d", place.host, place.port)
-    hosts = (*LOOPBACK, host_name(place.host), *place.allowed_host)
-    uvicorn.run(make_app(store, hosts), host=place.host, port=place.port, log_level="warning")
+    hosts, run_dir = (*LOOPBACK, host_name(place.host), *place.allowed_host), os.environ.get("STACK_RUN_DIR")
+    web = make_app(store, hosts, Path(run_dir) if run_dir else None)
+    uvicorn.run(web, host=place.host, port=place.port, log_level="warning")
 
 
 if __name__ == "__main__":

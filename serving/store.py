@@ -21,6 +21,7 @@ from model.schema import (
     InvalidRecord, Item, ModelVersion, Reason, Recommendation, RecommendedItem, decode_item, decode_model_version,
     decode_recommendation, encode_json,
 )  # fmt: skip
+from model.versions import Serving, follow, trained_path
 from serving.redact import shown, shown_raw
 from serving.words import say
 
@@ -120,6 +121,7 @@ class Store:
         self._rec_ids, self._forgotten = Bounded(limits.rec_ids), Bounded(limits.forgotten)
         self._items, self._deleted = Bounded(limits.items), Bounded(limits.deleted)
         self._versions, self._reasons = Bounded(limits.versions), Bounded(limits.reasons)
+        self._serving = Serving()
         self._recent: deque[tuple[str, str, int | None]] = deque(maxlen=limits.recent)
         self._per_second = Bounded(2 * RATE_S)
         self._take = {
@@ -213,7 +215,9 @@ class Store:
             self._versions.pop(_name(key), None)
             return
         version = decode_model_version(value)
-        self._versions.put(version.version, Said(version, timestamp_ms))
+        self._serving = follow(self._serving, version)
+        if version.status != "counted":  # new counts of a version decide nothing
+            self._versions.put(version.version, Said(version, timestamp_ms))
 
     def _take_rejected(self, key: bytes | None, value: bytes | None, timestamp_ms: int) -> None:
         refused = _decode_refused(value or b"")
@@ -318,21 +322,25 @@ class Store:
     def _timeline(self) -> list[dict[str, Any]]:
         """The versions by name, the highest first: a version's record may come again after those of its successors."""
         said = sorted(self._versions.values(), key=lambda said: said.version.version, reverse=True)
-        return [_show_version(each) for each in said[:VERSIONS_SHOWN]]
+        return [self._show_version(each) for each in said[:VERSIONS_SHOWN]]
+
+    def _show_version(self, said: Said) -> dict[str, Any]:
+        """A version as it stands, without its path: one serves at most, and one that was judged on nothing has no figures."""
+        version = said.version
+        paths = [trained_path(path) for path in self._serving.paths[:1]]
+        serves = trained_path(version.path) in paths
+        judged = version.metrics.get("judged_on") != 0
+        metrics = {shown(name): value for name, value in version.metrics.items() if judged or not name.endswith("_at_10")}
+        return {
+            "version": shown(version.version),
+            "parent": shown(version.parent),
+            "metrics": dict(islice(metrics.items(), METRICS_SHOWN)),
+            "status": "serving" if serves else "retired" if version.status == "serving" else version.status,
+            "pinned": serves and self._serving.pinned,
+            "reason": shown(version.reason),
+            "since_ms": said.since_ms,
+        }
 
 
 def _name(key: bytes | None) -> str:
     return (key or b"").decode()
-
-
-def _show_version(said: Said) -> dict[str, Any]:
-    """A version without its path, which only the job and the learner need."""
-    version = said.version
-    return {
-        "version": shown(version.version),
-        "parent": shown(version.parent),
-        "metrics": {shown(name): value for name, value in islice(version.metrics.items(), METRICS_SHOWN)},
-        "status": version.status,
-        "reason": shown(version.reason),
-        "since_ms": said.since_ms,
-    }

@@ -97,7 +97,7 @@ def free_ports(count: int) -> list[int]:
 def world():
     names = ("kafka_port", "controller_port", "flink_port", "rpc_port", "page_port")
     place = Place(run_dir=str(ROOT / ".headrace" / "test-run"), **dict(zip(names, free_ports(5))))
-    pace = ["--fine_tune_every", "60", "--holdout", "20", "--gate_tolerance", "1000", "--k", "5", "--checkpoint_interval_ms", "1000"]
+    pace = ["--fine_tune_every", "60", "--holdout", "20", "--gate_events", "20", "--gate_tolerance", "1000", "--k", "5", "--checkpoint_interval_ms", "1000"]
     stack = Stack(place, pace)
     with stack.up(parts=("broker", "cluster", "learner")):
         world = World(stack)
@@ -201,8 +201,8 @@ def test_a_forgotten_user_is_new_again(world):
 
 def test_a_version_is_learnt_and_goes_live_without_a_restart(world):
     """After enough examples the learner announces a version, and the lists that follow carry it."""
-    for number in range(80):
-        world.event(f"u{number % 8}", "view", f"{'space' if number % 2 else 'love'}{number // 8}")
+    for number in range(120):
+        world.event(f"u{number % 40}", "view", f"{'space' if number % 2 else 'love'}{number // 12}")
     version = world.wait("model-versions", lambda record: record["status"] == "serving", "a version that serves")
     deadline = time.monotonic() + 30
     while world.list_for(world.event("ann", "search", query="space"))["model_version"] == "untrained":

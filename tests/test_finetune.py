@@ -6,11 +6,11 @@ import torch
 
 from model import consumed
 from model.counts import Pairs, inverse
-from model.finetune import Judgement, Learner, better_or_level
+from model.finetune import NOBODY, Judgement, Learner, better_or_level
 from model.pace import Pace
 from model.schema import Example, ItemVector, item_key
 from model.score import Scorer, score
-from tests.test_score import ITEMS, ids, make_catalogue, make_request
+from tests.test_score import DIM, ITEMS, ids, make_catalogue, make_request
 
 HALF = ITEMS // 2
 torch.set_num_threads(1)  # the tensors are tiny
@@ -111,7 +111,7 @@ def test_counting_often_counts_what_counting_once_counts(blind):
 
 
 def test_counting_takes_in_a_catalogue_that_has_changed():
-    """There is no row for new items without fine-tuning, so it fine-tunes."""
+    """New items are counted at once; the network knows nothing of them yet, and all that it knew of the others."""
     catalogue = make_catalogue(10)
     learner, first = learn(catalogue, make_examples(make_catalogue(), range(2)))
     catalogue.apply([_vector("i12", make_catalogue().vectors[12])])
@@ -119,7 +119,152 @@ def test_counting_takes_in_a_catalogue_that_has_changed():
     counted = learner.count()
 
     assert (10, 11) == (len(first.keys), len(counted.keys))
+    assert torch.equal(first.network.ids, counted.network.ids[:10]) and not counted.network.ids[10].any()
+    assert counted.network.project is first.network.project
+    assert 1 == counted.counts[0, 10]
     assert 5 == len(score(counted, catalogue, [make_request(catalogue, ["i0"])], 5)[0])
+
+
+def test_counting_needs_no_fine_tuning(blind):
+    """A learner that goes on from a version counts for it at once, and leaves its trained part as it is."""
+    _, version = learn(blind, make_examples(blind, range(20)))
+    learner = Learner(blind, version)
+    learner.add(make_examples(blind, range(20, 22)))
+    counted = learner.count()
+
+    assert torch.equal(version.network.ids, counted.network.ids)
+    assert 16 == counted.counts[0].sum()
+
+
+def test_what_came_before_this_learner_is_counted_and_not_learnt(blind):
+    """A learner that starts again: others have trained on these examples."""
+    _, version = learn(blind, make_examples(blind, range(20)))
+    learner = Learner(blind, version)
+    learner.add(make_examples(blind, range(20)))
+    learner.catch_up()
+    scorer = learner.fine_tune()
+
+    assert 160 == scorer.counts[0].sum()
+    assert torch.equal(version.network.ids, scorer.network.ids)
+
+
+def test_a_learner_goes_on_from_other_weights_with_its_own_counts(blind):
+    """After a rollback: the trained part is that of the version that serves, what was counted stays."""
+    learner, before = learn(blind, make_examples(blind, range(20)))
+    learner.add(make_examples(blind, range(20, 40)))
+    learner.fine_tune()
+    learner.resume(before)
+    resumed = learner.count()
+
+    assert torch.equal(before.network.ids, resumed.network.ids) and torch.equal(before.blend.find.mean, resumed.blend.find.mean)
+    assert (160, 320) == (before.counts[0].sum(), resumed.counts[0].sum())
+    learner.add(make_examples(blind, range(40, 44)))
+    assert not torch.equal(before.network.ids, learner.fine_tune().network.ids)
+    assert torch.equal(before.network.ids, resumed.network.ids)
+
+
+def test_what_waits_to_be_learnt_is_bounded(blind):
+    """Where nothing is fine-tuned for long, only what is still remembered waits for it."""
+    learner = Learner(blind, replay_capacity=50, pace=Pace(most_ranked=20))
+    for start in range(0, 60, 2):
+        learner.add(make_examples(blind, range(start, start + 2)))
+        learner.count()
+
+    assert len(learner._counted) <= 50 + 16
+    assert {b""} == {one.example.interests for one in learner._counted}
+    assert sum(map(len, learner.blend._fresh)) <= 20 + 16
+
+
+def test_items_that_were_not_there_are_not_taken_out_of_the_counts(blind):
+    """Forgetting takes back what was counted, no more."""
+    catalogue, items = make_catalogue(10), ["i1", "i12", "i12", "i3"]
+    learner = Learner(catalogue)
+    for user in ("u", "v"):
+        learner.add([Example(user, f"{user}{at}", at, item, "click", b"") for at, item in enumerate(items)])
+        learner.count()
+        catalogue.apply([_vector("i12", make_catalogue().vectors[12])])
+    learner.add([Example("u", "f", 9, forget=True)])
+
+    assert [1.0, 2.0] == [round(float(learner.count().counts[0][row]), 3) for row in (1, 10)]
+
+
+class Shop:
+    """A catalogue that changes at random, and users who go on all the while."""
+
+    def __init__(self, seed: int) -> None:
+        self.catalogue, self.random = make_catalogue(8), np.random.default_rng(seed)
+        tiny = Pace(window=8, windows=2, most_steps=3, negatives=16, neighbours=8, ease_every=400, ranked=0.3, ranked_batch=8, kept_ranked=32)
+        self.learner = Learner(self.catalogue, replay_capacity=300, pace=tiny)
+        self.scorer, self.events, self.gone, self.recent = None, 0, [], []
+
+    def change(self) -> None:
+        """Add some, change the text of one, delete one, delete all, or bring some back."""
+        here, how = list(self.catalogue.item_ids), self.random.choice(5, p=(0.35, 0.25, 0.2, 0.01, 0.19))
+        drawn = [str(item) for item in self.random.choice(here, min(len(here), 3), replace=False)] if here else []
+        news = [f"n{self.events}-{number}" for number in range(self.random.integers(1, 4))]
+        taken = {0: [], 1: [], 2: drawn[:1], 3: here, 4: []}[how]
+        put = {0: news if len(here) < 60 else [], 1: drawn[:1], 2: [], 3: [], 4: self.gone[-3:]}[how]
+        self.gone = [item for item in self.gone + taken if item not in put][-80:]
+        self.catalogue.apply(
+            [ItemVector(item, deleted=True) for item in taken] + [_vector(item, self.random.standard_normal(DIM) / 4) for item in put]
+        )
+
+    def step(self) -> None:
+        """Add some examples, on items that may be there, count, fine-tune, judge or forget."""
+        match self.random.choice(5, p=(0.7, 0.18, 0.04, 0.04, 0.04)):
+            case 0:
+                self.recent = [self.example() for _ in range(self.random.integers(1, 8))]
+                self.learner.add(self.recent)
+            case 1:
+                self.scorer = self.learner.count()
+            case 2:
+                self.scorer = self.learner.fine_tune()
+            case 3 if self.scorer is not None:
+                self.learner.judge(self.scorer, self.recent)
+            case 4:
+                self.learner.add([Example(f"u{self.random.integers(12)}", "f", 0, forget=True)])
+
+    def chance(self, item_id: str, scorer: Scorer) -> float:
+        """P(item) for a user who is new."""
+        (list_,) = score(scorer, self.catalogue, [make_request(self.catalogue, [])], len(self.catalogue))
+        return sum(item.probability for item in list_ if item.item_id == item_id)
+
+    def example(self, item: str = "", user: str = "") -> Example:
+        self.events += 1
+        item = item or str(self.random.choice([*self.catalogue.item_ids, *self.gone, "nowhere"]))
+        user = user or f"u{self.random.integers(12)}"
+        return Example(user, f"e{self.events}", 1_000 * self.events, item, "click", b"")
+
+
+def test_the_catalogue_may_change_at_any_moment():
+    """After 1,000 changes, between steps of any kind, the learner goes on and learns an item that is new."""
+    shop = Shop(seed=0)
+    for _ in range(1_000):
+        shop.change()
+        for _ in range(shop.random.integers(1, 4)):
+            shop.step()
+    shop.catalogue.apply([_vector(f"i{number}", vector) for number, vector in enumerate(make_catalogue().vectors)])
+    shop.catalogue.apply([_vector("new", make_catalogue().vectors[0])])
+    before = shop.chance("new", shop.learner.count())
+    for _ in range(5):
+        shop.learner.add([shop.example("new", f"new{shop.events}") for _ in range(12)])
+        scorer = shop.learner.fine_tune()
+
+    row = scorer.keys.tolist().index(np.uint64(item_key("new")).astype(np.int64))
+    assert 60 == pytest.approx(float(scorer.counts[0][row]), abs=1e-3) and scorer.network.ids[row].any()
+    assert shop.chance("new", scorer) > 3 * before
+
+
+def test_a_new_item_between_counting_and_fine_tuning(blind):
+    """What was trending before has no number for it: it was chosen by nobody then."""
+    catalogue = make_catalogue(10)
+    learner, _ = learn(catalogue, make_examples(catalogue, range(5), length=5))
+    learner.add(make_examples(catalogue, range(5, 10), length=5))
+    learner.count()
+    catalogue.apply([_vector("i12", make_catalogue().vectors[12])])
+    learner.add([Example("u", "u-1", 5, "i12", "click", b"")])
+
+    assert 1 == learner.fine_tune().counts[0, 10]
 
 
 def test_the_network_that_serves_is_an_average(blind):
@@ -187,8 +332,8 @@ def test_a_catalogue_smaller_than_the_candidates_may_grow():
     assert 5 == len(score(learner.fine_tune(), catalogue, [make_request(catalogue, ["i0"])], 5)[0])
 
 
-def test_another_encoder_begins_anew(blind):
-    """Vectors of another size: the examples are counted again as they come, with new weights."""
+def test_another_encoder_begins_with_new_weights(blind):
+    """Vectors of another size need a new network; what was counted has nothing to do with them and goes on."""
     catalogue = make_catalogue()
     learner, _ = learn(catalogue, make_examples(catalogue, range(6)))
     wide = make_catalogue(ITEMS, "wide", 24)
@@ -196,7 +341,7 @@ def test_another_encoder_begins_anew(blind):
     learner.add(make_examples(catalogue, range(6, 12)))
     scorer = learner.fine_tune()
 
-    assert (24, "wide", 48) == (scorer.sizes.dim, scorer.encoder_version, scorer.counts[0].sum())
+    assert (24, "wide", 96) == (scorer.sizes.dim, scorer.encoder_version, scorer.counts[0].sum())
     assert 5 == len(score(scorer, catalogue, [make_request(catalogue, ["i0"])], 5)[0])
 
 
@@ -254,7 +399,7 @@ def test_judging_leaves_out_what_the_user_had(blind):
     assert (len(held_out),) == judgement.ndcg.shape == judgement.hit.shape
     assert 0 <= judgement.metrics()["ndcg_at_10"] <= judgement.metrics()["hr_at_10"] <= 1
     assert judgement.metrics()["hr_at_10"] > 0.4
-    assert {"hr_at_10": 0.0, "ndcg_at_10": 0.0} == learner.judge(scorer, []).metrics()
+    assert {} == learner.judge(scorer, []).metrics(), "no figure for nothing"
 
 
 def test_few_examples_do_not_turn_popularity_upside_down(blind):
@@ -304,7 +449,7 @@ def test_the_gate_lets_through_what_is_better_or_level():
     assert better_or_level(bad, bad, 0)
     assert not better_or_level(bad, good, 1)
     assert better_or_level(bad, good, 100)
-    assert better_or_level(Judgement(np.zeros(0), np.zeros(0)), Judgement(np.zeros(0), np.zeros(0)), 0)
+    assert not better_or_level(NOBODY, NOBODY, 100), "judged on nothing"
 
 
 def test_progress_reaches_the_end(blind):

@@ -2,7 +2,7 @@
 
     model ◄── udfs ◄── jobs
       ▲                 ▲
-      └── scripts, serving: the records (model.schema), the settings and the versions topic; scripts also call the model
+      └── scripts, serving: the records (model.schema), the settings and which versions serve; scripts also call the model
 
 `model` knows neither Flink nor Kafka, and nobody uses `scripts` or `serving`. What runs inside the TaskManager's JVM
 (update-interest) never loads torch.
@@ -20,7 +20,7 @@ MAY_USE = {
     "model": {"model"},
     "udfs": {"udfs", "model"},
     "jobs": {"jobs", "udfs", "model"},
-    "serving": {"serving", "model.schema", "jobs.settings"},
+    "serving": {"serving", "model.schema", "model.versions", "jobs.settings"},
     "scripts": {"scripts", "model", "jobs.settings", "jobs.topics", "jobs.versions"},
 }
 FORBIDDEN = {

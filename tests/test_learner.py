@@ -1,89 +1,242 @@
 """The learner's turns: when it counts, when it makes a candidate, what becomes of it. Kafka is a fake, the rest is real."""
 
+import sys
+import time
+from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
+import torch
 
+import jobs.versions
+from jobs import finetune
 from jobs.finetune import KEPT_COUNTS, FineTune
 from jobs.settings import Settings
+from jobs.versions import Versions
 from model import score
 from model.finetune import Learner
-from model.schema import ModelVersion
-from model.versions import follow, name_of, trained_path
+from model.schema import Example, ItemVector, ModelVersion, encode_json
+from model.versions import Serving, name_of, trained_path
+from scripts import models
 from tests.test_finetune import make_examples
 from tests.test_score import make_catalogue, make_request
 
+Record = namedtuple("Record", "key value")
+PARTITION = "the only one"
 
-class FakeVersions:
-    """The topic `model-versions`, as a list of what was said."""
 
-    def __init__(self):
-        self.said, self.known, self.serving = [], {}, []
+class Topic(list):
+    """The topic `model-versions`: its records, and as much of Kafka's clients as is used."""
 
-    def refresh(self) -> None:
-        pass
+    def producer(self, **_) -> SimpleNamespace:
+        return SimpleNamespace(send=self.send)
 
-    def announce(self, version: ModelVersion) -> None:
-        self.said.append((version.version, version.status))
-        self.known[version.version] = version
-        self.serving = follow(self.serving, version)
+    def send(self, topic: str, key: bytes, value: bytes) -> SimpleNamespace:
+        self.append(Record(key, value))
+        return SimpleNamespace(get=lambda timeout: None)
 
-    def serve(self, version: ModelVersion) -> None:
-        self.announce(msgspec.structs.replace(version, status="serving"))
+    def consumer(self, **_) -> SimpleNamespace:
+        at = [0]
 
-    def current(self) -> ModelVersion | None:
-        return next((one for one in self.known.values() if self.serving[:1] == [one.path]), None)
+        def poll(timeout_ms: int) -> dict:
+            records, at[0] = self[at[0] :], len(self)
+            return {PARTITION: records}
+
+        return SimpleNamespace(
+            partitions_for_topic=lambda topic: {0}, assign=lambda partitions: None, seek_to_beginning=lambda: None,
+            end_offsets=lambda partitions: {PARTITION: len(self)}, position=lambda partition: at[0], poll=poll,
+        )  # fmt: skip
+
+    def compacted(self) -> "Topic":
+        """What is left when the broker has kept the last record of every key."""
+        last = {record.key: number for number, record in enumerate(self)}
+        return Topic(record for number, record in enumerate(self) if last[record.key] == number)
+
+    def said(self) -> list[tuple[str, str]]:
+        """What was decided, without new counts."""
+        versions = [msgspec.json.decode(record.value, type=ModelVersion) for record in self]
+        return [(version.version, version.status) for version in versions if version.status != "counted"]
+
+
+@pytest.fixture
+def topic(monkeypatch) -> Topic:
+    topic = Topic()
+    read(topic, monkeypatch)
+    return topic
+
+
+def read(topic: Topic, monkeypatch) -> Versions:
+    """What a program that starts now reads from a topic."""
+    monkeypatch.setattr(jobs.versions, "KafkaProducer", topic.producer)
+    monkeypatch.setattr(jobs.versions, "KafkaConsumer", topic.consumer)
+    return Versions(Settings())
 
 
 class World:
-    """A learner over a small catalogue, and the examples that are still to come."""
+    """A learner over a small catalogue, and the examples that are still to come, of 60 users in turn."""
 
     def __init__(self, registry: Path, **settings):
-        self.catalogue, self.versions = make_catalogue(), FakeVersions()
-        self.settings = Settings(registry=str(registry), holdout=20, gate_tolerance=1_000.0, **settings)
-        self.learner = Learner(self.catalogue)
+        self.catalogue = make_catalogue()
+        self.settings = Settings(**{"registry": str(registry), "holdout": 20, "gate_events": 20, "gate_tolerance": 1_000.0} | settings)
+        self.examples = sorted(make_examples(self.catalogue, range(60)), key=lambda one: one.event_time_ms)
+        self.start()
+
+    def start(self) -> None:
+        """A new process."""
+        self.versions, self.learner = Versions(self.settings), Learner(self.catalogue)
         self.step = FineTune(self.settings, self.learner, self.versions)
-        self.examples = make_examples(self.catalogue, range(60))
 
     def take(self, count: int, why: str = "") -> str:
         """One turn with the next examples; what is still asked for."""
         now, self.examples = self.examples[:count], self.examples[count:]
         return self.step.turn(now, why)
 
+    def current(self) -> str:
+        self.versions.refresh()
+        current = self.versions.current()
+        return current.version if current else ""
+
+    def accepts(self, tolerance: float) -> None:
+        self.step._settings = msgspec.structs.replace(self.settings, gate_tolerance=tolerance)
+
+    def spoil(self) -> None:
+        """Make the learner's weights useless: what it makes from now on is worse."""
+        with torch.no_grad():
+            for parameter in self.learner._scorer.parameters():
+                parameter.fill_(-1.0)
+
 
 @pytest.fixture
-def world(tmp_path) -> World:
+def world(tmp_path, topic) -> World:
     return World(tmp_path)
 
 
-def test_before_a_version_serves_examples_wait_for_a_request(world):
-    """There is nothing to count for; a request with one example has nothing to be judged on."""
-    assert [False, False, True] == [world.step.due(*state) for state in ((50, "", 99.0), (1, "count", 99.0), (2, "count", 0.0))]
+# When
 
 
-def test_a_candidate_is_judged_on_the_newest_examples_that_waited(world):
+def test_before_a_version_serves_examples_wait_for_a_request_and_until_they_are_enough(world):
+    """There is nothing to count for; a request with few examples has nothing to be judged on."""
+    assert [False, False, True] == [world.step.due(*state) for state in ((50, "", 99.0), (19, "count", 99.0), (20, "count", 0.0))]
+
+
+def test_what_was_asked_for_stays_asked_for_until_there_are_enough_examples(world):
+    """In a quiet hour a request comes a minute: one or two examples are counted, and nothing is learnt from them."""
+    world.take(60, "count")
+    before = len(world.versions.known)
+    assert ["age"] * 4 == [world.take(2, "age") for _ in range(4)]
+    assert before == len(world.versions.known) and world.step._trial is None
+
+    assert "" == world.take(12, "age")
+    assert world.step._trial is not None
+
+
+def test_examples_that_came_before_are_not_new(world):
+    """After a failure the job writes some of them again: they prove nothing, and nothing is learnt from them."""
+    world.take(60, "count")
+    again = sorted(make_examples(world.catalogue, range(60)), key=lambda one: one.event_time_ms)[:60]
+
+    assert "age" == world.step.turn(again, "age")
+
+
+# The gate
+
+
+def test_a_candidate_is_judged_on_the_newest_examples_that_waited(world, topic):
     """Half of what waited, at most `holdout`; the first candidate goes live at once, and it can be loaded."""
     assert "" == world.take(60, "count")
 
     version = world.versions.current()
-    assert [("v00001", "serving")] == world.versions.said
-    assert (60, 20) == (version.metrics["examples"], version.metrics["judged_on"])
+    assert [("v00001", "serving")] == topic.said()
+    assert (60, 20, 20) == tuple(version.metrics[name] for name in ("examples", "judged_on", "judged_users"))
     assert 30 == len(score.score(score.load(version.path), world.catalogue, [make_request(world.catalogue, [])], 40)[0])
 
 
-def test_where_few_waited_a_candidate_is_judged_on_the_next_ones(world):
+def test_where_few_waited_a_candidate_is_judged_on_the_next_ones(world, topic):
     """Those of the turns before were counted already, so they prove nothing; it goes live when enough have come."""
     world.take(60, "count")
     world.take(50)
     world.take(10, "count")
-    said = list(world.versions.said)
     assert "age" == world.take(10, "age")  # one candidate at a time
-    assert said == world.versions.said
+    assert [("v00001", "serving")] == topic.said()
     world.take(10)
 
-    assert ("v00002", "serving") == world.versions.said[-1]
+    assert [("v00002", "serving"), ("v00001", "retired")] == topic.said()[-2:]
     assert 20 == world.versions.current().metrics["judged_on"]
+
+
+def test_the_first_candidate_waits_too(tmp_path, topic):
+    """Nothing serves, but something that was judged on ten events shall not either."""
+    world = World(tmp_path, gate_events=40)
+    assert "" == world.take(40, "count")
+    world.take(15)
+    assert [] == topic.said()
+    world.take(10)
+
+    assert 40 == world.versions.current().metrics["judged_on"]
+
+
+def test_one_user_does_not_decide(world, topic):
+    """Of the examples that a candidate is judged on one in twenty, at least one, may be of the same user: bots wait with the others."""
+    world.take(60, "count")
+    world.take(50)
+    world.take(10, "count")
+    world.step.turn([Example("bot", f"bot-{number}", number, f"i{number % 30}", "click", b"") for number in range(100)], "")
+
+    assert [("v00001", "serving")] == topic.said()
+    assert (1, 6) == (world.step._trial.by_user["bot"], len(world.step._trial.ours.hit))
+
+
+def test_examples_on_items_that_are_not_there_prove_nothing(world, topic):
+    """No list could have held them: a candidate judged on them alone would look like any other."""
+    world.step.turn([Example(f"u{number}", f"e{number}", number, "nowhere", "click", b"") for number in range(60)], "count")
+    assert [] == topic.said()
+    world.take(60)
+
+    assert world.versions.current().metrics["hr_at_10"] > 0
+
+
+def test_a_worse_candidate_is_rejected_and_the_one_before_serves_on(world, topic):
+    """With the reason, and the number of events that it is drawn from."""
+    world.take(180, "count")
+    world.accepts(0.0)
+    world.spoil()
+    world.take(100, "count")
+    world.take(20)
+
+    assert ("v00002", "rejected") == topic.said()[-1]
+    assert "on 20 events; v00001 has" in world.versions.known["v00002"].reason
+    assert "v00001" == world.current()
+
+
+def test_both_are_judged_with_the_same_counts(world):
+    """What decides is what was learnt, not who has counted last."""
+    world.take(60, "count")
+    world.take(60)
+    world.take(10, "count")
+    trial, served = world.step._trial.scorer, world.step._served.scorer
+    world.take(10)
+
+    assert all(torch.equal(tensor, served.tables()[name]) for name, tensor in trial.tables().items())
+    assert not torch.equal(trial.network.ids, served.network.ids)
+
+
+def test_another_encoder_ends_a_trial(world, topic):
+    """The candidate cannot be judged on items of another encoder; the next one is learnt for it."""
+    world.take(60, "count")
+    world.take(50)
+    world.take(10, "count")
+    wide = make_catalogue(30, "wide", 24)
+    world.catalogue.apply(ItemVector(item_id, "wide", vector.astype("<f2").tobytes()) for item_id, vector in zip(wide.item_ids, wide.vectors))
+    assert "age" == world.take(10, "age")
+    assert world.step._trial is None
+    world.take(60, "age")
+
+    assert "wide" == score.load(world.versions.current().path).encoder_version
+
+
+# Counts
 
 
 def test_what_is_counted_goes_live_between_two_fine_tunings(world):
@@ -96,55 +249,277 @@ def test_what_is_counted_goes_live_between_two_fine_tunings(world):
     current = world.versions.current()
     after = score.load(current.path)
 
-    assert ("v00001", "v00001.1") == (current.version, name_of(current.path))
+    assert ("v00001", "v00001.1", "serving") == (current.version, name_of(current.path), current.status)
     assert (60, 100) == tuple(round(scorer.counts[0].sum().item()) for scorer in (before, after))
     assert before.network.project.weight.tolist() == after.network.project.weight.tolist()
 
 
 def test_only_the_last_counts_are_kept(world):
-    """Older ones are deleted from the registry, the version itself stays."""
+    """Older ones are deleted from the registry, those of a learner before too; the version itself stays."""
     world.take(60, "count")
-    for _ in range(KEPT_COUNTS + 3):
+    for _ in range(KEPT_COUNTS + 1):
         world.take(5)
+    world.start()
+    world.take(5), world.take(5)
 
     kept = sorted(path.name for path in Path(trained_path(world.versions.current().path)).iterdir() if path.is_dir())
     assert [f"counts-{number:06d}" for number in range(4, KEPT_COUNTS + 4)] == kept
 
 
-def test_nothing_is_counted_for_a_version_that_somebody_else_made(world, tmp_path):
-    """After a rollback by hand the learner's counts would not fit the version that serves."""
+def test_counts_go_on_while_a_candidate_is_judged(world):
+    """A trial may wait for a whole night."""
     world.take(60, "count")
-    other = score.save(world.learner.fine_tune(), str(tmp_path), "by-hand", {})
-    world.versions.announce(ModelVersion("by-hand", other, status="serving"))
-    world.take(20)
+    world.take(50)
+    world.take(10, "count")
+    world.take(5)
 
-    assert [other, "v00001"] == [world.versions.serving[0], name_of(world.versions.serving[1])]
+    assert world.step._trial is not None
+    assert "v00001.3" == name_of(world.versions.current().path)
 
 
-def test_new_items_wait_for_the_next_fine_tuning(world):
-    """Counts have one row an item; those of a catalogue that has changed would not fit the version."""
+def test_counts_go_on_after_a_change_of_the_catalogue(world):
+    """Any item update, even an identical one, and an item that is new."""
     world.take(60, "count")
-    serving = list(world.versions.serving)
-    world.catalogue.revision += 1
-    world.take(20)
-    assert serving == world.versions.serving
-    world.take(40, "count")
+    new = ItemVector("new", "enc-1", world.catalogue.vectors[0].astype("<f2").tobytes())
+    world.catalogue.apply([new])
+    world.step.turn([Example(f"u{number}", f"n{number}", 9_000, "new", "click", b"") for number in range(5)], "")
+    after = score.load(world.versions.current().path)
 
-    assert "v00002" == world.versions.current().version
+    assert "v00001.1" == name_of(world.versions.current().path)
+    assert 31 == len(after.keys) == len(after.network.ids) and 5 == after.counts[0, 30]
+    assert "new" in [item.item_id for item in score.score(after, world.catalogue, [make_request(world.catalogue, [])], 31)[0]]
 
 
-def test_a_worse_candidate_is_rejected_and_the_one_before_serves_on(tmp_path):
-    """With the reason; the learner does not count for it."""
-    world = World(tmp_path)
-    world.take(200, "count")
-    world.settings = msgspec.structs.replace(world.settings, gate_tolerance=0.0)
-    world.step._settings = world.settings
-    with score.torch.no_grad():
-        for parameter in world.learner._scorer.parameters():
-            parameter.fill_(-1.0)
+def test_counts_go_on_after_a_rejected_candidate(world):
+    """The candidate's weights are not those that serve; the counts are the same for both."""
+    world.take(60, "count")
+    before = score.load(trained_path(world.versions.current().path))
+    world.accepts(0.0)
+    world.spoil()
     world.take(100, "count")
     world.take(20)
+    after = score.load(world.versions.current().path)
 
-    assert ("v00002", "rejected") == world.versions.said[-1]
-    assert "v00001 has" in world.versions.known["v00002"].reason
-    assert "v00001" == world.versions.current().version
+    assert ("rejected", "v00001.2") == (world.versions.known["v00002"].status, name_of(world.versions.current().path))
+    assert torch.equal(before.network.ids, after.network.ids)
+    assert 180 == round(after.counts[0].sum().item())
+
+
+def test_counts_go_on_for_a_version_that_somebody_else_made(world, tmp_path):
+    """Whatever serves gets this learner's counts."""
+    world.take(60, "count")
+    other = score.save(Learner(world.catalogue).fine_tune(), str(tmp_path), "by-hand", {})
+    world.versions.announce(ModelVersion("by-hand", other, status="serving"))
+    world.take(20)
+    after = score.load(world.versions.current().path)
+
+    assert ["by-hand.1", "v00001"] == [name_of(path) for path in world.versions.serving.paths]
+    assert 80 == round(after.counts[0].sum().item())
+
+
+# A new process
+
+
+def test_a_learner_that_starts_again_counts_what_came_before_it_and_learns_nothing_from_it(world, topic):
+    """The version that serves has learnt from it; counts go on, none is written over, and the next candidate waits for new examples."""
+    past = world.examples[:100]
+    world.take(60, "count")
+    world.take(40)
+    world.start()
+    assert [] == world.step.recall(past)
+    world.take(10)
+
+    assert "v00001.2" == name_of(world.versions.current().path)
+    assert 110 == round(score.load(world.versions.current().path).counts[0].sum().item())
+    assert not world.step.due(9, "count", 0.0) and world.step.due(10, "count", 0.0)
+
+
+def test_a_learner_that_starts_where_nothing_serves_learns_from_what_came_before_it(world):
+    past = world.examples[:100]
+    assert past == world.step.recall(past)
+
+
+def test_an_error_ends_the_process_with_code_1_and_its_traceback(monkeypatch, caplog):
+    """Whoever runs the learner starts it again; nobody would if it lived on without learning."""
+
+    def fail(settings):
+        raise RuntimeError("out of luck")
+
+    ended = []
+    monkeypatch.setattr(finetune, "learn", fail)
+    monkeypatch.setattr(finetune.os, "_exit", ended.append)
+    finetune.main([])
+
+    assert [1] == ended
+    assert "the learner ends: RuntimeError: out of luck" in caplog.text and "Traceback" in caplog.text
+
+
+# By hand
+
+
+def serve(versions: Versions, registry: Path, *names: str) -> None:
+    """Let versions go live one after the other, as a learner does."""
+    for name in names:
+        path = score.save(Learner(make_catalogue()).count(), str(registry), name, {})
+        assert versions.serve(ModelVersion(name, path), versions.serving.epoch)
+
+
+NAMES = [f"v{number:05d}" for number in range(1, 8)]
+
+
+def test_a_rollback_goes_to_the_version_directly_before_and_again_to_the_one_before_that(topic, tmp_path):
+    """Seven versions: back to the sixth, then to the fifth; what was rolled back is rejected and is no target."""
+    versions = Versions(Settings())
+    serve(versions, tmp_path, *NAMES)
+
+    assert ["v00006", "v00005", "v00004"] == [models.rollback(versions).version for _ in range(3)]
+    assert ["v00004", "v00003", "v00002", "v00001"] == [version.version for version in versions.lately()]
+    assert "rejected" == versions.known["v00007"].status
+    models.promote(versions, "v00007")
+    assert "v00004" == models.rollback(versions).version
+
+
+def test_a_rejected_candidate_is_no_target_of_a_rollback(topic, tmp_path):
+    versions = Versions(Settings())
+    serve(versions, tmp_path, "v00001", "v00002")
+    versions.say(ModelVersion("v00003", str(tmp_path / "v00003")), status="rejected")
+    serve(versions, tmp_path, "v00004")
+
+    assert ["v00002", "v00001"] == [models.rollback(versions).version for _ in range(2)]
+
+
+def test_a_rollback_holds(world, topic):
+    """Neither counts nor a candidate that was learnt before it, nor one that comes now, takes its place."""
+    world.take(60, "count")
+    world.take(60, "count")
+    assert "v00002" == world.current()
+    world.take(50)
+    world.take(10, "count")  # a trial is on
+    models.rollback(Versions(world.settings))
+    late = ModelVersion("v00009", "r/v00009", status="serving")  # of a learner that has not heard of it yet
+    topic.send("model-versions", b"v00009", encode_json(late))
+
+    assert "count" == world.take(60, "count")
+    assert "v00001" == world.current()
+    assert name_of(world.versions.serving.paths[0]).startswith("v00001.")
+    assert world.versions.serving.pinned and world.step._trial is None
+
+
+def test_after_a_rollback_learning_goes_on_from_the_version_that_serves(world):
+    """What is learnt when candidates may serve again comes from its weights, and not from those that were rolled back."""
+    world.take(60, "count")
+    first = score.load(world.versions.current().path)
+    world.spoil()
+    world.take(60, "count")
+    models.rollback(Versions(world.settings))
+    world.take(10)
+
+    assert torch.equal(first.network.project.weight, world.learner._scorer.network.project.weight)
+    models.unpin(Versions(world.settings))
+    world.take(10)
+    assert torch.equal(first.network.project.weight, world.learner._scorer.network.project.weight)
+    world.take(60, "count")
+    assert "v00003" == world.current()
+    assert (score.load(world.versions.current().path).network.project.weight.mean() > -0.5).item()
+
+
+def test_a_pinned_version_stays_until_it_is_let_go(world, topic):
+    """Its counts go on; what was asked for stays asked for."""
+    world.take(60, "count")
+    models.pin(Versions(world.settings), "v00001")
+    assert "count" == world.take(100, "count")
+    assert ("v00001.1", True) == (name_of(world.versions.serving.paths[0]), world.versions.serving.pinned)
+
+    models.unpin(Versions(world.settings))
+    world.take(0)
+    world.take(60, "count")
+    assert "v00002" == world.current()
+
+
+def test_a_pin_in_the_middle_of_a_trial_ends_it(world, topic):
+    world.take(60, "count")
+    world.take(50)
+    world.take(10, "count")
+    models.pin(Versions(world.settings), "v00001")
+    world.take(60)
+
+    assert "v00001" == world.current() and world.step._trial is None
+
+
+def test_a_decision_by_hand_while_a_candidate_is_written_is_not_overtaken(world, monkeypatch):
+    """The learner hears of it when it announces the candidate: that one is rejected, with the reason."""
+    world.take(60, "count")
+    save = score.save
+
+    def slow(*given):
+        models.pin(Versions(world.settings), "v00001")
+        return save(*given)
+
+    monkeypatch.setattr(score, "save", slow)
+    world.take(60, "count")
+
+    assert "v00001" == world.current()
+    assert ("rejected", "something else was decided by hand while it was judged") == (
+        world.versions.known["v00002"].status, world.versions.known["v00002"].reason,
+    )  # fmt: skip
+
+
+def test_a_compacted_topic_says_the_same(world, topic, monkeypatch):
+    """Whoever starts later reads the last record of every key: what serves, the ones before it and the pin are the same."""
+    for _ in range(4):
+        world.take(60, "count")
+        world.take(20)
+    whole = Versions(world.settings)
+    assert 4 == len(whole.serving.paths)
+    assert whole.serving == read(topic.compacted(), monkeypatch).serving
+
+    read(topic, monkeypatch)
+    models.rollback(whole)
+    models.pin(whole, "v00002")
+    world.versions = world.step._versions = Versions(world.settings)
+    world.take(20)
+    whole.refresh()
+    later = read(topic.compacted(), monkeypatch)
+    assert ("v00002", True) == (whole.current().version, whole.serving.pinned)
+    assert (whole.serving, whole.known) == (later.serving, later.known)
+
+
+def test_records_of_an_earlier_release_are_read(topic):
+    """They know no epoch, and bring new counts as a version that serves."""
+    for name, path, status in [
+        ("v00001", "r/v00001", "serving"), ("v00002", "r/v00002", "serving"), ("v00001", "r/v00001", "retired"),
+        ("v00002", "r/v00002/counts-000001", "serving"),
+    ]:  # fmt: skip
+        topic.send("", name.encode(), msgspec.json.encode({"version": name, "path": path, "status": status}))
+    versions = Versions(Settings())
+
+    assert Serving(["r/v00002/counts-000001", "r/v00001"], led=True) == versions.serving
+    assert ["v00002", "v00001"] == [version.version for version in versions.lately()]
+
+
+@pytest.mark.parametrize("words", [[], ["promote"], ["pin"], ["nonsense"]])
+def test_the_command_says_how_it_is_used(words, capsys):
+    assert 2 == models.main(words)
+    assert "rollback" in capsys.readouterr().err
+
+
+def test_the_command_shows_what_serves_is_pinned_and_on_how_much_it_was_judged(world, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    world.take(60, "count")
+    world.take(60, "count")
+    assert 0 == models.main(["rollback"])
+    assert "v00001 serves now and is pinned" in capsys.readouterr().out
+    assert 0 == models.main(["list"])
+    first, second = [line for line in capsys.readouterr().out.splitlines() if "v0000" in line]
+
+    assert "serves, pinned" in first and " 20 " in first
+    assert "rejected" in second and "rolled back by hand" in second
+    assert 0 == models.main(["unpin"])
+    assert 1 == models.main(["unpin"])
+    assert "nothing is pinned" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["rollback"], ["promote", "v9"], ["pin", "v9"], ["unpin"]])
+def test_what_cannot_be_done_is_said(topic, words, capsys):
+    assert 1 == models.main(words)
+    assert "models: " in capsys.readouterr().err

@@ -70,6 +70,18 @@ def test_a_version_that_is_written_again_is_replaced(registry, path, tmp_path):
     assert ([0.0], 32) == (tensors["weights"].tolist(), about["width"])
 
 
+def test_what_lies_below_a_version_is_listed(registry, path):
+    """Its files, and the counts written since."""
+    import torch
+
+    registry.write(path, "counts-000002", {"part": torch.ones(1)}, {})
+
+    assert ["counts-000002", "model.json", "model.safetensors"] == registry.inside(path)
+    assert [] == registry.inside(f"{path}-none")
+    registry.write("memory://listed/v1", "counts-000001", {"part": torch.ones(1)}, {})
+    assert ["counts-000001"] == registry.inside("memory://listed/v1")
+
+
 def test_a_missing_version_is_named(registry, tmp_path):
     """The message says which, and what to do."""
     message = refused(registry, tmp_path / "v9")

@@ -13,6 +13,7 @@ from starlette.testclient import TestClient
 
 from jobs.settings import Settings
 from model.schema import Item, ModelVersion, Reason, Recommendation, RecommendedItem, Rejected, encode_json
+from scripts.processes import Processes, Supervised
 from serving import app, follow
 from serving.hosts import LOOPBACK
 from serving.store import Limits, Store
@@ -449,6 +450,37 @@ def test_a_model_version_lives_through_its_statuses(store):
     assert ("v1", "retired") == (oldest["version"], oldest["status"])
 
 
+def test_one_version_serves_at_most(store):
+    """After a rollback a candidate that came too late says that it serves; which one does follows from all records."""
+    announce(store, "v1", "serving")
+    announce(store, "v2", "serving", parent="v1")
+    announce(store, "v1", "serving", epoch=1, pinned=True)
+    announce(store, "v2", "rejected", epoch=1, reason="rolled back by hand")
+    announce(store, "v3", "serving", parent="v2")
+
+    shown = [(each["version"], each["status"], each["pinned"]) for each in store.status()["versions"]]
+    assert [("v3", "retired", False), ("v2", "rejected", False), ("v1", "serving", True)] == shown
+
+
+def test_new_counts_of_a_version_change_nothing_of_what_is_shown(store, clock):
+    announce(store, "v1", "serving", metrics={"hr_at_10": 0.25, "judged_on": 200})
+    before = store.status()["versions"]
+    store.apply("model-versions", b"v1.counts", encode_json(ModelVersion("v1", "r/v1/counts-000001", status="counted")), START_MS + 9_000)
+
+    assert before == store.status()["versions"]
+
+
+def test_a_version_that_was_judged_on_nothing_has_no_figures(store):
+    """An earlier release wrote 0.0 for it."""
+    figures = {"hr_at_10": 0.0, "ndcg_at_10": 0.0, "serving_hr_at_10": 0.0, "examples": 2.0}
+    announce(store, "v1", "serving", metrics=figures | {"judged_on": 0.0})
+    announce(store, "v2", "serving", metrics=figures | {"judged_on": 200.0})
+
+    judged, not_judged = (each["metrics"] for each in store.status()["versions"])
+    assert {"examples": 2.0, "judged_on": 0.0} == not_judged
+    assert 200.0 == judged["judged_on"] and 0.0 == judged["hr_at_10"]
+
+
 def test_rejected_records_are_counted_by_reason(store):
     for reason in ("no user", "no item", "no user"):
         reject(store, reason, b'{"a": 1}')
@@ -515,6 +547,21 @@ def test_users_and_status_are_answered(web, store):
 
     assert ["u1"] == [each["user_id"] for each in web.get("/users?k=3").json()]
     assert 1 == web.get("/status").json()["counts"]["lists"]
+
+
+def test_the_processes_of_a_local_stack_are_shown_where_there_is_one(store, tmp_path):
+    """Its supervisor has written down how often each was started again; without a stack there is nothing to show."""
+    names = (*LOOPBACK, "testserver")
+    web = TestClient(app.make_app(store, names, tmp_path))
+    assert [] == web.get("/status").json()["processes"] == TestClient(app.make_app(store, names)).get("/status").json()["processes"]
+    noted = {"learner": Supervised(restarts=2, ended_at_ms=START_MS, last_line=EVIL), "page": Supervised()}
+    Processes(tmp_path).note(noted)
+
+    learner, page = web.get("/status").json()["processes"]
+    assert {"name": "learner", "running": True, "restarts": 2, "ended_at_ms": START_MS, "last_line": EVIL} == learner
+    assert ("page", 0) == (page["name"], page["restarts"])
+    (tmp_path / "supervised.json").write_text("{")
+    assert [] == web.get("/status").json()["processes"]
 
 
 @pytest.mark.parametrize("k", ["0", "-1", "201", "many", "", "²", "9" * 19])
@@ -819,8 +866,8 @@ def test_the_command_answers_to_loopback_to_its_address_and_to_the_names_that_ar
     assert ("10.0.0.7", [200, 200, 200, 200, 400]) == (served["host"], answers)
 
 
-def test_serving_needs_the_records_and_the_settings_alone():
+def test_serving_needs_the_records_the_settings_and_which_versions_serve():
     code = "import sys, serving.app; print(sorted(n for n in sys.modules if n.split('.')[0] in ('model', 'jobs', 'udfs', 'scripts', 'torch', 'pyflink')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
-    assert "['jobs', 'jobs.settings', 'model', 'model.interest', 'model.schema']" == done.stdout.strip()
+    assert "['jobs', 'jobs.settings', 'model', 'model.interest', 'model.schema', 'model.versions']" == done.stdout.strip()

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import shutil
 import socket
 import sys
@@ -12,9 +13,10 @@ import pytest
 from msgspec import structs
 from ruamel.yaml import YAML
 
-from scripts import jars, stack
-from scripts.processes import Process, Processes
-from scripts.stack import ROOT, Place, Stack, StackError
+from scripts import jars, processes, stack, supervisor
+from scripts.processes import SUPERVISOR, Process, Processes, Supervised
+from scripts.stack import ROOT, Job, Place, Stack, StackError
+from scripts.supervisor import Supervisor
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 COMPOSE = YAML(typ="safe").load(ROOT / "docker-compose.yml")
@@ -385,3 +387,222 @@ def test_status_names_process_memory_and_log(fake):
 
     assert re.match(r"broker +\d+ +\d+ MB +/.*broker\.log", broker)
     assert re.match(r"page +ended +/.*page\.log", page)
+
+
+# The supervisor
+
+
+class Clock:
+    """A time that goes on when it is told to."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def watching(fake, clock):
+    """A supervisor of the fake stack; `broken` ends whenever it is started."""
+    fake.start("learner")
+    return Supervisor(fake, clock)
+
+
+def end(fake, name):
+    """As a crash would: the program is gone, and nobody has been told."""
+    os.killpg(fake.processes()[name].pid, signal.SIGKILL)
+    processes._until_ended(fake.processes()[name], 5)
+
+
+def after(clock, watching, seconds):
+    clock.now += seconds
+    watching.turn()
+
+
+def test_a_process_that_has_ended_is_started_again_after_a_second(fake, clock, watching):
+    first = fake.running()["learner"]
+    fake.log("learner").write_text("first\nout of luck\n\n")
+    watching.turn()
+    end(fake, "learner")
+    watching.turn()
+    noted = fake._processes.supervised()["learner"]
+    assert (False, 0, "out of luck") == (noted.running, noted.restarts, noted.last_line)
+    after(clock, watching, 0.9)
+    assert {} == fake.running()
+
+    after(clock, watching, 0.2)
+
+    assert first != fake.running()["learner"]
+    assert (True, 1) == (fake._processes.supervised()["learner"].running, fake._processes.supervised()["learner"].restarts)
+    assert re.search(r"learner +\d+ +\d+ MB +/.*learner\.log  restarted once, last end \d\d:\d\d:\d\d: out of luck$", fake.status())
+
+
+def test_the_pause_grows_up_to_half_a_minute_and_begins_again_once_it_lives(fake, clock, watching):
+    pauses = []
+    for _ in range(7):
+        end(fake, "learner")
+        watching.turn()
+        began = clock.now
+        while "learner" not in fake.running():
+            after(clock, watching, 1.0)
+        pauses.append(clock.now - began)
+    assert [1, 2, 4, 8, 16, 30, 30] == pauses
+
+    after(clock, watching, supervisor.SETTLED_S)
+    end(fake, "learner")
+    watching.turn()
+    after(clock, watching, 1.0)
+    assert "learner" in fake.running()
+
+
+def test_what_an_ended_process_has_left_behind_is_ended_before_it_is_started_again(fake, clock, watching, monkeypatch):
+    """A TaskManager's workers hold files that the next one needs."""
+    monkeypatch.setattr(Stack, "command", lambda self, name: ["sh", "-c", f"sleep 60 & echo $! >> {fake.run_dir}/children; wait"])
+    fake.start("taskmanager-1")
+    children = fake.run_dir / "children"
+    while not (children.exists() and children.read_text().strip()):
+        pass
+    child = int(children.read_text())
+    born = processes._stat(child)[1]
+    os.kill(fake.processes()["taskmanager-1"].pid, signal.SIGKILL)  # not its group
+    processes._until_ended(fake.processes()["taskmanager-1"], 5)
+    assert processes.alive(Process(child, born))
+    watching.turn()
+    after(clock, watching, 1.0)
+    processes._until_ended(Process(child, born), 5)
+
+    assert not processes.alive(Process(child, born)) and "taskmanager-1" in fake.running()
+
+
+def test_a_process_that_somebody_else_starts_again_is_left_alone(fake, clock, watching):
+    fake.kill("learner")
+    watching.turn()
+    fake.start("learner")
+    theirs = fake.running()
+    after(clock, watching, 5.0)
+
+    assert theirs == fake.running()
+    assert (True, 0) == (fake._processes.supervised()["learner"].running, fake._processes.supervised()["learner"].restarts)
+
+
+def test_a_process_that_was_started_later_is_watched_too(fake, clock, watching):
+    fake.start("page")
+    watching.turn()
+    end(fake, "page")
+    watching.turn()
+    after(clock, watching, 1.0)
+
+    assert "page" in fake.running()
+
+
+@pytest.fixture
+def flink(fake, monkeypatch):
+    """A cluster with one TaskManager and no job, as its REST interface says; what was submitted."""
+    answers = {"/taskmanagers": {"taskmanagers": [{}]}, "/jobs": {"jobs": []}}
+    submitted = []
+    monkeypatch.setattr(Stack, "ask", lambda self, path: answers.get(path, {}))
+    monkeypatch.setattr(Stack, "submit", lambda self, command, checkpoint: submitted.append((command, checkpoint)))
+    fake._job.write_bytes(processes.msgspec.json.encode(Job("f" * 32, ["flink", "run"])))
+    fake.start("jobmanager")
+    return answers, submitted
+
+
+def lose_the_jobmanager(fake, clock, watching):
+    watching.turn()
+    end(fake, "jobmanager")
+    watching.turn()
+    after(clock, watching, 1.0)
+
+
+def test_the_job_that_is_gone_with_its_jobmanager_is_submitted_again_from_its_newest_checkpoint(fake, clock, watching, flink):
+    """One that is half there does not count; it waits for the TaskManager."""
+    answers, submitted = flink
+    checkpoints = fake.run_dir / "checkpoints" / ("f" * 32)
+    for name in ("chk-9", "chk-10", "chk-11"):
+        (checkpoints / name).mkdir(parents=True)
+    for name in ("chk-9", "chk-10"):
+        (checkpoints / name / "_metadata").touch()
+    answers["/taskmanagers"] = {}
+    lose_the_jobmanager(fake, clock, watching)
+    assert [] == submitted
+
+    answers["/taskmanagers"] = {"taskmanagers": [{}]}
+    watching.turn()
+    watching.turn()
+
+    assert [(["flink", "run"], checkpoints / "chk-10")] == submitted
+    assert "begun again from checkpoint chk-10" in fake._processes.supervised()["job"].last_line
+    assert re.search(r"\njob .*restarted once", fake.status())
+
+
+def test_without_a_checkpoint_the_log_says_that_state_is_lost(fake, clock, watching, flink, caplog):
+    lose_the_jobmanager(fake, clock, watching)
+
+    assert [(["flink", "run"], None)] == flink[1]
+    assert "submitted again with empty state" in caplog.text
+
+
+def test_where_a_job_runs_or_was_cancelled_none_is_submitted(fake, clock, watching, flink):
+    answers, submitted = flink
+    answers["/jobs"] = {"jobs": [{"id": "a", "status": "RESTARTING"}]}
+    lose_the_jobmanager(fake, clock, watching)
+    answers["/jobs"] = {"jobs": []}
+    watching.turn()
+    fake._job.unlink()
+    lose_the_jobmanager(fake, clock, watching)
+
+    assert [] == submitted
+
+
+def test_down_ends_the_supervisor_first(fake, monkeypatch):
+    """Else it would start again what has just been ended."""
+    fake.start("broker")
+    fake.start(SUPERVISOR)
+    told, alive_then = [], []
+
+    def note(process, number):
+        told.append(process.pid)
+        alive_then.append(SUPERVISOR in fake.running())
+        send(process, number)
+
+    send = processes._signal
+    first = fake.processes()[SUPERVISOR].pid
+    broker = fake.processes()["broker"].pid
+    monkeypatch.setattr(processes, "_signal", note)
+    fake.down()
+
+    assert first == told[0]
+    assert not any(alive for pid, alive in zip(told, alive_then) if pid == broker)
+
+
+def test_up_starts_a_supervisor_only_where_it_is_asked_to(fake, monkeypatch):
+    """A test that ends a process on purpose and starts it again would race with it."""
+    monkeypatch.setattr(Stack, "check", lambda self, parts: None)
+    for name in ("fetch_jars", "make_flink_home", "_encoder"):
+        monkeypatch.setattr(stack, name, lambda *_: None)
+    fake.up(["learner"])
+    assert ["learner"] == list(fake.running())
+    fake.down()
+
+    fake.up(["learner"], supervised=True)
+    assert ["learner", SUPERVISOR] == list(fake.running())
+    fake.kill("learner")
+    fake.up(["learner"], supervised=True)  # up already: what has ended is about to be started again
+
+
+def test_the_supervisor_and_the_page_are_told_where_the_stack_is(tmp_path):
+    place = Place(run_dir=str(tmp_path / "run"), kafka_port=19092, taskmanagers=2)
+
+    assert place == Place.from_environ(Stack(place).environment())
+    assert ["scripts/supervisor.py", "--k", "10"] == Stack(place, ["--k", "10"]).command(SUPERVISOR)[1:]
+
+
+def test_a_supervised_process_in_words():
+    assert "" == str(Supervised())
+    assert str(Supervised(False, 0, 1_000, "no")).startswith("not restarted yet, last end ")
+    assert str(Supervised(True, 3, 1_000, "no")).startswith("restarted 3 times, last end ")

@@ -429,6 +429,24 @@ def test_the_newest_serving_version_travels_on_the_request_and_the_ones_before_s
     assert "r/v1" == seen[6][0]
 
 
+def test_what_serves_survives_a_restart_and_a_pin_with_it():
+    """Old state, a list of paths, is read; three versions travel on the request, more are known to go back to."""
+    job = FakeJob()
+    job.broadcast["serving"] = ["r/v1"]
+    job.send(event("view", "a", "first", NOW_MS), AXES[0])
+    assert ["r/v1"] == serving(job)
+    for number in range(2, 7):
+        job.tell(ModelVersion(f"v{number}", f"r/v{number}", status="serving"))
+    job.tell(ModelVersion("v5", "r/v5", status="serving", epoch=1, pinned=True))
+    job.tell(ModelVersion("v6", "r/v6", status="rejected", epoch=1))
+    restarted = FakeJob()
+    restarted.broadcast, restarted.states = job.broadcast, job.states
+    restarted.tell(ModelVersion("v7", "r/v7", status="serving", epoch=1))
+
+    assert ["r/v5", "r/v4", "r/v3"] == serving(restarted)
+    assert isinstance(job.broadcast["serving"], bytes)
+
+
 @pytest.mark.parametrize("text", ["", "nope", "{}", '{"version":"v1","path":"r/v1","status":"best"}'])
 def test_a_version_record_that_cannot_be_read_is_rejected_and_the_others_serve_on(text):
     """The reason and the text are kept."""

@@ -19,7 +19,7 @@ from model.schema import (
     Embedded, FineTuneRequest, Rejected, decode_embedded, decode_model_version, encode_json, encode_packed,
 )  # fmt: skip
 from model.user import request, update
-from model.versions import follow
+from model.versions import STAND_INS, Serving, follow
 
 SERVING = "serving"
 
@@ -32,7 +32,7 @@ def side_output(name: str) -> OutputTag:
 
 
 def serving_versions() -> MapStateDescriptor:
-    """Broadcast state: under "serving", the paths of the versions that serve, best first."""
+    """Broadcast state: under "serving", the bytes of `Serving`; an earlier release kept its paths alone."""
     return MapStateDescriptor("serving-versions", Types.STRING(), Types.PICKLED_BYTE_ARRAY())
 
 
@@ -66,8 +66,9 @@ class UpdateInterest(KeyedBroadcastProcessFunction):
             yield self._rejected, Rejected("model-versions", 0, -1, str(error), value.encode()).as_json()
             return
         state = ctx.get_broadcast_state(self._versions)
-        self._serving = follow(state.get(SERVING) or [], version)
-        state.put(SERVING, self._serving)
+        serving = follow(Serving.decode(state.get(SERVING)), version)
+        state.put(SERVING, serving.encode())
+        self._serving = serving.paths[:STAND_INS]
         logger.warning("model-versions: %s is %s; serving: %s", version.version, version.status, self._serving)
 
     def _update(self, record: Embedded, ctx):
@@ -89,7 +90,7 @@ class UpdateInterest(KeyedBroadcastProcessFunction):
 
     def _serving_now(self, ctx) -> list[str]:
         if self._serving is None:  # just started: what was broadcast before is in the state
-            self._serving = ctx.get_broadcast_state(self._versions).get(SERVING) or []
+            self._serving = Serving.decode(ctx.get_broadcast_state(self._versions).get(SERVING)).paths[:STAND_INS]
         return self._serving
 
 
