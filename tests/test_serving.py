@@ -823,4 +823,4 @@ def test_serving_needs_the_records_and_the_settings_alone():
     code = "import sys, serving.app; print(sorted(n for n in sys.modules if n.split('.')[0] in ('model', 'jobs', 'udfs', 'scripts', 'torch', 'pyflink')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
-    assert "['jobs', 'jobs.settings', 'model', 'model.schema']" == done.stdout.strip()
+    assert "['jobs', 'jobs.settings', 'model', 'model.interest', 'model.schema']" == done.stdout.strip()
