@@ -13,18 +13,20 @@ from model.signals import SIGNALS
 from tests.test_score import DIM, make_catalogue, make_request
 
 
-def given(popular: list[float], trending: list[float], said=None, explored=()) -> list[list[tuple[str, float]]]:
+def given(popular: list[float], trending: list[float], said=None, explored=(), **more: list[float]) -> list[list[tuple[str, float]]]:
     """The reasons for each item of a catalogue of which two signals are known; both weigh the same and are 0 on average.
 
     Args:
+        more: further signals; `had` weighs as much as the others, against the item.
         said: terms of what the user said outright, (1, n) each.
         explored: the numbers of items that explore.
     """
     catalogue = make_catalogue(len(popular))
     batch = open_requests(catalogue, [make_request(catalogue, ["i0"])], Rules(), 20, torch.device("cpu"))
-    found = {"popular": torch.tensor([popular]), "trending": torch.tensor([trending])}
+    found = {name: torch.tensor([values]) for name, values in {"popular": popular, "trending": trending, **more}.items()}
     rows = torch.arange(len(popular))[None]
-    scored = Scores(found, said or {}, torch.ones(1, len(SIGNALS)), rows, sum(found.values()))
+    weights = torch.tensor([[-1.0 if name == "had" else 1.0 for name in SIGNALS]])
+    scored = Scores(found, said or {}, weights, rows, sum(found.values()))
     new = torch.tensor([[number in explored for number in range(len(popular))]])
     [told] = explain(Scorer.untrained(DIM).table(catalogue), batch, scored, rows, new, catalogue.item_ids)
     return [[(reason.signal, reason.share) for reason in reasons] for reasons in told]
@@ -69,3 +71,12 @@ def test_every_signal_and_every_term_has_a_name_of_its_own():
     """What is said outright is told apart from what is learnt, and from `new`."""
     assert len(set(NAMES)) == len(NAMES) == len(SIGNALS) + len(TERMS)
     assert "new" not in NAMES
+
+
+def test_that_a_user_never_had_an_item_is_no_reason_for_it():
+    """It lifts the item above the one that was had, but says nothing of it; to be had again is one, where that lifts."""
+    never, had = given(popular=[0.1, -0.1], trending=[0.0, 0.0], had=[0.0, 0.7])
+    again, _ = given(popular=[0.1, -0.1], trending=[0.0, 0.0], **{"had-lately": [0.9, 0.0]})
+
+    assert ([("popular", 1.0)], []) == (never, had)
+    assert "had-lately" == again[0][0]
