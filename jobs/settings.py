@@ -115,12 +115,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 def _scale(text: str) -> tuple[float, float]:
     """The ends of a scale.
 
-    >>> _scale("0.5-5")
-    (0.5, 5.0)
+    >>> _scale("0.5-5"), _scale("-1-1")
+    ((0.5, 5.0), (-1.0, 1.0))
     """
-    low, _, high = text.partition("-")
+    low, _, high = text[1:].partition("-")
     try:
-        ends = float(low), float(high)
+        ends = float(text[:1] + low), float(high)
     except ValueError:
         ends = 0.0, 0.0
     if not -1_000 <= ends[0] < ends[1] <= 1_000:

@@ -200,7 +200,7 @@ def _consumed(
     had = (items >= 0) & ~IS_NEGATIVE[rows["action"]]
     gaps_s = np.maximum(now_s - rows["last_s"], 0)[had].astype(np.float32)
     events, distinct = np.bincount(owner, rows["times"], len(each)), np.bincount(owner, minlength=len(each))
-    again = 1 - distinct / np.maximum(events, 1)
+    again = (events - distinct) / np.maximum(events, 1)
     return (items[had], rows["times"][had].astype(np.float32), gaps_s, owner[had], items[out], owner[out]), again
 
 

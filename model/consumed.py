@@ -66,7 +66,8 @@ def add(consumed: bytes | None, item_key: int, action: str, time_ms: int, limit:
     rows["fingerprint"][at] = item_key & 0xFFFFFFFF
     rows["last_s"][at] = max(int(rows["last_s"][at]), time_s)
     rows["times"][at] = min(int(rows["times"][at]) + 1, _MOST_TIMES)
-    if action in SAYING or not _IS_SAYING[rows["action"][at]]:
+    stands = bool(_IS_SAYING[rows["action"][at]]), int(rows["said_s"][at])
+    if (action in SAYING, time_s) >= stands:
         rows["said_s"][at], rows["action"][at] = time_s, ACTIONS.index(action)
     return packed(_newest(rows, limit))
 
@@ -82,8 +83,8 @@ def of_events(item_keys: np.ndarray, actions: np.ndarray, times_ms: np.ndarray, 
     rows["fingerprint"][order] = fingerprints(item_keys)
     np.maximum.at(rows["last_s"], order, seconds)
     rows["times"] = np.minimum(np.bincount(order), _MOST_TIMES)
-    for said in (~_IS_SAYING[actions], _IS_SAYING[actions]):  # the newest of each kind, and what was said over what was only seen
-        rows["said_s"][order[said]], rows["action"][order[said]] = seconds[said], actions[said]
+    newest = np.lexsort((seconds, _IS_SAYING[actions]))  # the newest last, and what was said after what was only seen
+    rows["said_s"][order[newest]], rows["action"][order[newest]] = seconds[newest], actions[newest]
     return packed(_newest(rows, limit))
 
 
@@ -108,4 +109,4 @@ def excluded(rows: np.ndarray, now_s: np.ndarray | float, exclude_s: Mapping[str
     Shape: rows (n,) -> (n,) bool.
     """
     for_s = np.array([exclude_s.get(action, 0.0) for action in ACTIONS])[rows["action"]]
-    return np.asarray(now_s, np.float64) - rows["said_s"] < for_s
+    return (for_s > 0) & (np.asarray(now_s, np.float64) - rows["said_s"] < for_s)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from model.interest import IS_NEGATIVE
 from model.memory import IS_POSITIVE, Flat, User
 from model.pace import Pace
 from model.peers import Peers
@@ -44,7 +45,7 @@ class Shares:
 
     MOST = 0.05
     _FADES = np.array([0.5 ** (1 / half_life) for half_life in HALF_LIVES])
-    _SUMS = np.array([half_life / np.log(2) for half_life in HALF_LIVES])  # of what has not faded, for long streams
+    _SUMS = np.array([min(half_life, 1e12) / np.log(2) for half_life in HALF_LIVES])  # of what has not faded, after very many events
     _USERS = 100_000
 
     def __init__(self) -> None:
@@ -54,7 +55,7 @@ class Shares:
         """How much the user's choice at this step adds; (HALF_LIVES,) of 0 to 1."""
         last, had = self._had.pop(user, (step, np.zeros(len(HALF_LIVES))))
         had = had * self._FADES ** (step - last)
-        most = self.MOST * np.minimum(self._SUMS, max(step, _FEW))
+        most = self.MOST * self._SUMS * -np.expm1(-max(step, _FEW) / self._SUMS)
         added = np.zeros(len(HALF_LIVES)) if again else (most - had).clip(0, 1)
         self._had[user] = step, had + added
         if len(self._had) > self._USERS:
@@ -201,10 +202,10 @@ class Counts:
         """Take out what a user's events added; what is fitted on them is fitted anew with the next events."""
         self._forgot = True
         self.peers.forget(scorer, user_id)
-        rows = np.array([row_of.get(key, -1) for key in user.keys], np.int64)
-        known = rows >= 0
+        rows, actions = np.array([row_of.get(key, -1) for key in user.keys], np.int64), np.frombuffer(user.actions, np.uint8)
+        known = (rows >= 0) & ~IS_NEGATIVE[actions]  # as `Memory.flatten` had them when they were counted
         rows, steps, times = rows[known], np.frombuffer(user.steps, np.int64)[known], np.frombuffer(user.times, np.int64)[known]
-        positive = IS_POSITIVE[np.frombuffer(user.actions, np.uint8)[known]]
+        positive = IS_POSITIVE[actions[known]]
         spots = np.flatnonzero(steps >= 0)
         ages = self.learnt - 1 - steps[spots]
         chosen = Chosen(rows, times, positive, np.zeros(len(spots), np.int64), spots, ages)

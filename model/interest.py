@@ -255,8 +255,8 @@ def _strength(interests: Interests, event: Event, rules: Rules) -> float:
     """How much the event says; a rating is counted into the user's mean."""
     if event.action != "rating" or event.value is None:
         return STRENGTHS.get(event.action, 0.0)
-    strength = rating_strength(event.value, interests.ratings, interests.mean_rating, rules.rating_scale)
     value = min(max(event.value, rules.rating_scale[0]), rules.rating_scale[1])
+    strength = rating_strength(value, interests.ratings, interests.mean_rating, rules.rating_scale)
     interests.mean_rating = (interests.ratings * interests.mean_rating + value) / (interests.ratings + 1)
     interests.ratings = min(interests.ratings + 1, _MOST_RATINGS)
     return strength

@@ -11,7 +11,7 @@ def drawn_order(events: Sequence[Event], seed: int | None) -> Sequence[Event]:
     """The events in time order; what came at one time came in no order: it is drawn.
 
     >>> [event.event_id for event in drawn_order([Event(name, "u", "view", 5, "i") for name in "abcd"], 0)]
-    ['c', 'd', 'a', 'b']
+    ['d', 'c', 'b', 'a']
     """
     if seed is None:
         return events

@@ -18,6 +18,7 @@ LEAST_SHARE = 0.05
 """A signal with a smaller share of the score is no reason."""
 _EVENTS = 2  # past events named in a reason, at most
 NAMES = [*SIGNALS, *TERMS]
+_OF_WHAT_WAS_HAD = {"had", "had-lately", "had-near"}  # that a user never had an item is no reason for it, though it lifts it
 _CARRIED_BY = {"network": "items", "interest": "vectors", "next-interest": "vectors", "liked": "vectors"} | {name: name for name in (*FOLLOWING, "text")}
 """How the past events that carry a signal are found; those that carry the others are not known."""
 
@@ -53,7 +54,9 @@ def _strongest(scored: Scores, rows: torch.Tensor) -> tuple[torch.Tensor, torch.
     columns = torch.tensor([NAMES.index(name) for name in found], device=rows.device)
     average = torch.stack([signal.mean(1).expand(len(rows)) for signal in found.values()], 1)  # (B, found)
     weights = F.pad(scored.weights, (0, len(TERMS)), value=1.0)[:, None, columns]
-    lift = (at_rows(found, rows) - average[:, None]).mul_(weights).clamp_(min=0)  # (B, k, found)
+    signals = at_rows(found, rows)  # (B, k, found)
+    lift = (signals - average[:, None]).mul_(weights).clamp_(min=0)
+    lift.masked_fill_(torch.tensor([name in _OF_WHAT_WAS_HAD for name in found], device=rows.device) & (signals == 0), 0.0)
     most = (lift / lift.sum(2, keepdim=True).clamp(min=1e-12)).topk(min(REASONS, lift.shape[2]))
     return most.values, columns[most.indices]
 

@@ -49,7 +49,7 @@ def test_an_event_is_predicted_before_it_is_learnt():
 def test_the_lists_of_the_job_are_counted_too():
     """A live list is made right after the event before: it holds the same as a late one as long as no gap was learnt from."""
     events = [Event(f"e{at}", "u", "view", 86_400_000 * at, item_id=f"i{at}") for at in range(20)]
-    users = Users(make_catalogue(), Protocol())
+    users = Users(make_catalogue())
     asked = [users.ask(event) for event in events]
     results = evaluate(events, make_catalogue(), Protocol(warm_up=0.0, live=True)).results
 
@@ -113,7 +113,7 @@ def test_the_network_alone_orders_as_its_signal_does():
     """The copy's P is the softmax of the network's logits, and the scorer itself is left as it was."""
     events, catalogue = make_events(), make_catalogue()
     scorer = evaluate(events, catalogue, methods=()).scorer
-    users = Users(catalogue, Protocol())
+    users = Users(catalogue)
     request = [users.ask(event).request for event in events][-1]
     before = score(scorer, catalogue, [request], 5)
     only = score(alone(scorer, "network"), catalogue, [request], ITEMS)[0]

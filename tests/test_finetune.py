@@ -6,9 +6,11 @@ import torch
 
 from model import consumed
 from model.counts import Pairs, inverse
+from model.evaluate import Users
 from model.finetune import NOBODY, Judgement, Learner, better_or_level
+from model.interest import Rules
 from model.pace import Pace
-from model.schema import Example, ItemVector, item_key
+from model.schema import Event, Example, ItemVector, item_key
 from model.score import Scorer, score
 from tests.test_score import DIM, ITEMS, ids, make_catalogue, make_request
 
@@ -428,17 +430,22 @@ def test_examples_are_judged_as_the_job_asks(blind):
     second = learner.memory.find(Example("u", "e2", 86_400_000 * 2, "i2", "click"))
 
     assert [2, 1] == [second.request(live).event_time_ms // 86_400_000 for live in (False, True)]
-    assert second.request().consumed == make_request(blind, ["i1"]).consumed
+    assert second.request().consumed == consumed.add(b"", item_key("i1"), "click", 86_400_000, 4_096)
 
 
-def test_the_learner_knows_what_was_consumed_as_the_job_does(blind):
-    """An item taken twice is kept once, where it came first; beyond the limit the first ones are dropped."""
-    learner, items = Learner(blind, max_consumed=2), ["i1", "i2", "i1", "i3"]
-    learner.add([Example("u", f"e{at}", at, item, "click", b"") for at, item in enumerate(items)])
-    kept = b""
-    for at, item in enumerate(items):
-        assert kept == learner.memory.find(Example("u", f"e{at}", at, item, "click")).request().consumed
-        kept = consumed.add(kept, item_key(item), 2)
+def test_the_learner_knows_what_the_user_had_as_the_job_does(blind):
+    """An item taken twice is kept once; beyond the limit the ones had longest ago are dropped. What was said in between, of which
+    no example tells, comes with the interests of the next example."""
+    users = Users(blind, Rules(max_consumed=3))
+    actions = ["click", "dislike", "view", "purchase", "search", "view", "skip", "rating", "like", "view"]
+    items = ["i1", "i2", "i1", "i3", None, "i3", "i4", "i1", "i5", "i1"]
+    asked = [users.ask(Event(f"e{at}", "u", action, 1_000 * at, item)) for at, (action, item) in enumerate(zip(actions, items))]
+    learner = Learner(blind, rules=Rules(max_consumed=3))
+    learner.add([one.example for one in asked if one.example])
+
+    for one in asked:
+        if one.example:
+            assert one.request.consumed == learner.memory.find(one.example).request().consumed
 
 
 def test_the_gate_lets_through_what_is_better_or_level():

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from model.interest import (
-    ACTIONS, INTEREST_DIM, LAYOUT, Interests, Rules, decode, encode, fold, interest_space, newest, resolve, use_encoder,
+    ACTIONS, INTEREST_DIM, LAYOUT, STRENGTHS, Interests, Rules,
+    decode, encode, fold, interest_space, newest, rating_strength, resolve, since_search, use_encoder,
 )  # fmt: skip
-from model.schema import StateError
+from model.schema import Event, StateError, event_key
 
-GOLDEN = Path(__file__).parent / "data" / "interests-v1.bin"
+DATA = Path(__file__).parent / "data"
+GOLDEN_1, GOLDEN = DATA / "interests-v1.bin", DATA / "interests-v2.bin"
 START_MS = 1_700_000_000_000
 HALF_LIFE_MS = 7 * 86_400_000
 RULES = Rules()
@@ -23,12 +25,17 @@ def between(axis: int, other: int, similarity: float) -> np.ndarray:
     return (similarity * AXES[axis] + np.sqrt(1 - similarity**2) * AXES[other]).astype(np.float32)
 
 
+def take(interests: Interests, action: str, number: int, after_ms: int, vector: np.ndarray | None, rules: Rules = RULES, **more) -> bool:
+    """Fold event e<number> on item <number>, so many ms after the start; `value` of a rating, `query` of a search."""
+    event = Event(f"e{number}", "u", action, START_MS + after_ms, value=more.get("value"))
+    return fold(interests, event, 0 if action == "search" else number, vector, rules, more.get("query"))
+
+
 def user(*events: tuple, rules: Rules = RULES) -> Interests:
-    """Interests after (action, vector or None, time in ms after the start); the n-th event is on item n, from 1."""
+    """Interests after (action, vector or None, time in ms after the start, value, query); the n-th event is on item n, from 1."""
     interests = Interests()
-    for number, (action, vector, after_ms) in enumerate(events, 1):
-        item_key = 0 if action == "search" else number
-        fold(interests, action, item_key, number, START_MS + after_ms, vector, rules)
+    for number, (action, vector, after_ms, *more) in enumerate(events, 1):
+        take(interests, action, number, after_ms, vector, rules, **dict(zip(("value", "query"), more)))
     return interests
 
 
@@ -52,8 +59,12 @@ def random_events(rng: np.random.Generator, count: int, span_ms: int = 30 * 86_4
 # Bytes
 
 
+QUERY = np.linspace(-1, 1, 384, dtype=np.float32) / np.linalg.norm(np.linspace(-1, 1, 384))
+"""A search as the encoder gave it."""
+
+
 def golden() -> Interests:
-    """The user whose bytes are in tests/data/interests-v1.bin.
+    """The user whose bytes are in tests/data/interests-v2.bin.
 
     The file was made once, by
 
@@ -64,17 +75,21 @@ def golden() -> Interests:
     interests = user(
         ("click", AXES[0], 0),
         ("purchase", AXES[1], 0),
-        ("like", AXES[0], HALF_LIFE_MS),
+        ("rating", AXES[0], HALF_LIFE_MS, 5.0),
         ("view", None, HALF_LIFE_MS + 1),
-        ("search", AXES[2], 2 * HALF_LIFE_MS),
+        ("search", AXES[2], 2 * HALF_LIFE_MS, None, QUERY),
+        ("rating", AXES[1], 2 * HALF_LIFE_MS, 2.0),
     )
     interests.encoder = 0x1234ABCD
     return interests
 
 
 def test_bytes_of_layout_1_can_be_read_for_ever():
-    """The golden file holds a user with three interests and five events, one of them pending and one a search."""
-    interests = decode(GOLDEN.read_bytes())
+    """The golden file holds a user with three interests and five events, one of them pending and one a search.
+
+    It was written before there were strengths, ratings and queries: strengths are those of the actions, the others none.
+    """
+    interests = decode(GOLDEN_1.read_bytes())
 
     assert (0x1234ABCD, START_MS + 2 * HALF_LIFE_MS, 2) == (interests.encoder, interests.newest_ms, interests.last)
     assert AXES[:3].tolist() == interests.vectors.tolist()
@@ -87,11 +102,45 @@ def test_bytes_of_layout_1_can_be_read_for_ever():
     assert [False, False, False, True, False] == interests.pending.tolist()
     after_ms = [0, 0, HALF_LIFE_MS, HALF_LIFE_MS + 1, 2 * HALF_LIFE_MS]
     assert [START_MS + ms for ms in after_ms] == interests.times_ms.tolist()
+    assert [1.0, 3.0, 2.0, 1.0, 1.5] == interests.strengths.tolist()
+    assert (0, 0.0, 0, None) == (interests.ratings, interests.mean_rating, len(interests.query), since_search(interests))
+
+
+def test_a_user_of_layout_1_goes_on_in_the_one_of_now():
+    """What was read is written as layout 2 and reads the same; the next event is folded in as into any other."""
+    old = decode(GOLDEN_1.read_bytes())
+    new = decode(encode(old))
+    take(new, "dislike", 6, 2 * HALF_LIFE_MS, AXES[0])
+
+    assert (1, 2) == (GOLDEN_1.read_bytes()[0], encode(old)[0])
+    assert [*old.log.tolist()] == new.log.tolist()[:5]
+    assert [1.0, 3.0, 2.0, 1.0, 1.5, -2.0] == new.strengths.tolist()
+    assert "dislike" == newest(encode(new))[1]
+
+
+def test_the_newest_event_of_layout_1_is_read_without_opening_the_rest():
+    assert (0, "search", 5) == newest(GOLDEN_1.read_bytes())
+
+
+def test_bytes_of_layout_2_can_be_read_for_ever():
+    """The golden file holds two ratings beside the mean of the scale and a search with its query."""
+    interests = decode(GOLDEN.read_bytes())
+
+    assert (0x1234ABCD, START_MS + 2 * HALF_LIFE_MS, 2) == (interests.encoder, interests.newest_ms, interests.last)
+    assert AXES[0].tolist() == interests.vectors[0].tolist()
+    assert ["click", "purchase", "rating", "view", "search", "rating"] == [ACTIONS[action] for action in interests.actions]
+    assert [1, 2, 3, 4, 0, 6] == interests.item_keys.tolist()
+    assert [event_key(f"e{number}") for number in range(1, 7)] == interests.log["event_key"].tolist()
+    assert [False, False, False, True, False, False] == interests.pending.tolist()
+    assert [1.0, 3.0, 2.0, 1.0, 1.5, -1.25] == interests.strengths.tolist()
+    assert (2, 3.5) == (interests.ratings, interests.mean_rating)
+    assert interests.query @ QUERY > 0.999
+    assert (1, START_MS + 2 * HALF_LIFE_MS) == since_search(interests)
 
 
 def test_the_layout_that_is_written_is_the_one_of_the_golden_file():
     """Whoever changes a byte of the layout raises its number and adds a golden file."""
-    assert 1 == LAYOUT
+    assert 2 == LAYOUT
     assert GOLDEN.read_bytes() == encode(golden())
 
 
@@ -103,20 +152,24 @@ def test_actions_keep_their_numbers():
 
 
 def test_a_user_takes_at_most_a_thousand_bytes():
-    """At the default settings, however many events came."""
+    """At the default settings, however many events came; a search that is still known takes one byte a dimension more."""
     interests = user(*random_events(np.random.default_rng(1), 100))
+    searched = user(*random_events(np.random.default_rng(1), 100), ("search", None, 31 * 86_400_000, None, QUERY))
 
-    assert 6 == len(interests.weights)
-    assert 20 == len(interests.log)
-    assert 958 == len(encode(interests)) <= 1_000
+    assert (6, 20) == (len(interests.weights), len(interests.log))
+    assert 964 == len(encode(interests)) <= 1_000
+    assert 964 + 2 + 384 == len(encode(searched))
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_what_is_read_is_written_back_the_same(seed):
     """Opening and packing a user changes no byte, so a user who rests never drifts."""
-    data = encode(user(*random_events(np.random.default_rng(seed), 40)))
+    rng = np.random.default_rng(seed)
+    ratings = [("rating", AXES[1], 50 * 86_400_000 + at, float(value)) for at, value in enumerate(rng.integers(1, 6, 5))]
+    search = ("search", AXES[2], 60 * 86_400_000, None, rng.standard_normal(32).astype(np.float32))
+    data = encode(user(*random_events(rng, 40), *ratings, search))
 
-    assert data == encode(decode(data))
+    assert data == encode(decode(data)) == encode(decode(encode(decode(data))))
 
 
 def test_packing_costs_little_of_a_vector():
@@ -140,19 +193,20 @@ def test_a_user_without_bytes_is_new(data):
 def test_an_unknown_layout_is_refused():
     """The message says which layout came, which can be read, and what to do."""
     with pytest.raises(StateError) as error:
-        decode(b"\x02" + GOLDEN.read_bytes()[1:])
+        decode(b"\x03" + GOLDEN.read_bytes()[1:])
 
-    assert "interests of layout 2: layout 1 can be read; use the release that wrote them" == str(error.value)
+    assert "interests of layout 3: layouts 1 to 2 can be read; use the release that wrote them" == str(error.value)
 
 
-@pytest.mark.parametrize("length", [1, 17, 18, 100, 300, -1])
-def test_bytes_that_are_cut_short_are_refused(length):
-    """Wherever the cut is: in the header, the interests, the edges or the events."""
-    data = GOLDEN.read_bytes()[:length]
-    with pytest.raises(StateError) as error:
-        decode(data)
+@pytest.mark.parametrize("golden", [GOLDEN_1, GOLDEN], ids=lambda path: path.stem)
+def test_bytes_that_are_cut_short_are_refused(golden):
+    """Wherever the cut is: in the header, the interests, the edges, the query or the events."""
+    data = golden.read_bytes()
+    for length in range(1, len(data)):
+        with pytest.raises(StateError) as error:
+            decode(data[:length])
 
-    assert str(error.value).startswith(f"{len(data)} bytes of interests are cut short: ")
+        assert str(error.value).startswith(f"{length} bytes of interests are cut short: ")
 
 
 def test_folding_leaves_the_bytes_and_the_vectors_it_was_given_alone():
@@ -161,13 +215,15 @@ def test_folding_leaves_the_bytes_and_the_vectors_it_was_given_alone():
     kept, kept_vector = bytes(bytearray(data)), vector.copy()
     interests = decode(data)
 
-    fold(interests, "click", 9, 9, interests.newest_ms + 1, vector, RULES)
-    fold(interests, "dislike", 8, 8, interests.newest_ms + 2, vector, RULES)
-    fold(interests, "click", 7, 7, interests.newest_ms + 3, AXES[9], Rules(max_interests=3))
+    newest_ms = interests.newest_ms - START_MS
+    take(interests, "click", 19, newest_ms + 1, vector)
+    take(interests, "dislike", 18, newest_ms + 2, vector)
+    take(interests, "click", 17, newest_ms + 3, AXES[9], Rules(max_interests=3))
+    take(interests, "search", 16, newest_ms + 4, AXES[8], query=QUERY)
     resolve(interests, lambda key: vector, RULES)
     use_encoder(interests, 1)
     resolve(interests, lambda key: vector, RULES)
-    fold(interests, "dislike", 6, 6, interests.newest_ms + 1, vector, RULES)
+    take(interests, "dislike", 15, newest_ms + 5, vector)
 
     assert kept == data
     assert kept_vector.tolist() == vector.tolist()
@@ -272,6 +328,114 @@ def test_the_last_events_are_kept_in_the_order_of_their_times():
     assert [START_MS + after_ms for after_ms in (30, 40, 50)] == interests.times_ms.tolist()
 
 
+# Ratings
+
+
+def strengths(*values: float, scale: tuple[float, float] = (1.0, 5.0)) -> list[float]:
+    """How much each of these ratings says, one after the other."""
+    events = [("rating", AXES[0], at, value) for at, value in enumerate(values)]
+    return user(*events, rules=Rules(rating_scale=scale)).strengths.tolist()
+
+
+def test_a_rating_says_what_its_value_says():
+    """The first one is held against the middle of the scale: the best says as much as a like, the middle as much as a view, and
+    the lowest pushes away as a dislike does."""
+    assert [2.0, 1.5, 1.0, -0.5, -2.0] == [strengths(value)[0] for value in (5.0, 4.0, 3.0, 2.0, 1.0)]
+    assert STRENGTHS["like"] == strengths(5.0)[0] and STRENGTHS["dislike"] == strengths(1.0)[0]
+
+
+def test_a_rating_without_a_value_says_that_the_item_was_had():
+    """It is no word on how it was, and is not counted into the mean."""
+    interests = user(("rating", AXES[0], 0, None), ("rating", AXES[0], 1))
+
+    assert ([1.0, 1.0], 0) == (interests.strengths.tolist(), interests.ratings)
+
+
+def test_a_rating_is_held_against_the_users_own_mean():
+    """3 of 5 is praise from who gives 2s, and blame from who gives 5s; so much for 3 of 5 after ten ratings."""
+    mild, harsh = strengths(*[5.0] * 10, 3.0)[-1], strengths(*[2.0] * 10, 3.0)[-1]
+
+    assert mild < 0 < 1 < harsh
+    assert [1.0] == strengths(*[3.0] * 10, 3.0)[-1:]
+
+
+def test_the_mean_is_that_of_all_ratings_however_long_ago():
+    """Not only of the last N events; three ratings of the middle of the scale stand before the first one."""
+    interests = user(*(("rating", AXES[0], at, 4.0) for at in range(30)), rules=Rules(last_n=5))
+    kept = decode(encode(interests))
+
+    assert (30, 4.0, 5) == (kept.ratings, kept.mean_rating, len(kept.log))
+    assert rating_strength(4.0, 30, 4.0, (1.0, 5.0)) == pytest.approx(1 + (4 - (3 * 3 + 30 * 4) / 33) / 2)
+
+
+def test_a_low_rating_pushes_an_interest_away_and_a_high_one_pulls():
+    """As a dislike and a like do."""
+    for value, action in ((1.0, "dislike"), (5.0, "like")):
+        rated, said = (user(("like", AXES[0], 0), event) for event in (("rating", between(0, 1, 0.8), 1, value), (action, between(0, 1, 0.8), 1)))
+
+        assert np.allclose(said.vectors, rated.vectors)
+        assert said.weights.tolist() == rated.weights.tolist()
+
+
+def test_any_scale_may_be_set():
+    """From 0.5 to 10 in halves, or a thumb; what lies outside of it counts as its end."""
+    assert [2.0, 1.0, -2.0] == [strengths(value, scale=(0.0, 10.0))[0] for value in (10.0, 5.0, 0.0)]
+    assert [2.0, -2.0] == [strengths(value, scale=(-1.0, 1.0))[0] for value in (1.0, -1.0)]
+    assert strengths(5.0, 5.0) == strengths(99.0, 99.0)
+    assert strengths(1.0, 1.0) == strengths(-99.0, -99.0)
+
+
+# Searches
+
+
+def test_the_newest_search_is_kept_with_its_query():
+    """As the encoder gave it, of unit length to a thousandth; an older one that comes late does not take its place."""
+    first, second = AXES[3], QUERY
+    interests = user(("search", None, 10, None, first), ("click", AXES[0], 20))
+    assert (1, START_MS + 10) == since_search(interests)
+    take(interests, "search", 7, 30, None, query=second)
+    take(interests, "search", 8, 5, None, query=first)
+    kept = decode(encode(interests))
+
+    assert kept.query @ QUERY > 0.999 and np.isclose(1, np.linalg.norm(kept.query))
+    assert (0, START_MS + 30) == since_search(kept)
+
+
+def test_a_query_goes_when_its_search_is_no_longer_among_the_last_events():
+    """It is kept for as long as the search is, and takes no byte afterwards."""
+    interests, rules = user(("search", None, 0, None, QUERY), rules=Rules(last_n=4)), Rules(last_n=4)
+    for number in range(2, 5):
+        take(interests, "view", number, number, AXES[0], rules)
+
+        assert (number - 1, START_MS) == since_search(interests)
+    take(interests, "view", 5, 5, AXES[0], rules)
+
+    assert (0, None) == (len(interests.query), since_search(interests))
+    assert len(encode(interests)) == len(encode(decode(encode(interests)))) < 384
+
+
+def test_a_search_that_drops_out_leaves_the_one_after_it():
+    """Of two searches the newest is the one that is kept, until it drops out itself."""
+    interests, rules = Interests(), Rules(last_n=3)
+    take(interests, "search", 1, 1, None, rules, query=AXES[5])
+    take(interests, "search", 2, 2, None, rules, query=QUERY)
+    for number in (3, 4):
+        take(interests, "view", number, number, AXES[0], rules)
+
+        assert interests.query is QUERY
+    take(interests, "view", 5, 5, AXES[0], rules)
+
+    assert 0 == len(interests.query)
+
+
+def test_a_query_of_another_encoder_is_dropped():
+    """Its vector means nothing beside the new ones; the search stays among the events."""
+    interests = user(("search", AXES[2], 0, None, QUERY))
+    use_encoder(interests, 7)
+
+    assert (0, None, ["search"]) == (len(interests.query), since_search(interests), [ACTIONS[action] for action in interests.actions])
+
+
 # Events that come again, or late
 
 
@@ -282,8 +446,8 @@ def test_an_event_that_comes_again_changes_nothing():
     before = encode(interests)
 
     for number, (action, vector, after_ms) in enumerate(events, 1):
-        if number in interests.log["event_key"]:
-            assert not fold(interests, action, number, number, START_MS + after_ms, vector, RULES)
+        if event_key(f"e{number}") in interests.log["event_key"]:
+            assert not take(interests, action, number, after_ms, vector)
 
     assert before == encode(interests)
 
@@ -292,9 +456,18 @@ def test_two_events_at_one_moment_both_count():
     """And so does an event whose id is that of another time."""
     interests = user(("click", AXES[0], 0))
 
-    assert fold(interests, "click", 1, 2, START_MS, AXES[0], RULES)
-    assert fold(interests, "click", 1, 1, START_MS + 1, AXES[0], RULES)
+    assert take(interests, "click", 2, 0, AXES[0])
+    assert take(interests, "click", 1, 1, AXES[0])
     assert 3 == len(interests.log)
+
+
+def test_a_rating_that_comes_again_is_not_counted_into_the_mean():
+    """Nor does a search that comes again bring its query back."""
+    interests = user(("rating", AXES[0], 0, 5.0))
+    before = encode(interests)
+
+    assert not take(interests, "rating", 1, 0, AXES[0], value=5.0)
+    assert before == encode(interests)
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -393,8 +566,9 @@ def test_another_encoder_keeps_the_events_and_drops_the_vectors():
     use_encoder(interests, 7)
 
     assert (7, 0, -1, (0, 0)) == (interests.encoder, len(interests.weights), interests.last, interests.edges.shape)
-    assert [1, 2, 3, 4, 0] == interests.item_keys.tolist()
-    assert [True, True, True, True, False] == interests.pending.tolist()
+    assert [1, 2, 3, 4, 0, 6] == interests.item_keys.tolist()
+    assert [True, True, True, True, False, True] == interests.pending.tolist()
+    assert golden().strengths.tolist() == interests.strengths.tolist()
 
 
 def test_the_same_encoder_changes_nothing():
@@ -430,7 +604,8 @@ def test_whatever_comes_interests_stay_sound(seed):
     rules = Rules(max_interests=int(rng.integers(1, 8)), last_n=int(rng.integers(1, 30)), half_life_s=float(rng.choice([3e5, 1e6])))
     interests = Interests()
     for number, (action, vector, after_ms) in enumerate(random_events(rng, 120), 1):
-        fold(interests, action, 0 if action == "search" else number, number, START_MS + after_ms, vector, rules)
+        query = interest_space(rng.standard_normal((1, 48)))[0] if number % 3 else None
+        take(interests, action, number, after_ms, vector, rules, value=float(rng.normal(3, 2)) if number % 2 else None, query=query)
         if number % 7 == 0:
             interests = decode(encode(interests))
         if number % 11 == 0:
@@ -444,6 +619,9 @@ def test_whatever_comes_interests_stay_sound(seed):
         assert len(interests.weights) <= rules.max_interests and len(interests.log) <= rules.last_n
         assert -1 <= interests.last < max(1, len(interests.weights))
         assert (np.diff(interests.times_ms.astype(np.int64)) >= 0).all()
+        assert ((interests.strengths >= -2) & (interests.strengths <= 3)).all()
+        assert rules.rating_scale[0] <= interests.mean_rating <= rules.rating_scale[1] or not interests.ratings
+        assert not len(interests.query) or since_search(interests)[0] < len(interests.log)
 
 
 def test_every_process_sees_the_same_interest_space():
@@ -473,7 +651,7 @@ def test_near_items_stay_near_in_the_interest_space(dim):
 def test_the_newest_event_is_read_without_opening_the_rest():
     """A late event does not become the newest; nobody has none."""
     interests = Interests()
-    fold(interests, "view", 7, 70, 2_000, None, Rules())
-    fold(interests, "skip", 8, 80, 1_000, None, Rules())
+    take(interests, "view", 7, 2_000, None)
+    take(interests, "skip", 8, 1_000, None)
 
-    assert [None, None, (7, "view", 70)] == [newest(b""), newest(encode(Interests())), newest(encode(interests))]
+    assert [None, None, (7, "view", event_key("e7"))] == [newest(b""), newest(encode(Interests())), newest(encode(interests))]

@@ -5,21 +5,30 @@ import torch
 
 from model.batch import open_requests
 from model.blend import Scores
+from model.feedback import TERMS
 from model.interest import Rules
-from model.reasons import explain
+from model.reasons import NAMES, explain
 from model.score import Scorer
 from model.signals import SIGNALS
 from tests.test_score import DIM, make_catalogue, make_request
 
 
-def given(popular: list[float], trending: list[float]) -> list[list[tuple[str, float]]]:
-    """The reasons for each item of a catalogue of which two signals are known; both weigh the same and are 0 on average."""
+def given(popular: list[float], trending: list[float], said=None, explored=(), **more: list[float]) -> list[list[tuple[str, float]]]:
+    """The reasons for each item of a catalogue of which two signals are known; both weigh the same and are 0 on average.
+
+    Args:
+        more: further signals; `had` weighs as much as the others, against the item.
+        said: terms of what the user said outright, (1, n) each.
+        explored: the numbers of items that explore.
+    """
     catalogue = make_catalogue(len(popular))
     batch = open_requests(catalogue, [make_request(catalogue, ["i0"])], Rules(), 20, torch.device("cpu"))
-    found = {"popular": torch.tensor([popular]), "trending": torch.tensor([trending])}
+    found = {name: torch.tensor([values]) for name, values in {"popular": popular, "trending": trending, **more}.items()}
     rows = torch.arange(len(popular))[None]
-    scored = Scores(found, torch.ones(1, len(SIGNALS)), rows, sum(found.values()))
-    [told] = explain(Scorer.untrained(DIM).table(catalogue), batch, scored, rows, catalogue.item_ids)
+    weights = torch.tensor([[-1.0 if name == "had" else 1.0 for name in SIGNALS]])
+    scored = Scores(found, said or {}, weights, rows, sum(found.values()))
+    new = torch.tensor([[number in explored for number in range(len(popular))]])
+    [told] = explain(Scorer.untrained(DIM).table(catalogue), batch, scored, rows, new, catalogue.item_ids)
     return [[(reason.signal, reason.share) for reason in reasons] for reasons in told]
 
 
@@ -38,3 +47,36 @@ def test_a_signal_below_that_of_the_average_item_is_no_reason():
     lifted, low, rest = given(popular=[0.7, -0.9, 0.2], trending=[-0.1, 0.4, -0.3])
 
     assert [[("popular", 1.0)], [("trending", 1.0)], [("popular", 1.0)]] == [lifted, low, rest]
+
+
+def test_what_a_user_said_outright_is_a_reason_beside_the_signals():
+    """A search that lifts an item by three times what its popularity does has three quarters of it, whatever the signals weigh; what
+    it pushes down has no reason from it."""
+    near, far = given(popular=[0.5, -0.5], trending=[0.0, 0.0], said={"search": torch.tensor([[1.5, -1.5]])})
+
+    assert [("search", 0.75), ("popular", 0.25)] == near
+    assert [] == far
+
+
+def test_an_item_that_explores_is_there_because_it_is_new():
+    """Whatever its signals say: that is its one reason. The others keep theirs."""
+    first, second = given(popular=[0.7, -0.7], trending=[0.3, -0.3], explored=[1])
+
+    assert [("new", 1.0)] == second
+    assert ["popular", "trending"] == [name for name, _ in first]
+    assert [("new", 1.0)] == given(popular=[0.7, -0.7], trending=[0.3, -0.3], explored=[0])[0]
+
+
+def test_every_signal_and_every_term_has_a_name_of_its_own():
+    """What is said outright is told apart from what is learnt, and from `new`."""
+    assert len(set(NAMES)) == len(NAMES) == len(SIGNALS) + len(TERMS)
+    assert "new" not in NAMES
+
+
+def test_that_a_user_never_had_an_item_is_no_reason_for_it():
+    """It lifts the item above the one that was had, but says nothing of it; to be had again is one, where that lifts."""
+    never, had = given(popular=[0.1, -0.1], trending=[0.0, 0.0], had=[0.0, 0.7])
+    again, _ = given(popular=[0.1, -0.1], trending=[0.0, 0.0], **{"had-lately": [0.9, 0.0]})
+
+    assert ([("popular", 1.0)], []) == (never, had)
+    assert "had-lately" == again[0][0]

@@ -6,12 +6,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from msgspec import structs
 
-from model import consumed, interest, registry
+from model import registry
 from model.catalogue import Catalogue
+from model.evaluate import Users
 from model.finetune import Learner
-from model.interest import Interests, Rules
-from model.schema import Example, ItemVector, Request, VersionError, event_key, item_key
+from model.interest import Rules
+from model.schema import Event, Example, ItemVector, Request, VersionError
 from model.batch import gap_number
 from model.score import Scorer, load, save, score
 from model.signals import SIGNALS
@@ -34,13 +36,21 @@ def make_catalogue(items: int = ITEMS, version: str = "enc-1", dim: int = DIM) -
 
 def make_request(catalogue: Catalogue, items: list[str], at_ms: int = 1_000_000, user: str = "u") -> Request:
     """A user who clicked these items, one a second; items without a vector stay pending."""
-    opened, eaten = Interests(), b""
-    interest.use_encoder(opened, event_key(catalogue.encoder_version))
-    for number, item_id in enumerate(items):
-        key = item_key(item_id)
-        interest.fold(opened, "click", key, number + 1, 1_000 * number, catalogue.lookup(key), Rules())
-        eaten = consumed.add(eaten, key, 4_096)
-    return Request(user, f"e{len(items)}", at_ms, ["v1"], "a", interest.encode(opened), eaten)
+    return request_after(catalogue, [click(item_id, number) for number, item_id in enumerate(items)], at_ms, user)
+
+
+def click(item_id: str, number: int, action: str = "click", **more) -> Event:
+    """The n-th event of a user, n seconds after the start."""
+    return Event(f"e{number}", "u", action, 1_000 * number, item_id, **more)
+
+
+def request_after(catalogue: Catalogue, events: list[Event], at_ms: int = 1_000_000, user_id: str = "u", embed=None) -> Request:
+    """What is asked for a user after these events; `embed` gives the encoder's vector of a query."""
+    users = Users(catalogue, embed_query=embed or (lambda query: None))
+    for event in events:
+        users.ask(event)
+    asked = users.request(Event(f"e{len(events)}", "u", "view", at_ms, "i0"))
+    return structs.replace(asked, user_id=user_id, versions=["v1"], variant="a")
 
 
 @pytest.fixture(scope="module")
@@ -86,18 +96,28 @@ def test_a_list_holds_probabilities_best_first(which, catalogue, trained, reques
         assert chances == sorted(chances, reverse=True)
 
 
-def test_what_was_consumed_is_left_out_before_the_probabilities_are_normalised(catalogue, trained):
-    """An excluded item is not on the list, and the others share the whole probability; on request it stays in."""
-    request = make_request(catalogue, ["i0", "i2", "i4"])
-    (without,), (with_,) = (score(trained, catalogue, [request], ITEMS, exclude) for exclude in (True, False))
+def test_what_a_user_said_outright_is_left_out_before_the_probabilities_are_normalised(catalogue, trained):
+    """Items that were bought or disliked are not on the list, and the others share the whole probability; one that was only
+    clicked may come again, and where nothing is left out all of them do."""
+    request = request_after(catalogue, [click("i0", 0), click("i2", 1, "purchase"), click("i4", 2, "dislike")])
+    (without,), (with_,) = (score(trained, catalogue, [request], ITEMS, rules) for rules in (Rules(), Rules(exclude_s={})))
 
-    assert {"i0", "i2", "i4"}.isdisjoint(ids(without))
+    assert set(catalogue.item_ids) - {"i2", "i4"} == set(ids(without))
     assert len(with_) == ITEMS
     assert sum(item.probability for item in without) == pytest.approx(1, abs=1e-4)
 
 
-def test_a_user_who_consumed_everything_gets_an_empty_list(catalogue, trained):
-    assert [[]] == score(trained, catalogue, [make_request(catalogue, catalogue.item_ids)], 5)
+def test_what_was_bought_comes_back_when_its_time_is_over(catalogue, trained):
+    """A purchase is left out for 30 days from when it was made, by the time of the list; a dislike for ever."""
+    events, day_ms = [click("i2", 0, "purchase"), click("i4", 1, "dislike")], 86_400_000
+    requests = [request_after(catalogue, events, days * day_ms) for days in (29, 31, 9_999)]
+
+    assert [{"i2", "i4"}, {"i4"}, {"i4"}] == [set(catalogue.item_ids) - set(ids(list_)) for list_ in score(trained, catalogue, requests, ITEMS)]
+
+
+def test_a_user_who_bought_everything_gets_an_empty_list(catalogue, trained):
+    everything = [click(item_id, at, "purchase") for at, item_id in enumerate(catalogue.item_ids)]
+    assert [[]] == score(trained, catalogue, [request_after(catalogue, everything)], 5)
 
 
 @pytest.mark.parametrize("which", ["untrained", "trained"])

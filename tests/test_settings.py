@@ -7,11 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.settings import PREFIX, Settings, SettingsError, check_encoder, load, load_or_exit, no_settings, rows
-from scripts import options
-from scripts.processes import Place
-
-ROOT = Path(__file__).parent.parent
+from jobs.settings import Settings, SettingsError, load, load_or_exit, rows
+from model.interest import EXCLUDE_S, FOREVER, Rules
 
 WRONG = {
     "no number": (["--k", "x"], "--k=x: Expected `int`, got `str` (k: items in a list; default 20)"),
@@ -33,20 +30,6 @@ WRONG = {
         ["--delivery", "maybe"],
         "--delivery=maybe: Invalid enum value 'maybe'"
         " (delivery: at-least-once is fresh; exactly-once shows lists at the next checkpoint; default at-least-once)",
-    ),
-    "a seed that no random generator takes": (
-        ["--seed", "20260101123456"],
-        "--seed=20260101123456: Expected `int` <= 4294967295 (seed: seed of the learner's random numbers; default 0)",
-    ),
-    "a device that torch does not know": (
-        ["--device", "gpu0"],
-        "--device=gpu0: Expected `str` matching regex '^(auto|cpu|cuda(:[0-9]+)?)$'"
-        " (device: where torch runs: auto, cpu, cuda, cuda:1; default auto)",
-    ),
-    "neither true nor false": (
-        ["--exclude_consumed", "perhaps"],
-        "--exclude_consumed=perhaps: Expected `bool`, got `str`"
-        " (exclude_consumed: leave out what the user already consumed; default True)",
     ),
 }
 
@@ -212,10 +195,53 @@ def test_a_setting_may_be_written_in_any_usual_way(argv):
     assert 60.0 == load(argv, {}).half_life_s
 
 
-@pytest.mark.parametrize("text, value", [("true", True), ("false", False), ("1", True), ("0", False)])
-def test_a_switch_is_true_or_false(text, value):
-    """As text, as all that comes from outside."""
-    assert value is load([], {"HEADRACE_EXCLUDE_CONSUMED": text}).exclude_consumed
+WANTED = (
+    ": ACTION:TIME is wanted, as purchase:30d; actions are cart, click, dislike, like, purchase, rating, skip, view, times forever or a "
+    "number and one of d, h, m, s (default dislike:forever,skip:forever,rating:forever,purchase:30d)"
+)
+
+
+def test_how_long_an_item_is_left_out_is_set_by_action():
+    """In days, hours, minutes, seconds or for ever; what is not named may come again at once, and so may all with nothing."""
+    text = "dislike:forever, purchase:30d,like:12h, view:5m,skip:90s"
+    seconds = {"dislike": FOREVER, "purchase": 30 * 86_400, "like": 12 * 3_600, "view": 300, "skip": 90}
+
+    assert seconds == load(["--exclude-after", text], {}).rules().exclude_s
+    assert {} == load(["--exclude-after", ""], {}).rules().exclude_s
+    assert EXCLUDE_S == load([], {}).rules().exclude_s
+
+
+@pytest.mark.parametrize(
+    "part", ["purchase", "purchase:", "purchase:30", "purchase:d", "purchase:-3d", "purchase:1.5d", "purchase:30w", "search:1d", "hop:1d", ":1d", "view:never"]
+)
+def test_a_wrong_time_of_leaving_out_is_told_with_what_was_wanted(part):
+    """Which part of it is wrong, which actions and units there are, and the default."""
+    with pytest.raises(SettingsError) as wrong:
+        load([], {"HEADRACE_EXCLUDE_AFTER": f"skip:1d,{part}"})
+
+    assert f"exclude_after=skip:1d,{part}: {part}{WANTED}" == str(wrong.value)
+
+
+@pytest.mark.parametrize("text, ends", [("1-5", (1, 5)), ("0.5-10", (0.5, 10)), ("-1-1", (-1, 1)), ("-5--1", (-5, -1)), ("0-1000", (0, 1_000))])
+def test_the_scale_of_ratings_is_its_lowest_and_its_highest(text, ends):
+    assert ends == load(["--rating-scale", text], {}).rules().rating_scale
+
+
+@pytest.mark.parametrize("text", ["", "5", "15", "5-1", "5-5", "1-", "-5", "one-five", "nan-5", "1-inf", "1-1001", "1 to 5"])
+def test_a_wrong_scale_is_told_with_what_was_wanted(text):
+    with pytest.raises(SettingsError) as wrong:
+        load([f"--rating-scale={text}"], {})
+
+    assert f"rating_scale={text}: the lowest and the highest rating are wanted, from -1000 to 1000 (default 1-5)" == str(wrong.value)
+
+
+def test_the_rules_are_those_that_were_set():
+    """Each setting of a user's state reaches the record that the job and the evaluation work by; the defaults are the same in both."""
+    set_to = {"max_interests": 2, "last_n": 3, "half_life_s": 4.0, "merge_similarity": 0.6, "max_consumed": 7}
+    rules = Settings(**set_to, rating_scale="0-2", exclude_after="view:8s").rules()
+
+    assert Rules(**set_to, rating_scale=(0.0, 2.0), exclude_s={"view": 8.0}) == rules
+    assert Rules() == Settings().rules()
 
 
 def test_a_value_may_hold_an_equals_sign_and_may_be_empty():

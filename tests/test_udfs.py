@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 from apache_beam.runners.worker.statesampler import StateSampler, get_current_tracker
 from apache_beam.utils.counters import CounterFactory
+from msgspec import structs
 
 import udfs.score
-from model import interest
+from model import consumed, interest, user
 from model.catalogue import Catalogue, encoder_number
 from model.interest import Rules, interest_space
 from model.schema import (
@@ -120,13 +121,15 @@ def test_searches_are_embedded_in_one_call_a_micro_batch(embed):
     assert [0, 0, 0] == [record.item_key for _, record in records]
     assert records[0][1].vector == records[2][1].vector != records[1][1].vector
     assert np.allclose(vector, np.frombuffer(records[0][1].vector, "<f2"), atol=1e-3)
+    assert np.allclose(FakeEncoder.vector("hats"), np.frombuffer(records[1][1].query, "<f2"), atol=1e-3)
 
 
 def test_without_a_search_the_language_model_rests(embed):
     """The query that an item was found by is no search."""
-    embedded(embed, event(), event("view", "b", query="red shoes"))
+    records = embedded(embed, event(), event("view", "b", query="red shoes"))
 
     assert [] == embed._encoder.calls
+    assert [b"", b""] == [record.query for _, record in records]
 
 
 def test_a_bad_event_becomes_a_rejected_record_with_its_position(embed):
@@ -277,16 +280,15 @@ class FakeJob:
 
     def __init__(self, every: int = 1_000, max_age_s: float = 1e9, max_consumed: int = 100):
         self.states, self.broadcast = {}, {}
-        self.update = UpdateInterest(Rules(), max_consumed, every, max_age_s)
+        self.update = UpdateInterest(Rules(max_consumed=max_consumed), every, max_age_s)
         self.update.open(SimpleNamespace(get_state=lambda about: self.states.setdefault(about.name, FakeState())))
         state = SimpleNamespace(get=self.broadcast.get, put=self.broadcast.__setitem__)
         self.context = SimpleNamespace(get_broadcast_state=lambda about: state)
 
-    def send(self, record: Event | Rejected, vector: np.ndarray | None = None) -> list[tuple]:
+    def send(self, record: Event | Rejected, vector: np.ndarray | None = None, query: np.ndarray | None = None) -> list[tuple]:
         if isinstance(record, Event):
             key = item_key(record.item_id) if record.item_id else 0
-            packed = b"" if vector is None else vector.astype("<f2").tobytes()
-            record = Embedded(record, key, encoder_number(VERSION), packed)
+            record = user.embedded(record, key, encoder_number(VERSION), vector, query)
         return self._told(self.update.process_element(encode_packed(record), self.context))
 
     def tell(self, version: ModelVersion | str) -> list[tuple]:
@@ -320,7 +322,7 @@ def test_an_event_asks_for_a_list_and_gives_an_example():
         getattr(request, name) for name in ("user_id", "event_id", "event_time_ms", "versions", "variant")
     )
     assert ([1.0], encoder_number(VERSION)) == (held.weights.tolist(), held.encoder)
-    assert item_key("a") & 0xFFFF == int.from_bytes(request.consumed, "little")
+    assert [(item_key("a") & 0xFFFF_FFFF, 1)] == consumed.opened(request.consumed)[["fingerprint", "times"]].tolist()
     assert ("u1", "e1", "a", "click", b"", "") == tuple(
         getattr(example, name) for name in ("user_id", "event_id", "item_id", "action", "interests", "shown")
     )
@@ -342,14 +344,16 @@ def test_what_a_user_rejects_is_no_example_but_counts_as_consumed():
     """A dislike asks for a better list."""
     [(main, request)] = FakeJob().send(event("dislike"), AXES[0])
 
-    assert ("main", 2) == (main, len(request.consumed))
+    assert ("main", [True]) == (main, consumed.excluded(consumed.opened(request.consumed), NOW_MS / 1_000, Rules().exclude_s).tolist())
 
 
 def test_a_search_asks_for_a_list_and_consumes_nothing():
-    """And it is no example: no item came."""
-    [(main, request)] = FakeJob().send(event("search", None, query="red shoes"), AXES[0])
+    """And it is no example: no item came. The encoder's own vector of its query travels with the interests."""
+    [(main, request)] = FakeJob().send(event("search", None, query="red shoes"), AXES[0], FakeEncoder.vector("red shoes"))
+    held = interest.decode(request.interests)
 
-    assert ("main", b"", 1) == (main, request.consumed, len(interest.decode(request.interests).weights))
+    assert ("main", b"", 1) == (main, request.consumed, len(held.weights))
+    assert held.query @ FakeEncoder.vector("red shoes") > 0.999
 
 
 def test_an_impression_asks_for_nothing_and_leaves_no_trace():
@@ -399,12 +403,12 @@ def test_a_rejected_record_goes_to_its_topic():
 
 
 def test_consumed_items_are_bounded():
-    """2 bytes each, `max_consumed` of them."""
+    """14 bytes each, `max_consumed` of them."""
     job = FakeJob(max_consumed=3)
     for number in range(5):
-        [(_, request), _] = job.send(event("view", f"m{number}", f"e{number}", NOW_MS + number), AXES[0])
+        [(_, request), _] = job.send(event("view", f"m{number}", f"e{number}", NOW_MS + 1_000 * number), AXES[0])
 
-    assert 6 == len(request.consumed)
+    assert 1 + 3 * 14 == len(request.consumed)
 
 
 def serving(job: FakeJob) -> list[str]:
@@ -530,12 +534,12 @@ def clock(monkeypatch):
 def score(registry, clock):
     """`Score` whose lists hold one item: the version's path and how many requests were scored with it at once."""
 
-    def rank(scorer, catalogue, requests, k, exclude_consumed, rules):
+    def rank(scorer, catalogue, requests, k, rules):
         calls.append([request.event_id for request in requests])
         return [[RecommendedItem(scorer.name, 1 / k)] for _ in requests]
 
     calls = []
-    score = Score(Rules(), 10, True, "cpu", "nowhere:9092", "item-vectors", "/nowhere", 1)
+    score = Score(Rules(), 10, "cpu", "nowhere:9092", "item-vectors", "/nowhere", 1)
     score._score, score._follower = rank, FakeFollower("a")
     score._scorers = Scorers(registry.load, lambda dim: FakeScorer(f"untrained for {dim}"), "cpu")
     score.calls = calls
@@ -624,21 +628,23 @@ def test_where_its_counts_cannot_be_used_the_version_itself_serves(score, regist
     assert ["r/v2/counts-000008: is broken"] == rejected
 
 
-def test_flink_can_read_how_a_version_does_in_the_stream(score):
-    """The list of the first event holds what the user does next, popularity does not: the user has consumed it."""
+@pytest.mark.parametrize("first, popularity", [("view", 500_000), ("purchase", 0)])
+def test_flink_can_read_how_a_version_does_in_the_stream(score, first, popularity):
+    """The list of the first event holds what the user does next, and not what comes after. Popularity is asked by the same rules: the
+    item that comes back was popular all along, but is left out where it was bought."""
     gauges = {}
     group = SimpleNamespace(gauge=gauges.__setitem__)
     score._metrics = SimpleNamespace(add_group=lambda *names: gauges.update(group=names) or group)
     score._score = lambda scorer, catalogue, requests, *rest: [[RecommendedItem("z", 0.1)] for _ in requests]
     job, packed = FakeJob(), []
-    for number, item_id in enumerate(("a", "z", "b")):
-        [(_, request), _] = job.send(event("view", item_id, f"e{number}", NOW_MS + number), AXES[0])
-        packed.append(encode_packed(Request(*(getattr(request, name) for name in ("user_id", "event_id", "event_time_ms")), ["r/v1/counts-000002"], "serving", request.interests, request.consumed)))
+    for number, (action, item_id) in enumerate(((first, "a"), ("view", "z"), ("view", "a"))):
+        [(_, request), _] = job.send(event(action, item_id, f"e{number}", NOW_MS + number), AXES[0])
+        packed.append(encode_packed(structs.replace(request, versions=["r/v1/counts-000002"])))
     score.eval(pd.DataFrame({"request": packed}))
     read = {name: gauge() for name, gauge in gauges.items() if name != "group"}
 
     assert ("model_version", "v1") == gauges["group"]
-    assert (2, 500_000, 500_000) == tuple(read[name] for name in ("events", "hr_at_10_ppm", "popularity_hr_at_10_ppm"))
+    assert (2, 500_000, popularity) == tuple(read[name] for name in ("events", "hr_at_10_ppm", "popularity_hr_at_10_ppm"))
 
 
 def test_a_forget_is_answered_without_scoring(score, registry):

@@ -1,0 +1,282 @@
+"""A place for new items: an item that came late, that hardly anybody chose, and that is near to what a user likes."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from model.batch import excluded_items, open_requests
+from model.catalogue import Catalogue
+from model.explore import PLACE, explore
+from model.finetune import Learner
+from model.interest import Rules
+from model.pace import Pace
+from model.schema import Example, ItemVector
+from model.score import Scorer, load, save, save_counts, score
+from model.table import KNOWN
+from tests.test_feedback import KINDS, axis_of
+from tests.test_score import click, ids, make_request, request_after
+
+EACH, DIM, K = 12, 32, 20
+QUICK = Pace(first_visits=0.0, visits=0.0)
+
+
+def vector_of(kind: str, number: int) -> bytes:
+    """Near to all of its kind, far from the others."""
+    noise = np.random.default_rng(number).standard_normal(DIM - len(KINDS))
+    vector = axis_of(kind) + 0.33 * np.concatenate((np.zeros(len(KINDS)), noise / np.linalg.norm(noise)))
+    return (vector / np.linalg.norm(vector)).astype("<f2").tobytes()
+
+
+def put(catalogue: Catalogue, *item_ids: str) -> None:
+    """Add items, as shoe-3."""
+    catalogue.apply(ItemVector(item_id, "enc", vector_of(item_id.split("-")[0], int(item_id.split("-")[1]))) for item_id in item_ids)
+
+
+def views(user: str, *item_ids: str, from_ms: int = 0) -> list[Example]:
+    return [Example(user, f"{user}-{from_ms}-{at}", from_ms + 60_000 * at, item, "view", b"") for at, item in enumerate(item_ids)]
+
+
+class World:
+    """A shop of shoes, hats, teas and lamps that has been learnt from; things may be added to it."""
+
+    def __init__(self) -> None:
+        self.catalogue = Catalogue()
+        put(self.catalogue, *(f"{kind}-{number}" for kind in KINDS for number in range(EACH)))
+        self.learner = Learner(self.catalogue, pace=QUICK)
+        for user in range(40):
+            items = (f"{KINDS[(user + at // 4) % 4]}-{(user + at) % EACH}" for at in range(8))
+            self.learner.add(views(f"u{user}", *items, from_ms=1_000_000 * user))
+        self.scorer = self.learner.fine_tune()
+
+    def add(self, *item_ids: str) -> None:
+        """Items come, and the learner makes room for them."""
+        put(self.catalogue, *item_ids)
+        self.scorer = self.learner.fine_tune()
+
+    def chosen(self, item_id: str, times: int, begin: int = 0) -> None:
+        """So many users take an item."""
+        for number in range(begin, begin + times):
+            self.learner.add(views(f"{item_id} {number}", item_id, from_ms=10**9 + 1_000 * number))
+        self.scorer = self.learner.fine_tune()
+
+    def list_of(self, *viewed: str, rules: Rules = Rules(), k: int = K):
+        [list_] = score(self.scorer, self.catalogue, [make_request(self.catalogue, list(viewed))], k, rules)
+        return list_
+
+
+LIKES_SHOES = ("shoe-1", "shoe-2", "shoe-3", "shoe-4")
+
+
+@pytest.fixture(scope="module")
+def shop() -> World:
+    return World()
+
+
+@pytest.fixture
+def world(shop) -> World:
+    """A copy that may be changed."""
+    return copy.deepcopy(shop)
+
+
+def reasons(list_, item_id: str) -> list[tuple[str, float]]:
+    [item] = [item for item in list_ if item.item_id == item_id]
+    return [(reason.signal, reason.share) for reason in item.reasons]
+
+
+def test_an_item_that_came_late_and_is_near_takes_the_tenth_place_at_the_latest(world):
+    """Nobody has chosen it yet; it is there because it is new, and nothing else is a reason."""
+    world.add("shoe-90")
+    list_ = world.list_of(*LIKES_SHOES)
+
+    assert ids(list_).index("shoe-90") < PLACE
+    assert [("new", 1.0)] == reasons(list_, "shoe-90")
+
+
+def test_an_item_takes_the_tenth_place_before_the_learner_knows_of_it(world):
+    """It is in the catalogue, but in no version: it came after all of them."""
+    put(world.catalogue, "shoe-90")
+    list_ = world.list_of(*LIKES_SHOES)
+
+    assert ids(list_).index("shoe-90") < PLACE
+
+
+def explored(world: World, *viewed: str, scores: list[float]) -> tuple[list[int], bool]:
+    """The rows in the order of these scores, after exploring, and whether an item was lifted."""
+    batch = open_requests(world.catalogue, [make_request(world.catalogue, list(viewed))], Rules(), 20, torch.device("cpu"))
+    scores = torch.tensor([scores])
+    _, lifted = explore(world.scorer.table(world.catalogue), batch, scores)
+    return scores.argsort(descending=True, stable=True)[0].tolist(), bool(lifted)
+
+
+def test_an_item_that_stands_further_up_anyway_stays_there(world):
+    """Exploring lifts into the first ten; from there it takes no item down, and it is not there because it is new."""
+    world.add("shoe-90")
+    row = world.catalogue.item_ids.index("shoe-90")
+    for place in (0, 8, 9, 10, 40):
+        order = [number for number in range(len(world.catalogue)) if number != row]
+        order.insert(place, row)
+        after, lifted = explored(world, *LIKES_SHOES, scores=[-float(order.index(number)) for number in range(len(order))])
+
+        assert min(place, 9) == after.index(row)
+        assert lifted == (place > 9)
+        assert [number for number in after if number != row] == [number for number in order if number != row]
+
+
+def test_only_the_nearest_new_item_is_lifted(world):
+    """A list explores with one item: the one whose text is nearest to an interest of the user."""
+    world.add("shoe-90", "shoe-91", "hat-92")
+    list_ = world.list_of(*LIKES_SHOES)
+    new = [item.item_id for item in list_ if [reason.signal for reason in item.reasons] == ["new"]]
+    table = world.scorer.table(world.catalogue)
+    interests = open_requests(world.catalogue, [make_request(world.catalogue, list(LIKES_SHOES))], Rules(), 20, torch.device("cpu")).interests
+    nearness = {item: (interests[0, 0] - table.mean) @ table.contrast[world.catalogue.item_ids.index(item)] for item in ("shoe-90", "shoe-91")}
+
+    assert [max(nearness, key=nearness.get)] == new
+
+
+def test_an_item_that_is_far_does_not(world):
+    """A new hat is nothing for who looks at shoes; for who looks at both it is."""
+    world.add("hat-90")
+    only_shoes, both = world.list_of(*LIKES_SHOES), world.list_of("shoe-1", "hat-2", "shoe-3", "hat-4")
+
+    assert "new" not in [reason.signal for item in only_shoes for reason in item.reasons]
+    assert [("new", 1.0)] == reasons(both, "hat-90")
+
+
+def test_a_new_user_explores_nothing(world):
+    """There is no interest for an item to be near to."""
+    world.add("shoe-90")
+
+    assert "new" not in [reason.signal for item in world.list_of() for reason in item.reasons]
+
+
+def test_an_item_that_must_not_be_listed_does_not(world):
+    """Who disliked it is never shown it; the next new one takes the place."""
+    world.add("shoe-90")
+    request = request_after(world.catalogue, [*(click(item, at) for at, item in enumerate(LIKES_SHOES)), click("shoe-90", 9, "dislike")])
+    [list_] = score(world.scorer, world.catalogue, [request], 100)
+    world.add("shoe-91")
+    [then] = score(world.scorer, world.catalogue, [request], 100)
+
+    assert "shoe-90" not in ids(list_) + ids(then)
+    assert "new" not in [reason.signal for item in list_ for reason in item.reasons]
+    assert ids(then).index("shoe-91") < PLACE
+
+
+def test_an_item_that_was_chosen_twenty_times_is_new_no_more(world):
+    """Up to 19 times it is; from then on what is learnt of it counts."""
+    world.add("shoe-90")
+    row = world.catalogue.item_ids.index("shoe-90")
+    world.chosen("shoe-90", KNOWN - 1)
+    before = world.scorer.table(world.catalogue).new.tolist()
+    world.chosen("shoe-90", 1, begin=KNOWN)
+    after = world.scorer.table(world.catalogue).new.tolist()
+
+    assert ([row], []) == (before, after)
+
+
+def test_nothing_is_new_where_nothing_was_added(world):
+    """Also an item that nobody has chosen since it was there from the start."""
+    put(world.catalogue, "tea-3")  # it comes again
+    world.scorer = world.learner.fine_tune()
+    unchosen = Learner(world.catalogue, pace=QUICK)
+    unchosen.add(views("u", "shoe-1", "hat-2"))
+
+    for scorer in (world.scorer, unchosen.fine_tune()):
+        assert [] == scorer.table(world.catalogue).new.tolist()
+    assert "new" not in [reason.signal for item in world.list_of(*LIKES_SHOES) for reason in item.reasons]
+
+
+def test_nothing_is_new_before_anything_is_learnt(world):
+    """All items came before the first event: with the untrained scorer, and with a version that has counted none."""
+    nothing_yet = Learner(world.catalogue, pace=QUICK)
+    nothing_yet.fine_tune()
+    put(world.catalogue, "shoe-90")
+
+    for scorer in (Scorer.untrained(DIM), nothing_yet.fine_tune()):
+        assert [] == scorer.table(world.catalogue).new.tolist()
+
+
+def test_an_item_that_came_before_the_first_example_was_learnt_is_not_new(world):
+    """A catalogue that is loaded in parts, while the learner waits: it has counted nothing yet."""
+    learner = Learner(world.catalogue, pace=QUICK)
+    learner.fine_tune()
+    put(world.catalogue, "shoe-90")
+    learner.add(views("u", "shoe-1", "hat-2"))
+
+    assert [] == learner.fine_tune().table(world.catalogue).new.tolist()
+
+
+@pytest.mark.parametrize("kinds", [("shoe",), ("shoe", "hat"), KINDS])
+def test_probabilities_still_fall_from_place_to_place(world, kinds):
+    """And sum to 1 over the whole catalogue, with an item that was lifted among them; whatever the length of the list."""
+    world.add(*(f"{kind}-{number}" for kind in kinds for number in (90, 91)))
+    request = make_request(world.catalogue, [f"{kind}-{number}" for number in range(4) for kind in kinds])
+    lists = [score(world.scorer, world.catalogue, [request], k)[0] for k in (5, PLACE, K, len(world.catalogue))]
+
+    for list_ in lists:
+        chances = [item.probability for item in list_]
+        assert chances == sorted(chances, reverse=True) and min(chances) > 0
+    assert 1 == pytest.approx(sum(item.probability for item in lists[-1]), abs=1e-4)
+    assert ids(lists[-1])[:K] == ids(lists[2])
+    assert len(set(ids(lists[-1]))) == len(world.catalogue)
+
+
+def test_a_catalogue_of_ten_items_or_fewer_explores_nothing(world):
+    """All of it is on the list anyway."""
+    small = Catalogue()
+    put(small, "shoe-1", "shoe-2", "hat-1")
+    learner = Learner(small, pace=QUICK)
+    learner.add(views("u", "shoe-1", "hat-1"))
+    learner.fine_tune()
+    put(small, "shoe-90")
+    [list_] = score(learner.fine_tune(), small, [make_request(small, ["shoe-1", "shoe-2"])], 10)
+
+    assert 4 == len(list_) and "new" not in [reason.signal for item in list_ for reason in item.reasons]
+
+
+def test_where_all_but_a_few_items_are_left_out_nothing_breaks(world):
+    """Fewer than ten can be listed: the new one is among them, with a probability that is a number."""
+    world.add("shoe-90")
+    everything = [item for item in world.catalogue.item_ids if item not in ("shoe-90", "shoe-0", "hat-0")]
+    request = request_after(world.catalogue, [click(item, at, "dislike" if item[:4] != "shoe" else "purchase") for at, item in enumerate(everything)])
+    [list_] = score(world.scorer, world.catalogue, [request], K)
+
+    assert {"shoe-90", "shoe-0", "hat-0"} == set(ids(list_))
+    assert 1 == pytest.approx(sum(item.probability for item in list_), abs=1e-4)
+
+
+def test_a_micro_batch_gives_what_one_by_one_gives(world):
+    """Each user explores for themselves."""
+    world.add("shoe-90", "hat-91")
+    requests = [make_request(world.catalogue, items) for items in (list(LIKES_SHOES), ["hat-1", "hat-2", "hat-3"], [], ["tea-1"])]
+    together = score(world.scorer, world.catalogue, requests, K)
+
+    assert [ids(score(world.scorer, world.catalogue, [request], K)[0]) for request in requests] == [ids(list_) for list_ in together]
+    assert [["shoe-90"], ["hat-91"], [], []] == [
+        [item.item_id for item in list_ if item.reasons and item.reasons[0].signal == "new"] for list_ in together
+    ]
+
+
+def test_which_items_are_new_is_saved_with_the_version_and_its_counts(world, tmp_path):
+    """A version knows when its items came, and so do the counts that are refreshed beside it."""
+    world.add("shoe-90")
+    path = save(world.scorer, str(tmp_path), "v1", {})
+    counts = save_counts(world.scorer, path, 1)
+    rows = [world.catalogue.item_ids.index("shoe-90")]
+
+    assert [rows, rows] == [load(one).table(world.catalogue).new.tolist() for one in (path, counts)]
+
+
+def test_excluded_items_are_not_counted_as_the_tenth(world):
+    """What must not be listed scores -inf before and after."""
+    world.add("shoe-90")
+    request = request_after(world.catalogue, [click(item, at, "purchase") for at, item in enumerate(LIKES_SHOES)])
+    batch, table = open_requests(world.catalogue, [request], Rules(), 20, torch.device("cpu")), world.scorer.table(world.catalogue)
+    excluded = excluded_items(batch, len(world.catalogue))
+    scores = torch.zeros(1, len(world.catalogue)).masked_fill(excluded, -torch.inf)
+    explore(table, batch, scores)
+
+    assert torch.equal(excluded, scores == -torch.inf)
