@@ -140,7 +140,7 @@ class Trial:
         return self.ours.metrics() | serving | about | {"seconds": round(time.monotonic() - self.began, 3)}
 
 
-class Served:
+class ServingVersion:
     """The version that serves: its trained part, loaded once, with this learner's counts.
 
     Args:
@@ -158,7 +158,7 @@ class Served:
             self._number = max([number, *numbers])
 
     @classmethod
-    def load(cls, version: ModelVersion) -> "Served":
+    def load(cls, version: ModelVersion) -> "ServingVersion":
         path, scorer = trained_path(version.path), None
         try:
             scorer = score.load(path)
@@ -186,7 +186,7 @@ class FineTune:
         self._trial: Trial | None = None
         self._since = 0  # examples since the last candidate
         self._said = 0.0  # monotonic clock, s
-        self._served = Served("", None)
+        self._served = ServingVersion("", None)
         self._follow()
 
     def due(self, examples: int, why: str, waited_s: float) -> bool:
@@ -242,7 +242,7 @@ class FineTune:
         current = self._versions.current()
         path = trained_path(current.path) if current else ""
         if path != self._served.path or self._served.should_be_tried_again():
-            self._served = Served.load(current) if current else Served("", None)
+            self._served = ServingVersion.load(current) if current else ServingVersion("", None)
             if self._fits(self._served.scorer):
                 self._learner.resume(self._served.scorer)
                 logger.info("learning goes on from %s", path)
@@ -280,8 +280,8 @@ class FineTune:
         trial.ours += self._learner.judge(trial.scorer, wanted)
         trial.theirs += self._learner.judge(beside, wanted)
         if not trial.is_over() and time.monotonic() - self._said > SAY_S:
-            self._said, users = time.monotonic(), len(trial.by_user)
-            logger.info("judged on %d of %d events so far, of %d users; %d of each count", len(trial.ours.hit), trial.needed, users, trial.most())
+            self._said, judged, users = time.monotonic(), len(trial.ours.hit), len(trial.by_user)
+            logger.info("judged on %d of %d events so far, of %d users; %d of each count", judged, trial.needed, users, trial.most())
 
     def _count(self) -> None:
         """Count what was added, for the candidate and for the version that serves, which goes live with it."""
@@ -309,7 +309,7 @@ class FineTune:
             reason = f"NDCG@10 {metrics['ndcg_at_10']:.4f} on {len(trial.ours.hit)} events; {trial.parent or 'untrained'} has {before:.4f}"
             self._versions.say(version, status="rejected", reason=reason)
         elif self._versions.serve(version, trial.epoch):
-            self._served = Served(version.path, trial.scorer)
+            self._served = ServingVersion(version.path, trial.scorer)
         else:
             self._versions.say(version, status="rejected", reason="something else was decided by hand while it was judged")
         logger.info("%s is %s: %s", name, self._versions.known[name].status, metrics)

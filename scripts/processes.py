@@ -120,7 +120,7 @@ class Process(Struct, frozen=True):
     started: int
 
 
-class Supervised(Struct, frozen=True):
+class Supervision(Struct, frozen=True):
     """How often a process was started again, and its last end: when, and the last line of its log."""
 
     running: bool = True
@@ -130,7 +130,7 @@ class Supervised(Struct, frozen=True):
 
     def __str__(self) -> str:
         """
-        >>> str(Supervised(restarts=1, ended_at_ms=1_000, last_line="out of luck")).partition(",")[0]
+        >>> str(Supervision(restarts=1, ended_at_ms=1_000, last_line="out of luck")).partition(",")[0]
         'restarted once'
         """
         if not self.ended_at_ms:
@@ -177,14 +177,14 @@ class Processes:
     def write(self, processes: dict[str, Process]) -> None:
         _write(self._file, processes)
 
-    def supervised(self) -> dict[str, Supervised]:
+    def supervision(self) -> dict[str, Supervision]:
         """What the supervisor has noted of each process; nothing where there is none."""
         file = self._supervised
-        return msgspec.json.decode(file.read_bytes(), type=dict[str, Supervised]) if file.exists() else {}
+        return msgspec.json.decode(file.read_bytes(), type=dict[str, Supervision]) if file.exists() else {}
 
-    def note(self, supervised: dict[str, Supervised]) -> None:
+    def note(self, supervision: dict[str, Supervision]) -> None:
         """Keep what became of each process."""
-        _write(self._supervised, supervised)
+        _write(self._supervised, supervision)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -278,14 +278,14 @@ class Processes:
 
     def table(self) -> str:
         """A line a process: name, pid, resident memory in MB with that of its children, log, how often it was started again."""
-        running, supervised = self.running(), self.supervised()
+        running, supervision = self.running(), self.supervision()
         rows = [
             f"{name:<14} {process.pid:>8} {_resident_mb(process):>6} MB  {self.log(name)}"
             if name in running else f"{name:<14} {'ended':>8} {'':>9}  {self.log(name)}"
             for name, process in self.all().items()
         ]  # fmt: skip
-        rows += [f"{name:<14} {'':>18}  {self.log(name)}" for name in supervised if name not in self.all()]
-        about = [supervised.get(row.split()[0], Supervised()) for row in rows]
+        rows += [f"{name:<14} {'':>18}  {self.log(name)}" for name in supervision if name not in self.all()]
+        about = [supervision.get(row.split()[0], Supervision()) for row in rows]
         return "\n".join(f"{row}  {each}".rstrip() for row, each in zip(rows, about)) or f"stack: nothing runs in {self.run_dir}"
 
     def resident_mb(self) -> int:

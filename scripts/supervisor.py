@@ -20,7 +20,7 @@ from pathlib import Path
 
 import msgspec
 
-from scripts.processes import SUPERVISOR, Place, Processes, StackError, Supervised, alive, last_line
+from scripts.processes import SUPERVISOR, Place, Processes, StackError, Supervision, alive, last_line
 from scripts.stack import Job, Stack
 
 EVERY_S = 1.0
@@ -34,7 +34,7 @@ logger = logging.getLogger("headrace.supervisor")
 
 
 @dataclass
-class Watched:
+class Watch:
     """A process: when it was seen alive first, how long the next pause is, and when it is due to be started again."""
 
     since: float
@@ -52,10 +52,10 @@ class Supervisor:
     def __init__(self, stack: Stack, clock: Callable[[], float] = time.monotonic) -> None:
         self._stack, self._clock = stack, clock
         self._processes = Processes(stack.run_dir)
-        self._watched: dict[str, Watched] = {}
-        self._noted = {name: Supervised() for name in stack.processes() if name != SUPERVISOR}
+        self._watched: dict[str, Watch] = {}
+        self._noted = {name: Supervision() for name in stack.processes() if name != SUPERVISOR}
         self._processes.note(self._noted)
-        self._job: Watched | None = None  # one that is gone
+        self._job: Watch | None = None  # one that is gone
         self._unusable: set[Path] = set()  # checkpoints
 
     def turn(self) -> None:
@@ -63,7 +63,7 @@ class Supervisor:
         for name, process in self._stack.processes().items():
             if name == SUPERVISOR:
                 continue
-            watched = self._watched.setdefault(name, Watched(self._clock()))
+            watched = self._watched.setdefault(name, Watch(self._clock()))
             if alive(process):
                 self._is_alive(name, watched)
             elif watched.due is None:
@@ -73,23 +73,23 @@ class Supervisor:
         if self._job is not None and self._clock() >= self._job.due:
             self._submit_again(self._job)
 
-    def _is_alive(self, name: str, watched: Watched) -> None:
+    def _is_alive(self, name: str, watched: Watch) -> None:
         if watched.due is not None or name not in self._noted:  # somebody else has started it
             watched.due, watched.since = None, self._clock()
             self._note(name, running=True)
         elif self._clock() - watched.since >= SETTLED_S:
             watched.pause_s = FIRST_PAUSE_S
 
-    def _has_ended(self, name: str, watched: Watched) -> None:
+    def _has_ended(self, name: str, watched: Watch) -> None:
         line = last_line(self._stack.log(name))
         logger.warning("%s has ended, it is started again in %g s; its last line: %s", name, watched.pause_s, line)
         self._note(name, running=False, ended_at_ms=time.time_ns() // 1_000_000, last_line=line)
         self._wait(watched)
 
-    def _wait(self, watched: Watched) -> None:
+    def _wait(self, watched: Watch) -> None:
         watched.due, watched.pause_s = self._clock() + watched.pause_s, min(LONGEST_PAUSE_S, 2 * watched.pause_s)
 
-    def _start(self, name: str, watched: Watched) -> None:
+    def _start(self, name: str, watched: Watch) -> None:
         self._processes.end_rest(name)
         try:
             self._stack.start(name)
@@ -100,13 +100,13 @@ class Supervisor:
         watched.due, watched.since = None, self._clock()
         self._note(name, running=True, restarts=self._noted[name].restarts + 1)
         if name == JOBMANAGER:
-            self._job = Watched(self._clock(), due=self._clock())
+            self._job = Watch(self._clock(), due=self._clock())
 
     def _note(self, name: str, **changes) -> None:
-        self._noted[name] = msgspec.structs.replace(self._noted.get(name, Supervised()), **changes)
+        self._noted[name] = msgspec.structs.replace(self._noted.get(name, Supervision()), **changes)
         self._processes.note(self._noted)
 
-    def _submit_again(self, watched: Watched) -> None:
+    def _submit_again(self, watched: Watch) -> None:
         """Submit the job that is gone with its JobManager, once every TaskManager has registered."""
         job = self._stack.submitted()
         if job is None or any(each["status"] not in ENDED for each in self._stack.ask("/jobs").get("jobs", ())):

@@ -12,7 +12,7 @@ LINE_SHOWN = 300
 """Characters of a log's last line that are shown."""
 
 
-class Supervised(Struct):
+class Supervision(Struct):
     """A process, how often it was started again, and its last end: when, and the last line of its log."""
 
     running: bool = True
@@ -21,7 +21,7 @@ class Supervised(Struct):
     last_line: str = ""
 
 
-_decode = msgspec.json.Decoder(dict[str, Supervised]).decode
+_decode = msgspec.json.Decoder(dict[str, Supervision]).decode
 
 
 def read_processes(run_dir: Path | None) -> list[dict[str, Any]]:

@@ -195,7 +195,8 @@ class Shop:
 
     def __init__(self, seed: int) -> None:
         self.catalogue, self.random = make_catalogue(8), np.random.default_rng(seed)
-        tiny = Pace(window=8, windows=2, most_steps=3, negatives=16, neighbours=8, ease_every=400, ranked=0.3, ranked_batch=8, kept_ranked=32)
+        few = {"window": 8, "windows": 2, "most_steps": 3, "negatives": 16, "ranked": 0.3, "ranked_batch": 8, "kept_ranked": 32}
+        tiny = Pace(neighbours=8, ease_every=400, **few)
         self.learner = Learner(self.catalogue, replay_capacity=300, pace=tiny)
         self.scorer, self.events, self.gone, self.recent = None, 0, [], []
 

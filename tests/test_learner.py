@@ -1,7 +1,5 @@
 """The learner's turns: when it counts, when it makes a candidate, what becomes of it. Kafka is a fake, the rest is real."""
 
-import sys
-import time
 from collections import namedtuple
 from pathlib import Path
 from types import SimpleNamespace
@@ -228,7 +226,8 @@ def test_another_encoder_ends_a_trial(world, topic):
     world.take(50)
     world.take(10, "count")
     wide = make_catalogue(30, "wide", 24)
-    world.catalogue.apply(ItemVector(item_id, "wide", vector.astype("<f2").tobytes()) for item_id, vector in zip(wide.item_ids, wide.vectors))
+    texts = zip(wide.item_ids, wide.vectors.astype("<f2"))
+    world.catalogue.apply(ItemVector(item_id, "wide", vector.tobytes()) for item_id, vector in texts)
     assert "age" == world.take(10, "age")
     assert world.step._trial is None
     world.take(60, "age")

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 from jobs.settings import Settings
 from model.schema import Item, ModelVersion, Reason, Recommendation, RecommendedItem, Rejected, encode_json
-from scripts.processes import Processes, Supervised
+from scripts.processes import Processes, Supervision
 from serving import app, follow
 from serving.hosts import LOOPBACK
 from serving.store import Limits, Store
@@ -554,7 +554,7 @@ def test_the_processes_of_a_local_stack_are_shown_where_there_is_one(store, tmp_
     names = (*LOOPBACK, "testserver")
     web = TestClient(app.make_app(store, names, tmp_path))
     assert [] == web.get("/status").json()["processes"] == TestClient(app.make_app(store, names)).get("/status").json()["processes"]
-    noted = {"learner": Supervised(restarts=2, ended_at_ms=START_MS, last_line=EVIL), "page": Supervised()}
+    noted = {"learner": Supervision(restarts=2, ended_at_ms=START_MS, last_line=EVIL), "page": Supervision()}
     Processes(tmp_path).note(noted)
 
     learner, page = web.get("/status").json()["processes"]

@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from jobs.settings import Settings, SettingsError, load, load_or_exit, rows
+from jobs.settings import PREFIX, Settings, SettingsError, check_encoder, load, load_or_exit, no_settings, rows
 from model.interest import EXCLUDE_S, FOREVER, Rules
+from scripts import options
+from scripts.processes import Place
+
+ROOT = Path(__file__).parent.parent
 
 WRONG = {
     "no number": (["--k", "x"], "--k=x: Expected `int`, got `str` (k: items in a list; default 20)"),
@@ -16,6 +20,15 @@ WRONG = {
     "too small": (["--k", "0"], "--k=0: Expected `int` >= 1 (k: items in a list; default 20)"),
     "too large": (["--k=1001"], "--k=1001: Expected `int` <= 1000 (k: items in a list; default 20)"),
     "no value": (["--k"], "--k=: Expected `int`, got `str` (k: items in a list; default 20)"),
+    "a seed that no random generator takes": (
+        ["--seed", "20260101123456"],
+        "--seed=20260101123456: Expected `int` <= 4294967295 (seed: seed of the learner's random numbers; default 0)",
+    ),
+    "a device that torch does not know": (
+        ["--device", "gpu0"],
+        "--device=gpu0: Expected `str` matching regex '^(auto|cpu|cuda(:[0-9]+)?)$'"
+        " (device: where torch runs: auto, cpu, cuda, cuda:1; default auto)",
+    ),
     "not above 0": (
         ["--half-life-s", "0"],
         "--half-life-s=0: Expected `float` > 0.0"

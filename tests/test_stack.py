@@ -14,7 +14,7 @@ from msgspec import structs
 from ruamel.yaml import YAML
 
 from scripts import jars, processes, stack, supervisor
-from scripts.processes import SUPERVISOR, Process, Processes, Supervised
+from scripts.processes import SUPERVISOR, Process, Processes, Supervision
 from scripts.stack import ROOT, Job, Place, Stack, StackError
 from scripts.supervisor import Supervisor
 
@@ -130,7 +130,7 @@ def test_up_takes_parts_and_settings(place, monkeypatch, words):
     """In whatever order; `make up ARGS="--k 10"` reaches the job, the learner and the page."""
     monkeypatch.setenv("STACK_RUN_DIR", place.run_dir)
     started = []
-    monkeypatch.setattr(Stack, "up", lambda self, parts: started.append((list(parts), self.arguments)) or self)
+    monkeypatch.setattr(Stack, "up", lambda self, parts, supervised: started.append((list(parts), self.arguments)) or self)
     stack.main(["up", *words])
 
     assert [(["broker"], [word for word in words if word != "broker"])] == started
@@ -430,7 +430,7 @@ def test_a_process_that_has_ended_is_started_again_after_a_second(fake, clock, w
     watching.turn()
     end(fake, "learner")
     watching.turn()
-    noted = fake._processes.supervised()["learner"]
+    noted = fake._processes.supervision()["learner"]
     assert (False, 0, "out of luck") == (noted.running, noted.restarts, noted.last_line)
     after(clock, watching, 0.9)
     assert {} == fake.running()
@@ -438,7 +438,7 @@ def test_a_process_that_has_ended_is_started_again_after_a_second(fake, clock, w
     after(clock, watching, 0.2)
 
     assert first != fake.running()["learner"]
-    assert (True, 1) == (fake._processes.supervised()["learner"].running, fake._processes.supervised()["learner"].restarts)
+    assert (True, 1) == (fake._processes.supervision()["learner"].running, fake._processes.supervision()["learner"].restarts)
     assert re.search(r"learner +\d+ +\d+ MB +/.*learner\.log  restarted once, last end \d\d:\d\d:\d\d: out of luck$", fake.status())
 
 
@@ -487,7 +487,7 @@ def test_a_process_that_somebody_else_starts_again_is_left_alone(fake, clock, wa
     after(clock, watching, 5.0)
 
     assert theirs == fake.running()
-    assert (True, 0) == (fake._processes.supervised()["learner"].running, fake._processes.supervised()["learner"].restarts)
+    assert (True, 0) == (fake._processes.supervision()["learner"].running, fake._processes.supervision()["learner"].restarts)
 
 
 def test_a_process_that_was_started_later_is_watched_too(fake, clock, watching):
@@ -536,7 +536,7 @@ def test_the_job_that_is_gone_with_its_jobmanager_is_submitted_again_from_its_ne
     watching.turn()
 
     assert [(["flink", "run"], checkpoints / "chk-10")] == submitted
-    assert "begun again from checkpoint chk-10" in fake._processes.supervised()["job"].last_line
+    assert "begun again from checkpoint chk-10" in fake._processes.supervision()["job"].last_line
     assert re.search(r"\njob .*restarted once", fake.status())
 
 
@@ -603,6 +603,6 @@ def test_the_supervisor_and_the_page_are_told_where_the_stack_is(tmp_path):
 
 
 def test_a_supervised_process_in_words():
-    assert "" == str(Supervised())
-    assert str(Supervised(False, 0, 1_000, "no")).startswith("not restarted yet, last end ")
-    assert str(Supervised(True, 3, 1_000, "no")).startswith("restarted 3 times, last end ")
+    assert "" == str(Supervision())
+    assert str(Supervision(False, 0, 1_000, "no")).startswith("not restarted yet, last end ")
+    assert str(Supervision(True, 3, 1_000, "no")).startswith("restarted 3 times, last end ")

@@ -444,7 +444,8 @@ def test_what_serves_survives_a_restart_and_a_pin_with_it():
     job.tell(ModelVersion("v5", "r/v5", status="serving", epoch=1, pinned=True))
     job.tell(ModelVersion("v6", "r/v6", status="rejected", epoch=1))
     restarted = FakeJob()
-    restarted.broadcast, restarted.states = job.broadcast, job.states
+    restarted.broadcast.update(job.broadcast)
+    restarted.states["user-state"].held = job.states["user-state"].held
     restarted.tell(ModelVersion("v7", "r/v7", status="serving", epoch=1))
 
     assert ["r/v5", "r/v4", "r/v3"] == serving(restarted)
