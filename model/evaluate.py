@@ -123,8 +123,6 @@ class Users:
         self._states[event.user_id] = after.state
         if after.answered:
             self._last_ms[event.user_id] = event.event_time_ms
-        if not after.state:
-            self._last_ms.pop(event.user_id, None)
         return Asked(event, asked, last_ms, after.example)
 
     def request(self, event: Event, live: bool = True) -> Request:

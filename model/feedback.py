@@ -5,7 +5,8 @@
     likes, carts, purchases ───────────► liked: how near the item is to what said more than a view
 
 Who rates one thing in a shop says more by it than who rates film after film: a low rating counts the less the more ratings there
-are among the last events. Data that does not reward these terms cannot take them away: what is learnt learns beside them. A user who only views has none of them.
+are among the last events. What is learnt does not know these terms, so data that does not reward them cannot take them away. A user
+who only views has none of them.
 """
 
 import torch

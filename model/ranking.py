@@ -34,7 +34,7 @@ class Ranked:
     """Examples with their signals: the item that came first, then some of the candidates, then some of all items.
 
     Shape: users (b,) of str; signals (b, _WIDTH, signals) half precision; context (b, CONTEXT); offset (b, _WIDTH), the log of
-    how many items each stands for, and what the user said outright of it; found (b,) bool, whether what came is a candidate.
+    how many items each stands for; found (b,) bool, whether what came is a candidate.
     """
 
     users: np.ndarray
@@ -140,8 +140,6 @@ class BlendLearner:
         uniform = self._draw(len(target), len(catalogue))
         offset = offsets(target[:, None], scored.candidates, drawn, uniform, excluded)
         items = torch.cat((target[:, None], drawn, uniform), 1)
-        for term in scored.said.values():
-            offset += term.gather(1, items)
         users = np.array([one.example.user_id for one in examples], object)
         ranked = Ranked(users, at(table, batch, scored.found, items).half(), batch.context, offset, found)
         return ranked[np.flatnonzero(allowed.numpy())]

@@ -178,13 +178,22 @@ def test_a_dislike_loses_its_force_as_other_events_follow(world, untrained):
     assert 0.0 == liked
 
 
-def test_a_low_rating_pushes_and_a_high_one_lifts(world, untrained):
-    """As a dislike and a like do."""
+def test_a_low_rating_pushes_and_no_rating_lifts(world, untrained):
+    """As a dislike does; how much a high one says is left to what is learnt and to the interests."""
     rated = [did("hat-0") + [click("shoe-0", 1, "rating", value=value)] for value in (1.0, 3.0, 5.0)]
     said = [terms(world, untrained, request_after(world, events, 1_000)) for events in rated]
 
-    assert [{"disliked"}, set(), {"liked"}] == [set(one) for one in said]
-    assert by_kind(world, said[0]["disliked"][0])["shoe"] < 0 < by_kind(world, said[2]["liked"][0])["shoe"]
+    assert [{"disliked"}, set(), set()] == [set(one) for one in said]
+    assert by_kind(world, said[0]["disliked"][0])["shoe"] < 0
+
+
+def test_a_low_rating_says_less_the_more_a_user_rates(world, untrained):
+    """Who rates all the time means less by it than who says it once."""
+    once = did("hat-0") + [click("shoe-0", 1, "rating", value=1.0)]
+    often = [click("hat-0", at, "rating", value=3.0) for at in range(3)] + [click("shoe-0", 3, "rating", value=1.0)]
+    pushes = [by_kind(world, terms(world, untrained, request_after(world, events, 1_000))["disliked"][0])["shoe"] for events in (once, often)]
+
+    assert pushes[0] < pushes[1] < 0
 
 
 # Likes, carts, purchases
@@ -323,11 +332,6 @@ def test_a_search_leads_the_list_of_a_version_that_has_learnt(world, learnt):
     assert [EACH] * len(ASKED) == teas(world, learnt)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="with the terms in the offset of what the blend learns from (BlendLearner._rank), learning cancels them: of the first 8 there "
-    "are [0, 0, 8, 0] teas where half of the searches were followed by one, [0, 0, 0, 0] where none was; without them in the offset [8, 8, 8, 8]",
-)
 @pytest.mark.parametrize("rewarded", [0.5, 0.0])
 def test_learning_does_not_unlearn_what_is_said_outright(world, rewarded):
     """A search leads the list after 1,000 examples as well, however often it was followed by something else."""

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from jobs.settings import Settings
 from model.schema import Event, ModelVersion, decode_event
+from model.versions import Serving
 from scripts import models, replay
 from scripts.watch import Place, Quality, Top, Watch
 
@@ -148,7 +149,7 @@ def test_the_figures_of_a_replay_are_printed_as_text(capsys):
 def test_model_versions_are_printed_as_text(capsys):
     """A reason may name a path in brackets."""
     version = ModelVersion("[/v1]", "p", parent="[/]", reason="[x]y[/x] :smile:")
-    models.show(type("Versions", (), {"known": {"[/v1]": version}, "current": lambda self: version})())
+    models.show(type("Versions", (), {"known": {"[/v1]": version}, "serving": Serving(["p"]), "current": lambda self: version})())
     out = capsys.readouterr().out
 
     assert all(text in out for text in ("[/v1]", "[/]", "[x]y[/x]", ":smile:"))

@@ -15,7 +15,7 @@ def make_outcome() -> Outcome:
     """Two users with four targets each: Headrace hits all of the second one's, popularity one in all."""
     headrace = Result([-1] * 4 + [0] * 4, [MISS] * 4 + [HIT] * 4, seconds=0.8, learning_s=2.0, learnt=1_000)
     popular = Result([-1] * 7 + [9], [MISS] * 7 + [HIT])
-    targets = Targets([0] * 4 + [1] * 4, ["view"] * 8, [0, 1, 2, 3, 6, 7, 8, 9], [9] * 6 + [0, 0], [""] * 8)
+    targets = Targets([0] * 4 + [1] * 4, ["view"] * 8, [0, 1, 2, 3, 6, 7, 8, 9], [9] * 6 + [0, 0], [False] * 8, [""] * 8)
     return Outcome({"popularity": popular, "headrace": headrace}, targets, Scorer.untrained(16))
 
 
