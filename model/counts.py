@@ -219,10 +219,6 @@ class Counts:
         self._add_pairs(scorer, chosen, -1)
         scorer.counted()
 
-    def use_other_texts(self) -> None:
-        """Forget what was fitted on the texts' vectors: another encoder has made them anew."""
-        self.places = Places()
-
     def _add_pairs(self, scorer: Scorer, chosen: Chosen, sign: int) -> None:
         """Add, or with a sign of -1 take out, the pairs of the items chosen."""
         first, second, amounts = pairs_of(chosen)

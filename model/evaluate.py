@@ -119,7 +119,7 @@ class Users:
         """What is asked before this event; then the event is folded in."""
         last_ms = self._last_ms.get(event.user_id, event.event_time_ms)
         asked = self.request(event, live=False)
-        after = user.update(self._states.get(event.user_id), self._embedded(event), self._rules)
+        after = user.update(self._states.get(event.user_id), self.embedded(event), self._rules)
         self._states[event.user_id] = after.state
         if after.answered:
             self._last_ms[event.user_id] = event.event_time_ms
@@ -129,7 +129,8 @@ class Users:
         """What is asked now, at the time of this event."""
         return user.request(self._states.get(event.user_id), event.user_id, event.event_id, event.event_time_ms, live)
 
-    def _embedded(self, event: Event) -> Embedded:
+    def embedded(self, event: Event) -> Embedded:
+        """The event as it leaves the step embed of the job."""
         if event.action == "search":
             query = self._embed_query(event.query)
             vector = None if query is None else interest_space(query[None])[0]

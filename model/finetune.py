@@ -189,7 +189,6 @@ class Learner:
             return
         if not self._scorer.fits(self.catalogue):
             self.resume(self._new_scorer())
-            self.counts.use_other_texts()
         self._known = take_in(self._scorer, self.catalogue, self._known, self.pace)
         self._there = np.zeros(len(self._scorer.keys), bool)
         self._there[self._known.there.numpy()] = True
