@@ -38,7 +38,7 @@ def test_the_table_has_the_best_method_first_and_the_protocol_above_it(capsys):
     assert out.startswith("Prequential: events in time order, those of one time in an order that is drawn, for every method alike; the first 20%")
     assert 0 < out.index("headrace") < out.index("popularity")
     assert out.endswith("HR@10 of headrace: 4.00 times that of popularity, the best of the others\n")
-    assert "8 events predicted, 0 rows refused, 0 events without an item of the catalogue" in out
+    assert "8 events predicted, 0 rows refused, 0 events on items that are not in the catalogue" in out
 
 
 def test_the_name_of_a_file_is_printed_as_text(capsys):
