@@ -350,7 +350,7 @@ def leave_one_out(
     events = drawn_order(events, protocol.order_seed)
     users, headrace = Users(catalogue, protocol.rules, queries.get), Headrace(methods, new_learner(catalogue, protocol), protocol)
     others = Comparison([name for name in methods if name in BASELINES], catalogue, protocol)
-    last, held = held_out(events, catalogue), []
+    last, held = held_out(events, catalogue, protocol), []
     for start, end, fine_tunes in chunks(len(events), int(len(events) * protocol.warm_up), protocol):
         asked = [(at, users.ask(event)) for at, event in enumerate(events[start:end], start)]
         asked = [(at, one) for at, one in asked if one.example is not None]
@@ -365,10 +365,10 @@ def leave_one_out(
     return Outcome(headrace.results | others.results, others.targets, headrace.scorer, [one.event for one in held])
 
 
-def held_out(events: Sequence[Event], catalogue: Catalogue) -> set[int]:
-    """Where the last event of every user stands who has `LEAST` positive ones on items of the catalogue."""
+def held_out(events: Sequence[Event], catalogue: Catalogue, protocol: Protocol) -> set[int]:
+    """Where the last event of every user stands that is predicted, of those who have `LEAST` such ones on items of the catalogue."""
     places: dict[str, list[int]] = defaultdict(list)
     for at, event in enumerate(events):
-        if event.action in POSITIVE and catalogue.row(item_key(event.item_id or "")) >= 0:
+        if protocol.counts(event) and catalogue.row(item_key(event.item_id or "")) >= 0:
             places[event.user_id].append(at)
     return {at[-1] for at in places.values() if len(at) >= LEAST}

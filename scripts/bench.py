@@ -31,13 +31,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from model import consumed, interest
+from model import interest, user
 from model.catalogue import Catalogue
 from model.encoder import Encoder
 from model.finetune import Learner
 from model.interest import INTEREST_DIM, Rules
 from model.pace import Pace
-from model.schema import Action, Example, HeadraceError, InvalidRecord, ItemVector, Request, decode_event, event_key, item_key
+from model.schema import Action, Event, Example, HeadraceError, InvalidRecord, ItemVector, Request, decode_event, event_key, item_key
 from model.score import Scorer, score
 from scripts import data
 
@@ -68,14 +68,14 @@ def updating() -> Iterator[Pair]:
     tastes, events = units(25, 8, INTEREST_DIM), []
     for at in range(1_000):
         vector = tastes[at % 25, random.integers(8)] + 0.5 * units(INTEREST_DIM)
-        events.append((at % 25, item_key(f"i{at}"), event_key(f"e{at}"), NOW_MS + at * 60_000, vector / np.linalg.norm(vector)))
-    plain = [(*event[:4], event[4].tolist()) for event in events]
+        events.append((at % 25, view(f"i{at}", f"e{at}", NOW_MS + at * 60_000), vector / np.linalg.norm(vector)))
+    plain = [(number, (event.event_time_ms, event_key(event.event_id), item_key(event.item_id)), vector.tolist()) for number, event, vector in events]
     states: dict[int, bytes] = {}
 
     def run(update: Callable, events: list, _: int) -> int:
         states.clear()
-        for user, *event in events:
-            states[user] = update(states.get(user), *event)
+        for number, event, vector in events:
+            states[number] = update(states.get(number), event, vector)
         return len(events)
 
     sizes = [run(*way, 0) and len(states[0]) for way in ((update, events), (update_plainly, plain))]
@@ -83,15 +83,24 @@ def updating() -> Iterator[Pair]:
     yield Pair("interest update", "events/s", partial(run, update, events), way, partial(run, update_plainly, plain))
 
 
-def update(state: bytes | None, item: int, key: int, time_ms: int, vector: np.ndarray) -> bytes:
+def view(item_id: str, event_id: str, time_ms: int) -> Event:
+    return Event(event_id, "u", "view", time_ms, item_id)
+
+
+def update(state: bytes | None, event: Event, vector: np.ndarray) -> bytes:
     interests = interest.decode(state)
     interest.use_encoder(interests, 1)
-    interest.fold(interests, "view", item, key, time_ms, vector, RULES)
+    interest.fold(interests, event, item_key(event.item_id), vector, RULES)
     return interest.encode(interests)
 
 
-def update_plainly(state: bytes | None, item: int, key: int, time_ms: int, vector: list[float]) -> bytes:
-    """What `update` does where events come in time order, in plain Python, kept as a pickled dict of lists."""
+def update_plainly(state: bytes | None, event: tuple[int, int, int], vector: list[float]) -> bytes:
+    """What `update` does where events come in time order, in plain Python, kept as a pickled dict of lists.
+
+    Args:
+        event: its time in ms, key, and the key of its item.
+    """
+    time_ms, key, item = event
     most = RULES.max_interests
     new = {"newest_ms": 0, "last": -1, "interests": [], "edges": [[0.0] * most] * most, "events": []}
     user = pickle.loads(state) if state else new
@@ -149,7 +158,7 @@ def scoring() -> Iterator[Pair]:
     for items in (1_700, 10_000):
         catalogue = Catalogue()
         catalogue.apply(ItemVector(f"i{at}", "bench", row.tobytes()) for at, row in enumerate(units(items, DIM).astype("<f2")))
-        scorer, requests = learnt(catalogue), [request(catalogue, f"u{user}") for user in range(256)]
+        scorer, requests = learnt(catalogue), [request(catalogue, f"u{number}") for number in range(256)]
         alone = partial(score_all, scorer, catalogue, [requests[at : at + 1] for at in range(16)])
         for size in (64, 256):
             together = partial(score_all, scorer, catalogue, [requests[:size]])
@@ -169,11 +178,11 @@ def score_all(scorer: Scorer, catalogue: Catalogue, micro_batches: list[list[Req
 
 
 def request(catalogue: Catalogue, user_id: str) -> Request:
-    interests, seen = interest.Interests(encoder=catalogue.encoder), b""
-    for at, key in enumerate(random.choice(catalogue.keys, RULES.last_n).tolist()):
-        interest.fold(interests, "view", key, at, NOW_MS + at * 60_000, catalogue.lookup(key), RULES)
-        seen = consumed.add(seen, key, 4_096)
-    return Request(user_id, "e", NOW_MS + 2_000_000, [], "serving", interest.encode(interests), seen)
+    state = b""
+    for at, item_id in enumerate(random.choice(catalogue.item_ids, RULES.last_n).tolist()):
+        key, event = item_key(item_id), view(item_id, f"e{at}", NOW_MS + at * 60_000)
+        state = user.update(state, user.embedded(event, key, catalogue.encoder, catalogue.lookup(key)), RULES).state
+    return user.request(state, user_id, "e", NOW_MS + 2_000_000)
 
 
 def embedding() -> Iterator[Pair]:

@@ -6,27 +6,31 @@ from model.schema import Reason
 
 PHRASES = {
     "network": ("because of {}", "fits the latest events"),
-    "interest": ("close to an interest in {}", "close to an interest"),
-    "next-interest": ("where an interest in {} leads", "where the interests lead"),
-    "transitions": ("often follows {}", "often comes next"),
-    "recent-transitions": ("lately follows {}", "lately comes next"),
-    "next": ("came right after {}", "comes right next"),
-    "lately-next": ("lately came right after {}", "lately comes right next"),
-    "ease": ("goes together with {}", "goes together with past events"),
-    "peers": ("taken around {} by users alike", "taken by users alike"),
-    "text": ("reads like {}", "reads like past events"),
-    "spread": ("reads like what follows {}", "reads like what comes next"),
-    "taste": ("goes with {} in whole histories", "goes with the whole history"),
-    "familiar": ("of the kind of {}", "of a familiar kind"),
-    "apart": ("first chosen around {}", "first chosen around the same time"),
-    "ahead": ("first chosen after {}", "first chosen later"),
-    "apart-at-once": ("comes within seconds of {}", "comes within seconds"),
-    "ahead-at-once": ("comes seconds after {}", "comes seconds later"),
-    "age": ("how new it is, beside {}", "how new it is"),
     "popular": ("popular with those of {}", "popular"),
     "lately-popular": ("lately popular with those of {}", "lately popular"),
     "trending": ("trending with those of {}", "trending"),
     "trending-now": ("trending now with those of {}", "trending now"),
+    "age": ("how new it is, beside {}", "how new it is"),
+    "transitions": ("often follows {}", "often comes next"),
+    "recent-transitions": ("lately follows {}", "lately comes next"),
+    "next": ("came right after {}", "comes right next"),
+    "ease": ("goes together with {}", "goes together with past events"),
+    "peers": ("taken around {} by users alike", "taken by users alike"),
+    "had": ("had before, as {}", "had before"),
+    "had-lately": ("had lately, as {}", "had lately"),
+    "had-near": ("had just now, as {}", "had just now"),
+    "text": ("reads like {}", "reads like past events"),
+    "spread": ("like what follows {}", "like what often comes next"),
+    "taste": ("taken by those who had {}", "taken by those who had the same"),
+    "familiar": ("like much that was had, as {}", "like much that was had"),
+    "apart": ("from the time of {}", "from the time of past events"),
+    "ahead": ("newer than {}", "newer than past events"),
+    "interest": ("close to an interest in {}", "close to an interest"),
+    "next-interest": ("where an interest in {} leads", "where the interests lead"),
+    "search": ("fits the search, as {}", "fits the search"),
+    "disliked": ("unlike {}", "unlike what was disliked"),
+    "liked": ("close to what was liked, as {}", "close to what was liked"),
+    "new": ("new, and close to {}", "new, and close to an interest"),
 }
 """Signal -> (what is said with past events, what is said without)."""
 
@@ -38,6 +42,8 @@ def say(reason: Reason, title: Callable[[str], str]) -> str:
     'because of Toy Story'
     >>> say(Reason("trending-now", 0.4), str)
     'trending now'
+    >>> say(Reason("new", 1.0), str)
+    'new, and close to an interest'
     >>> say(Reason("night-time", 0.4), str)
     'night time'
     """

@@ -8,8 +8,10 @@ from model.blend import Scores
 from model.feedback import TERMS
 from model.interest import Rules
 from model.reasons import NAMES, explain
+from model.schema import Reason
 from model.score import Scorer
 from model.signals import SIGNALS
+from serving.words import PHRASES, say
 from tests.test_score import DIM, make_catalogue, make_request
 
 
@@ -80,3 +82,11 @@ def test_that_a_user_never_had_an_item_is_no_reason_for_it():
 
     assert ([("popular", 1.0)], []) == (never, had)
     assert "had-lately" == again[0][0]
+
+
+def test_every_reason_can_be_said_in_words():
+    """Each signal, each term and `new`, with past events and without; there are no words for what no longer exists."""
+    assert [*NAMES, "new"] == list(PHRASES)
+    for name in PHRASES:
+        assert "Heat and Alien" in say(Reason(name, 0.5, items=["m1", "m2"]), {"m1": "Heat", "m2": "Alien"}.get)
+        assert say(Reason(name, 0.5), str) and "{}" not in say(Reason(name, 0.5), str)
