@@ -11,7 +11,6 @@ PHRASES = {
     "transitions": ("often follows {}", "often comes next"),
     "recent-transitions": ("lately follows {}", "lately comes next"),
     "next": ("came right after {}", "comes right next"),
-    "lately-next": ("lately came right after {}", "lately comes right next"),
     "ease": ("goes together with {}", "goes together with past events"),
     "peers": ("taken around {} by users alike", "taken by users alike"),
     "text": ("reads like {}", "reads like past events"),
@@ -20,15 +19,20 @@ PHRASES = {
     "familiar": ("of the kind of {}", "of a familiar kind"),
     "apart": ("first chosen around {}", "first chosen around the same time"),
     "ahead": ("first chosen after {}", "first chosen later"),
-    "apart-at-once": ("comes within seconds of {}", "comes within seconds"),
-    "ahead-at-once": ("comes seconds after {}", "comes seconds later"),
+    "had": ("chosen often before, beside {}", "chosen often before"),
+    "had-lately": ("chosen before, not long ago, beside {}", "chosen before, not long ago"),
+    "had-near": ("chosen a few events ago, beside {}", "chosen a few events ago"),
     "age": ("how new it is, beside {}", "how new it is"),
     "popular": ("popular with those of {}", "popular"),
     "lately-popular": ("lately popular with those of {}", "lately popular"),
     "trending": ("trending with those of {}", "trending"),
     "trending-now": ("trending now with those of {}", "trending now"),
+    "search": ("fits the latest search, beside {}", "fits the latest search"),
+    "disliked": ("unlike what was disliked, beside {}", "unlike what was disliked"),
+    "liked": ("close to {}", "close to what was liked or bought"),
+    "new": ("new, and close to an interest in {}", "new, and close to an interest"),
 }
-"""Signal -> (what is said with past events, what is said without)."""
+"""Signal, term or exploration -> (what is said with past events, what is said without)."""
 
 
 def say(reason: Reason, title: Callable[[str], str]) -> str:
