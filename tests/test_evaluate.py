@@ -316,7 +316,7 @@ def run(monkeypatch, tmp_path, capsys, events: str, items: str, *options: str) -
     monkeypatch.setattr("scripts.evaluate.encoder_of", lambda settings, rest: Hashed())
     (tmp_path / "e.csv").write_text(events)
     (tmp_path / "i.csv").write_text(items)
-    main(["--events", f"{tmp_path}/e.csv", "--items", f"{tmp_path}/i.csv", *options])
+    main(["--events", f"{tmp_path}/e.csv", "--items", f"{tmp_path}/i.csv", "--no-behaviour", *options])
     out, err = capsys.readouterr()
     return json.loads(out.splitlines()[-1], parse_constant=pytest.fail), err
 

@@ -17,9 +17,9 @@ from starlette.testclient import TestClient
 
 from jobs import settings
 from model import schema
-from model.signals import SIGNALS
-from scripts import data, models, options, stack
-from scripts.processes import Place
+from model.reasons import NAMES
+from scripts import behaviour, data, models, options, stack
+from scripts.processes import Place, Processes, Supervision
 from serving import app, words
 from serving.store import Refused, Store
 
@@ -208,7 +208,8 @@ def make_store() -> Store:
     item = schema.RecommendedItem("50", 0.5, [schema.Reason("network", 0.5, items=["lamp-7"])])
     made = schema.Recommendation("r", "ann", "e", 1, 2, "v00001", "serving", [item])
     store.apply("recommendations", b"ann", schema.encode_json(made), 1_795_677_000_001)
-    metrics = dict.fromkeys(("hr_at_10", "ndcg_at_10", "serving_hr_at_10", "serving_ndcg_at_10", "examples", "judged_on", "seconds"), 1.0)
+    figures = ("hr_at_10", "ndcg_at_10", "serving_hr_at_10", "serving_ndcg_at_10")
+    metrics = dict.fromkeys((*figures, "examples", "judged_on", "judged_users", "seconds"), 1.0)
     store.apply("model-versions", b"v00001", schema.encode_json(schema.ModelVersion("v00001", "p", metrics=metrics, status="serving")), 1)
     store.apply("rejected-events", None, schema.Rejected("events", 0, 1, "why", b"raw").as_json(), 1)
     return store
@@ -222,10 +223,11 @@ def shape(value):
 
 
 @pytest.mark.parametrize("block", blocks("json", page="operations"), ids=str)
-def test_the_answer_of_a_rest_call_is_one(block):
-    """The same fields, all the way down, as the page answers."""
+def test_the_answer_of_a_rest_call_is_one(block, tmp_path):
+    """The same fields, all the way down, as the page of a local stack answers."""
+    Processes(tmp_path).note({"learner": Supervision()})
     path = last(r"^curl \"?http://127.0.0.1:8080(\S+?)\"?$", block)
-    answer = TestClient(app.make_app(make_store())).get(path)
+    answer = TestClient(app.make_app(make_store(), run_dir=tmp_path), base_url="http://127.0.0.1:8080").get(path)
 
     assert 200 == answer.status_code
     assert shape(json.loads(block.text)) == shape(answer.json())
@@ -242,7 +244,6 @@ def test_every_rest_call_is_shown():
 HELP = {
     "jobs/recommend.py": lambda: settings.usage(),
     "jobs/finetune.py": lambda: settings.usage(),
-    "serving.app": lambda: settings.usage() + "--port --host",
     "scripts/models.py": lambda: models.USAGE + settings.usage(),
     "scripts/stack.py": stack.help_text,
 }
@@ -254,9 +255,9 @@ OF_OTHERS = {
 
 
 def own_flags(capsys) -> set[str]:
-    for read in (options.evaluate, options.replay):
+    for read in (lambda words_: options.evaluate(words_, ""), lambda words_: options.replay(words_, ""), app.arguments, behaviour.main):
         with pytest.raises(SystemExit):
-            read(["--help"], "")
+            read(["--help"])
     told = capsys.readouterr().out + "".join(text() for text in HELP.values()) + "--help"
     return set(re.findall(r"--[a-z][\w-]*", told))
 
@@ -301,7 +302,7 @@ def test_a_command_is_one(page, line):
     if words_[0] == "make":
         _check_make(words_[1], shlex.split(words_[2].partition("=")[2]) if len(words_) > 2 else [])
         return
-    program = next((word for word in words_ if word in HELP), None)
+    program = next((word for word in words_ if word in (*HELP, "serving.app")), None)
     if program is None:
         assert words_[0].rpartition("/")[2] in ("kafka-topics.sh", "curl", "pip", "export", "flink", "python")
         return
@@ -309,7 +310,7 @@ def test_a_command_is_one(page, line):
     if program == "scripts/models.py":
         assert re.search(rf"scripts/models.py {rest[0]}\b", models.USAGE) or rest == ["--help"]
         return
-    settings.load(rest[2:] if program == "serving.app" and rest[0] == "--port" else rest, {})
+    settings.load(app.arguments(rest)[1] if program == "serving.app" else rest, {})
 
 
 def _check_make(target: str, arguments: list[str]) -> None:
@@ -317,6 +318,8 @@ def _check_make(target: str, arguments: list[str]) -> None:
         read = options.evaluate if target == "evaluate" else options.replay
         _, rest = read(["--data", "ml-100k", *arguments] if target == "demo" else arguments, "")
         settings.load(rest, {})
+    elif target == "behaviour":
+        settings.load(behaviour._arguments(arguments)[1], {})
     elif target == "up":
         parts, given = stack.parts_and_settings(arguments)
         settings.load(given, {})
@@ -336,14 +339,14 @@ def test_every_setting_is_in_the_table():
 def test_every_variable_of_a_stack_is_in_the_table():
     page = TEXTS["docs/operations.md"]
 
-    assert [] == [row for row in Place.rows() if "| `{}` | `{}` | {} |".format(*row) not in page]
+    assert [] == [name for name, default, meaning in Place.rows() if f"| `{name}` | `{default or chr(32)}` | {meaning} |" not in page]
 
 
 def test_every_signal_has_words_and_they_are_shown():
-    """And no words are left of a signal that is gone."""
+    """And no words are left of a signal that is gone; a term and exploration are reasons as a signal is."""
     page = TEXTS["docs/signals.md"]
 
-    assert set(SIGNALS) == set(words.PHRASES)
+    assert {*NAMES, "new"} == set(words.PHRASES) == set(re.findall(r"^\| `([\w-]+)` \|", page, re.M))
     for name, (with_items, alone) in words.PHRASES.items():
         assert re.search(rf"^\| `{name}` \| .+ \| {re.escape(with_items.replace('{}', '…'))} \| {re.escape(alone)} \|$", page, re.M), name
 
