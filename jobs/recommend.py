@@ -50,11 +50,9 @@ def recommend(tables: StreamTableEnvironment, events: Table, items: Table, versi
     """The topology, from streams to streams.
 
     Args:
-        events: (value, topic, partition, offset).
-        items: (item_id, value, topic, partition, offset).
+        events, items: (value, topic, partition, offset), items with their item_id before it.
         versions: JSON texts of `ModelVersion`.
     """
-    rules = settings.rules()
     kafka = (settings.bootstrap_servers, settings.topic("item-vectors"))
     worker = (settings.replica_dir, settings.udf_threads)
 
@@ -62,12 +60,12 @@ def recommend(tables: StreamTableEnvironment, events: Table, items: Table, versi
     embedded = step(tables.to_data_stream(events.map(vectorised(embed, user_id="STRING", payload="BYTES"))), "embed", source="read-events")
     # (user_id, Embedded | Rejected)
 
-    update = UpdateInterest(rules, settings.fine_tune_every, settings.fine_tune_max_age_s)
+    update = UpdateInterest(settings.rules(), settings.fine_tune_every, settings.fine_tune_max_age_s)
     by_user = key_by_user(embedded).connect(versions.broadcast(serving_versions()))
     requests = step(by_user.process(update, BYTES), "update-interest")
     # Request
 
-    score = Score(rules, settings.k, settings.device, *kafka, *worker)
+    score = Score(settings.rules(), settings.k, settings.device, *kafka, *worker)
     queued = requests.rescale()  # scoring runs in a task of its own: a micro-batch fills while the one before is scored
     scored = tables.from_data_stream(queued).map(vectorised(score, user_id="STRING", recommendation="BYTES", rejected="BYTES"))
     lists = tables.from_data_stream(step(tables.to_data_stream(scored), "score"))

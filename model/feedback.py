@@ -35,8 +35,9 @@ TERMS = ("search", "disliked", "liked")
 def _search(table: Table, batch: MicroBatch) -> torch.Tensor | None:
     if not len(batch.queries):
         return None
-    term = table.texts.new_zeros(len(batch.history), len(table.texts))
-    term[batch.query_owner] = SEARCH * batch.query_strengths[:, None] * (batch.queries @ table.texts.mT)
+    texts = table.texts()
+    term = texts.new_zeros(len(batch.history), len(texts))
+    term[batch.query_owner] = SEARCH * batch.query_strengths[:, None] * (batch.queries @ texts.mT)
     return term
 
 

@@ -10,7 +10,7 @@ from model.feedback import TERMS
 from model.network import EVENT
 from model.schema import Reason
 from model.signals import FOLLOWING, SHARPNESS, SIGNALS, at_rows, led, recencies
-from model.table import Table, padded
+from model.table import NEIGHBOURS, Table, padded
 
 REASONS = 2
 """At most so many are given for an item."""
@@ -101,7 +101,7 @@ def _carriers(table: Table, batch: MicroBatch, rows: torch.Tensor, signal: torch
 
 def _amounts(table: Table, batch: MicroBatch, rows: torch.Tensor, places: torch.Tensor, kind: str) -> torch.Tensor:
     """How much each past event speaks for each item; (B, k), (B, n + 1) -> (B, k, T)."""
-    if kind in table.neighbours:
+    if kind in NEIGHBOURS:
         return _led_from(table, batch, places, rows.shape[1], kind)
     if not kind:
         return torch.zeros(*rows.shape, batch.history.shape[1], device=rows.device)

@@ -81,9 +81,7 @@ class Scorer(nn.Module):
         if not _same(self._table, state):
             self._check(catalogue)
             text = self._text[1] if _same(self._text, state) else None
-            neighbours = {name: self.neighbours(name) for name in NEIGHBOURS}
-            peers = self.peers_taken, self.peers_places
-            table = Table(self.network, text, self.keys, self.counts, self.first, self.late, int(self.learnt), neighbours, peers, catalogue)
+            table = Table(self.network, text, self.tables(), catalogue)
             self._text, self._table = (state, table.text), (state, table)
         return self._table[1]
 

@@ -35,70 +35,68 @@ class Table:
     Args:
         network: of the scorer, as `items` and `bias` are computed with it.
         text: the catalogue's vectors, projected by the network; None computes them.
-        keys: of the scorer's items.
-        counts: their popularities.
-        first: the event that chose each item first, counted through, -1 for none.
-        late: which items came after learning had begun.
-        learnt: how many events were counted.
-        neighbours: name -> (items, weights) of a counted table.
-        peers: (items taken by each, places of each item among those), see model/peers.py.
+        counted: what the scorer has counted, its `tables`.
 
-    Shape: text (n, width), keys (m,), counts (HALF_LIVES, m), first, late (m,), neighbours (m, c), peers (u, LENGTH), (m, PLACES) -> rows
-    (n + 1,) of the scorer, m for none; back (m + 1,) rows of the catalogue, n for none; items (n + 1, width); bias (n,); log_counts (HALF_LIVES, n);
-    first (n + 1,), -1 for never; back_off, age (n,); vectors (n, 64), mean (64,) of them; contrast (n + 1, 64) the same without their mean, unit length;
-    new (x,) rows of items that came late and were hardly chosen;
-    texts (n, dim) as the encoder gave them, unit length; taken (u, LENGTH) rows of the catalogue, n for none; rarity (n + 1,).
+    Shape: text (n, width), counted by the scorer's m items -> rows (n + 1,) of the scorer, m for none; back (m + 1,) rows of the
+    catalogue, n for none; items (n + 1, width); bias (n,); log_counts (HALF_LIVES, n); first (n + 1,), -1 for never; back_off, age
+    (n,); vectors (n, 64), mean (64,) of them, contrast (n + 1, 64) the same without their mean, unit length; new (x,) rows of
+    items that came late and were hardly chosen; taken (u, LENGTH) rows of the catalogue, n for none; rarity (n + 1,).
     """
 
     @torch.no_grad()
-    def __init__(
-        self,
-        network: Network,
-        text: torch.Tensor | None,
-        keys: torch.Tensor,
-        counts: torch.Tensor,
-        first: torch.Tensor,
-        late: torch.Tensor,
-        learnt: int,
-        neighbours: dict[str, tuple[torch.Tensor, torch.Tensor]],
-        peers: tuple[torch.Tensor, torch.Tensor],
-        catalogue: Catalogue,
-    ) -> None:
-        device, n, m = keys.device, len(catalogue), len(keys)
-        self.network, self.neighbours = network, neighbours
-        rows = torch.from_numpy(find(keys.cpu().numpy(), catalogue.keys.view(np.int64))).to(device)
+    def __init__(self, network: Network, text: torch.Tensor | None, counted: dict[str, torch.Tensor], catalogue: Catalogue) -> None:
+        keys = counted["keys"]
+        self._device, n, m = keys.device, len(catalogue), len(keys)
+        self.network, self._counted, self._catalogue = network, counted, catalogue
+        rows = torch.from_numpy(find(keys.cpu().numpy(), catalogue.keys.view(np.int64))).to(self._device)
         self.rows = F.pad(rows, (0, 1), value=m)
-        self.back = torch.full((m + 1,), n, device=device)
-        self.back[rows] = torch.arange(n, device=device)
+        self.back = torch.full((m + 1,), n, device=self._device)
+        self.back[rows] = torch.arange(n, device=self._device)
         self.back[m] = n
         self._back = F.pad(self.back, (1, 0), value=n)  # from -1 on: looked up by the million
-        counts = padded(counts.mT)[rows].mT  # (HALF_LIVES, n)
-        vectors = catalogue.vectors.reshape(n, network.sizes.dim)
-        self.text = network.project(torch.from_numpy(vectors).to(device)) if text is None else text
+        counts = padded(counted["counts"].mT)[rows].mT  # (HALF_LIVES, n)
+        self.text = network.project(self._encoded()) if text is None else text
         self.items = padded(network.items(self.text, padded(network.ids)[rows], counts[EVER]))
         self.log_counts = torch.log(counts + UNSEEN) - torch.log(counts.sum(1, keepdim=True) + UNSEEN * n)
         self.bias = padded(network.bias)[rows] + network.popularity * self.log_counts[TRENDING]
         self.back_off = _BACK_OFF * self.log_counts[LATELY].exp() + 1e-6
-        self.first = F.pad(first, (0, 1), value=-1.0)[self.rows]
-        first = self.first[:-1]
-        self.age = torch.where(first < 0, 0.0, torch.log1p((learnt - first).clamp(min=0)) / 3)
-        self.vectors = torch.from_numpy(catalogue.interest_vectors).to(device)
-        items, cosines = (part[:, :ALIKE] for part in self.led("text", torch.arange(n, device=device)))
-        self._alike = items.clamp(max=max(0, n - 1)), cosines**4
-        self.taken, self._places = self.back[peers[0].long()], peers[1]
+        self.rarity = 1 / torch.log(2 + padded(counts[EVER]))
+        self._open_times(counts[EVER])
+        self.vectors = torch.from_numpy(catalogue.interest_vectors).to(self._device)
         self.mean = self.vectors.mean(0)
         self.contrast = padded(F.normalize(self.vectors - self.mean, dim=1))
-        is_new = (self.rows[:-1] == m) | padded(late)[rows].bool() & (counts[EVER] < KNOWN)
-        self.new = is_new.nonzero()[:, 0] if learnt else is_new.nonzero()[:0, 0]
-        self.texts = F.normalize(torch.from_numpy(vectors).to(device), dim=1)
-        self.rarity = 1 / torch.log(2 + padded(counts[EVER]))
+        items, cosines = (part[:, :ALIKE] for part in self.led("text", torch.arange(n, device=self._device)))
+        self._alike = items.clamp(max=max(0, n - 1)), cosines**4
+        self.taken, self._places = self.back[counted["peers_taken"].long()], counted["peers_places"]
+        self._texts: torch.Tensor | None = None
+
+    def _open_times(self, chosen: torch.Tensor) -> None:
+        """When each item was chosen first, and which are new; chosen (n,) how often."""
+        learnt, late = int(self._counted["learnt"]), padded(self._counted["late"])[self.rows[:-1]].bool()
+        self.first = F.pad(self._counted["first"], (0, 1), value=-1.0)[self.rows]
+        first = self.first[:-1]
+        self.age = torch.where(first < 0, 0.0, torch.log1p((learnt - first).clamp(min=0)) / 3)
+        unknown = self.rows[:-1] == len(self._counted["keys"])
+        is_new = (unknown | late & (chosen < KNOWN)) & (learnt > 0)
+        self.new = is_new.nonzero()[:, 0]
+
+    def _encoded(self) -> torch.Tensor:
+        """The encoder's vectors; (n, dim)."""
+        vectors = self._catalogue.vectors.reshape(len(self._catalogue), self.network.sizes.dim)
+        return torch.from_numpy(vectors).to(self._device)
+
+    def texts(self) -> torch.Tensor:
+        """The encoder's vectors, unit length; made when the first search needs them; (n, dim)."""
+        if self._texts is None:
+            self._texts = F.normalize(self._encoded(), dim=1)
+        return self._texts
 
     def led(self, name: str, history: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Where each past event leads by a counted table.
 
         Shape: history (B, T) rows of the catalogue, n for none -> items (B, T, c), likewise, and weights (B, T, c).
         """
-        items, weights = self.neighbours[name]
+        items, weights = self._counted[f"{name}_items"], self._counted[f"{name}_weights"]
         if not len(items):
             shape = (*history.shape, 0)
             return history.new_zeros(shape), weights.new_zeros(shape)

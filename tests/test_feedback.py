@@ -342,5 +342,5 @@ def test_a_table_holds_the_texts_that_searches_are_held_against(world, untrained
     """As the encoder gave them, of unit length: a query is not projected."""
     table: Table = untrained.table(world)
 
-    assert torch.allclose(table.texts, torch.from_numpy(world.vectors), atol=1e-3)
-    assert torch.allclose(table.texts.norm(dim=1), torch.ones(len(world)))
+    assert torch.allclose(table.texts(), torch.from_numpy(world.vectors), atol=1e-3)
+    assert torch.allclose(table.texts().norm(dim=1), torch.ones(len(world)))
