@@ -190,9 +190,9 @@ def opinions(store: Store, draw: random.Random) -> Found:
     others = [draw.choice([other for other in store.shop.categories[one] if other is not item]) for item, one in zip(items, about)]
     viewed = store.of_category([store.do(store.guest(), [("view", item)]) for item in items], about)
     yield "a view: of the category", viewed
-    for action in ("dislike", "skip"):
+    for action, relation in (("dislike", "<"), ("skip", "<=")):
         asked = [store.do(store.guest(), [("view", item), (action, other)]) for item, other in zip(items, others)]
-        yield f"a view, then a {action} of another: of it", store.of_category(asked, about), "<", viewed
+        yield f"a view, then a {action} of another: of it", store.of_category(asked, about), relation, viewed
     rated = {}
     for values in (_STRICT, _LENIENT):
         asked = []

@@ -4,8 +4,8 @@
     dislikes, skips, low ratings ──────► disliked: how much nearer the item is to them than to what pulled
     likes, carts, purchases ───────────► liked: how near the item is to what said more than a view
 
-Who rates one thing in a shop says more by it than who rates film after film: a low rating counts less by the square of how many
-ratings there are among the last events. What is learnt does not know these terms, so data that does not reward them cannot take them away. A user
+Who rates one thing in a shop says more by it than who rates film after film: a low rating counts less by the square of how much of
+a rater the user is among the last events. What is learnt does not know these terms, so data that does not reward them cannot take them away. A user
 who only views has none of them.
 """
 
@@ -44,8 +44,9 @@ def _search(table: Table, batch: MicroBatch) -> torch.Tensor | None:
 def _disliked(table: Table, batch: MicroBatch) -> torch.Tensor | None:
     if not (batch.strengths < 0).any():
         return None
-    ratings = batch.rated.sum(1, keepdim=True).clamp(min=1)
-    pushes = torch.where(batch.rated, -batch.strengths / ratings.square(), -batch.strengths).clamp(min=0)
+    ratings, events = batch.rated.sum(1, keepdim=True), (batch.strengths != 0).sum(1, keepdim=True).clamp(min=1)
+    rates = 1 + (ratings - 1).clamp(min=0) * ratings / events  # how much of a rater: 1 for who rates once, or seldom
+    pushes = torch.where(batch.rated, -batch.strengths / rates.square(), -batch.strengths).clamp(min=0)
     pushed, pulled = _nearness(table, batch, pushes), _nearness(table, batch, batch.strengths.clamp(min=0))
     return -DISLIKED * (pushed - pulled).clamp(min=0)
 
