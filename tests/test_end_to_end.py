@@ -112,7 +112,7 @@ def world():
 
 
 def test_an_event_is_answered_by_a_list(world):
-    """A view is answered by k items, best first, none of them consumed, nearest in meaning to what was seen."""
+    """A view is answered by k items, best first, nearest in meaning to what was seen."""
     answer = world.list_for(world.event("ann", "view", "space0"))
     probabilities = [item["probability"] for item in answer["items"]]
 
@@ -188,8 +188,8 @@ def test_a_deleted_item_is_on_no_later_list(world):
 
 
 def test_a_forgotten_user_is_new_again(world):
-    """After `forget` what the user had consumed is no longer known, and the learner is told."""
-    world.list_for(world.event("joe", "view", "love3"))
+    """After `forget` what the user disliked is no longer known, and the learner is told."""
+    world.list_for(world.event("joe", "dislike", "love3"))
     assert "love3" not in world.items_for(world.event("joe", "search", query="Wedding summer 3"))
 
     farewell = world.list_for(world.event("joe", "forget"))
