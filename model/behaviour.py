@@ -233,8 +233,10 @@ def new_item(store: Store, draw: random.Random) -> Found:
         store.put(item)
     near = {item.item_id: _nearest(store, item) for item in new}
     asked = [(user, item) for item in new for user in near[item.item_id]]
-    yield from _listed(store, draw, asked, "its 10 nearest users", (">=", 0.5))
-    counted = (">=", 0.5) if store.learner is not None else ()  # without a learner nobody counts
+    learns = store.learner is not None
+    # Before anything is learnt nothing is new: the item has its chance among the twenty of its category.
+    yield from _listed(store, draw, asked, "its 10 nearest users", (">=", 0.5 if learns else 0.3))
+    counted = (">=", 0.5) if learns else ()  # without a learner nobody counts
     for item in new:
         for user in draw.sample(_fans(store, item), 5):
             store.learn(store.events(user, [("view", item)]))
