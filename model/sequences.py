@@ -24,6 +24,8 @@ _WEIGHT_DECAY = 0.2
 _AVERAGED = 0.975  # what a step leaves of the average of the weights before
 _SHUFFLED = 0.5
 """In this share of the windows the order of events at one time is drawn anew: they came in no order."""
+_MOST_AGAIN = 3
+"""An item that a window has held so often already is no target: whoever takes it hundreds of times teaches nobody else anything."""
 _SAME_TIME_MS = 0.5  # events less far apart may change places
 
 
@@ -95,7 +97,8 @@ class NetworkLearner:
         rows, actions = flat.rows[at], flat.actions[at]
         live = self._random.random((len(at), self.pace.window)) < self.pace.live
         gaps = np.where(live, UNKNOWN, gap_number(np.diff(flat.times[at], axis=1))) * (kind == EVENT)[:, :-1]
-        targets = np.where((flat.positive[at] & (kind == EVENT))[:, 1:] & (kind[:, :-1] != NOTHING), rows[:, 1:], -1)
+        wanted = flat.positive[at] & (kind == EVENT) & ~_worn_out(rows, kind)
+        targets = np.where(wanted[:, 1:] & (kind[:, :-1] != NOTHING), rows[:, 1:], -1)
         return [torch.from_numpy(part) for part in (rows[:, :-1], gaps, actions[:, :-1], kind[:, :-1], targets)]
 
     def _shuffled(self, flat: Flat, at: np.ndarray, kind: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -132,6 +135,13 @@ class NetworkLearner:
         often = torch.bincount(at_target, minlength=len(used))[at_negatives] / len(target)
         log_q = (half * (1 / len(there) + often)).log()
         return sampled_softmax_loss(hidden, items, bias, at_target, at_negatives, log_q)
+
+
+def _worn_out(rows: np.ndarray, kind: np.ndarray) -> np.ndarray:
+    """Which events are on an item that the window has held `_MOST_AGAIN` times before; (b, T) each -> (b, T) bool."""
+    items = np.where(kind == EVENT, rows, -1 - np.arange(rows.shape[1]))  # what is no event is like nothing else
+    before = np.tri(rows.shape[1], k=-1, dtype=bool)
+    return ((items[:, :, None] == items[:, None]) & before).sum(2) >= _MOST_AGAIN
 
 
 def sampled_softmax_loss(

@@ -234,8 +234,7 @@ def report(figures: dict, replay: Replay, first_list_s: float | None, memory_mb:
         "unanswered": f"{figures['unanswered']:,} ({why})",
         "backlog": f"{replay.backlog_per_s:,.0f} events/s while it drained",
         "HR@10": f"{figures['hr_at_10']:.4f}; of the most popular items {figures['hr_at_10_popularity']:.4f}",
-        "": f"over {figures['judged']:,} events of the steady part: was the item on the list that the user had? (the learner is",
-        " ": "still behind the backlog then; `make evaluate` is over all events, the page over those a version was judged on)",
+        "": f"over {figures['judged']:,} events of the steady part; `make evaluate`: over all; the page: over those a version was judged on",
         "freshness": f"p50 {figures['freshness_ms_p50']:.0f} ms, p99 {figures['freshness_ms_p99']:.0f} ms from produce to arrival at {speed:g} events/s",
         "model versions": f"{figures['model_versions_live']} went live: {', '.join(sorted(replay.watch.versions)) or 'none'}",
     }

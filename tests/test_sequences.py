@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 
 from model.growth import Known, take_in
-from model.network import EVENT, START, UNKNOWN
+from model.network import EVENT, NOTHING, START, UNKNOWN
 from model.pace import Pace
 from model.score import Scorer
-from model.sequences import NetworkLearner, sampled_softmax_loss
+from model.sequences import NetworkLearner, _worn_out, sampled_softmax_loss
 from model.table import EVER
 from tests.test_score import DIM, make_catalogue
 
@@ -114,3 +114,11 @@ def test_a_single_draw_is_near_the_exact_softmax(world):
     for seed in range(20):
         learner._random = np.random.default_rng(seed)
         assert learner._loss(known, *windows(), popularity).item() == pytest.approx(exact, rel=0.1)
+
+
+def test_an_item_taken_again_and_again_is_no_target():
+    """The first three times teach, whatever stands between them; empty places and the start count as nothing."""
+    rows = np.array([[0, 0, 5, 5, 7, 5, 5, 7, 5]])
+    kind = np.array([[NOTHING, START, *[EVENT] * 7]])
+
+    assert [[False] * 6 + [True, False, True]] == _worn_out(rows, kind).tolist()
