@@ -9,9 +9,9 @@ import torch
 
 from model import consumed, interest
 from model.catalogue import Catalogue
-from model.interest import ACTIONS, INTEREST_DIM, IS_NEGATIVE, Interests, Rules
+from model.interest import ACTIONS, FOREVER, INTEREST_DIM, IS_NEGATIVE, Interests, Rules
 from model.network import EVENT, GAPS, NOTHING, START, UNKNOWN
-from model.schema import Request
+from model.schema import Request, event_key
 
 CONTEXT = 8
 """Numbers that describe a request: see `_context`; the last one is what share of all that the user did was again."""
@@ -30,7 +30,8 @@ class MicroBatch:
     Shape: history (B, T) rows of the catalogue, the newest event last, n for none, without events that push away; gaps, actions,
     kind (B, T); context (B, CONTEXT); interests (B, I, 64); weights, led_to (B, I): how much each interest weighs, and how
     strongly the last one led to it; both sum to 1, or to 0 where there is none; events (B, T) rows, all of them, strengths
-    (B, T) how much each says, and rated (B, T) whether it is a rating; queries (q, dim) of newest searches, query_strengths (q,), and query_owner (q,) by whom; had (p,)
+    (B, T) how much each says now, and rated (B, T) whether it is a rating; searching (B,) whether the newest event is a search;
+    draw (B,) a number from 0 to 1 of the event; queries (q, dim) of newest searches, query_strengths (q,), and query_owner (q,) by whom; had (p,)
     rows of items that users had and did not push away, n for none, had_times, had_gaps_s (p,) how often and how long ago, and
     owner (p,) by whom; excluded (x,) rows that must not be listed, and excluded_owner (x,); led: see model.signals.led.
     """
@@ -46,6 +47,8 @@ class MicroBatch:
     events: torch.Tensor
     strengths: torch.Tensor
     rated: torch.Tensor
+    searching: torch.Tensor
+    draw: torch.Tensor
     queries: torch.Tensor
     query_strengths: torch.Tensor
     query_owner: torch.Tensor
@@ -70,10 +73,14 @@ def open_requests(
     users = [_open(catalogue, request.interests, rules) for request in requests]
     now_ms = np.array([request.event_time_ms for request in requests], np.int64)
     live = np.array([request.live for request in requests], bool)
-    had, again = _consumed(catalogue, requests, now_ms, rules.exclude_s)
+    searching = np.array([searches(request) for request in requests], bool)
+    draw = np.array([event_key(request.event_id) / 2**32 for request in requests], np.float32)
+    had, again = _consumed(catalogue, requests, now_ms, [exclusion(request, rules) for request in requests])
     logs, none = _logs(catalogue, users, last_n), len(catalogue)
     histories = _histories(logs, none, now_ms, live, last_n)
-    said = *_events(logs, none, last_n), *_queries(catalogue, users, now_ms)
+    ages_s = np.maximum(now_ms[logs.owner] - logs.times_ms, 0) / 1_000
+    faded = logs._replace(strengths=logs.strengths * (0.5 ** (ages_s / rules.half_life_s)).astype(np.float32))
+    said = *_events(faded, none, last_n), searching, draw, *_queries(catalogue, users, now_ms)
     context = np.column_stack((histories[-1], again))
     tensors = (*histories[:-1], context.astype(np.float32), *_interests(users), *said, *had)
     return MicroBatch(*(torch.from_numpy(tensor).to(device) for tensor in tensors))
@@ -184,8 +191,21 @@ def _queries(catalogue: Catalogue, users: list[Interests], now_ms: np.ndarray) -
     return queries, strengths.astype(np.float32), np.array(asking, np.int64)
 
 
+def searches(request: Request) -> bool:
+    """Whether the newest event is a search."""
+    newest = interest.newest(request.interests)
+    return newest is not None and newest[1] == "search"
+
+
+def exclusion(request: Request, rules: Rules) -> Mapping[str, float]:
+    """How long an item is left out after each action. Who searches may find what was left out for a time only."""
+    if not searches(request):
+        return rules.exclude_s
+    return {action: for_s for action, for_s in rules.exclude_s.items() if for_s == FOREVER}
+
+
 def _consumed(
-    catalogue: Catalogue, requests: Sequence[Request], now_ms: np.ndarray, exclude_s: Mapping[str, float]
+    catalogue: Catalogue, requests: Sequence[Request], now_ms: np.ndarray, exclude_s: Sequence[Mapping[str, float]]
 ) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
     """What users had and did not push away, what must not be listed, and what share of all that a user did was again.
 
@@ -196,7 +216,7 @@ def _consumed(
     owner = np.repeat(np.arange(len(each)), [len(one) for one in each])
     items = catalogue.rows_of_fingerprints(rows["fingerprint"])
     now_s = now_ms[owner] / 1_000
-    out = consumed.excluded(rows, now_s, exclude_s) & (items >= 0)
+    out = np.concatenate([consumed.excluded(one, at / 1_000, for_s) for one, at, for_s in zip(each, now_ms, exclude_s)]) & (items >= 0)
     had = (items >= 0) & ~IS_NEGATIVE[rows["action"]]
     gaps_s = np.maximum(now_s - rows["last_s"], 0)[had].astype(np.float32)
     events, distinct = np.bincount(owner, rows["times"], len(each)), np.bincount(owner, minlength=len(each))

@@ -3,7 +3,7 @@
     event ─► add ─► bytes in the user's state ─► opened ─► excluded items, signals of when and how often the user had an item
 
 An item is known by its fingerprint, the lowest 32 bits of its key. What a user says of an item (purchase, rating, like, dislike,
-skip) stands until the user says something else: seeing it again does not undo it.
+skip) stands until the user says something else: seeing it again does not undo it, nor does rating what was bought, liked or disliked.
 
 Layout: a version byte, then per item, in the order in which they came first, fingerprint u32, time of the newest event u32
 (seconds), time of what was said u32 (seconds), how often u8 (255: or more), action u8 (of model.interest.ACTIONS).
@@ -22,7 +22,7 @@ SAYING = frozenset({"purchase", "rating", "like", "dislike", "skip"})
 ROW = np.dtype([("fingerprint", "<u4"), ("last_s", "<u4"), ("said_s", "<u4"), ("times", "u1"), ("action", "u1")])
 
 _HEADER = bytes([LAYOUT])
-_IS_SAYING = np.array([action in SAYING for action in ACTIONS])
+_LEVEL = np.array([(action in SAYING) + (action in SAYING and action != "rating") for action in ACTIONS])
 _MOST_S, _MOST_TIMES = 0xFFFFFFFF, 0xFF
 
 
@@ -68,8 +68,8 @@ def add(consumed: bytes | None, item_key: int, action: str, time_ms: int, limit:
     rows["fingerprint"][at] = item_key & 0xFFFFFFFF
     rows["last_s"][at] = max(int(rows["last_s"][at]), time_s)
     rows["times"][at] = min(int(rows["times"][at]) + 1, _MOST_TIMES)
-    stands = bool(_IS_SAYING[rows["action"][at]]), int(rows["said_s"][at])
-    if (action in SAYING, time_s) >= stands:
+    stands = int(_LEVEL[rows["action"][at]]), int(rows["said_s"][at])
+    if (int(_LEVEL[ACTIONS.index(action)]), time_s) >= stands:
         rows["said_s"][at], rows["action"][at] = time_s, ACTIONS.index(action)
     return packed(_newest(rows, limit))
 
@@ -85,7 +85,7 @@ def of_events(item_keys: np.ndarray, actions: np.ndarray, times_ms: np.ndarray, 
     rows["fingerprint"][order] = fingerprints(item_keys)
     np.maximum.at(rows["last_s"], order, seconds)
     rows["times"] = np.minimum(np.bincount(order), _MOST_TIMES)
-    newest = np.lexsort((seconds, _IS_SAYING[actions]))  # the newest last, and what was said after what was only seen
+    newest = np.lexsort((seconds, _LEVEL[actions]))  # what says most last, of that the newest
     rows["said_s"][order[newest]], rows["action"][order[newest]] = seconds[newest], actions[newest]
     return packed(_newest(rows, limit))
 

@@ -48,7 +48,9 @@ def _disliked(table: Table, batch: MicroBatch) -> torch.Tensor | None:
     rates = 1 + (ratings - 1).clamp(min=0) * ratings / events  # how much of a rater: 1 for who rates once, or seldom
     pushes = torch.where(batch.rated, -batch.strengths / rates.square(), -batch.strengths).clamp(min=0)
     pushed, pulled = _nearness(table, batch, pushes), _nearness(table, batch, batch.strengths.clamp(min=0))
-    return -DISLIKED * (pushed - pulled).clamp(min=0)
+    push = -DISLIKED * (pushed - pulled).clamp(min=0)
+    push[batch.query_owner] *= (1 - batch.query_strengths)[:, None]  # who asks for something wants to see it
+    return push
 
 
 def _liked(table: Table, batch: MicroBatch) -> torch.Tensor | None:

@@ -70,7 +70,7 @@ class Store:
         """One that can be changed while this one stays."""
         catalogue, users, scorer, learner = copy.deepcopy((self.catalogue, self.users, self.scorer, self.learner))
         own = {"catalogue": catalogue, "users": users, "scorer": scorer, "learner": learner}
-        return replace(self, **own, items=dict(self.items), numbers=itertools.count())
+        return replace(self, **own, items=dict(self.items), numbers=itertools.count(next(self.numbers)))
 
     def guest(self, like: str | None = None) -> str:
         """The name of a visitor who is new, or who has done all that a user did."""

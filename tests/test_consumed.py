@@ -301,3 +301,13 @@ def test_the_marks_of_release_0_1_0_are_passed_over():
 
         assert 0 == len(opened(marks))
     assert user((7, "view", 10)) == add(marks, 7, "view", 10_000, 10)
+
+
+@pytest.mark.parametrize("action", ["purchase", "like", "dislike", "skip"])
+def test_a_rating_does_not_undo_what_was_said(action):
+    """Who buys coffee and praises it gets coffee again once the purchase is old enough."""
+    events = (7, action, 10), (7, "rating", 20)
+    at_once = of_events(np.array([7, 7], np.uint64), np.array([ACTIONS.index(one) for _, one, _ in events]), np.array([10_000, 20_000]), 10)
+
+    assert [(7, action, 10)] == said(user(*events))
+    assert at_once == user(*events)

@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from msgspec import structs
 
 from model.batch import excluded_items, open_requests
 from model.catalogue import Catalogue
@@ -12,7 +13,7 @@ from model.explore import PLACE, explore
 from model.finetune import Learner
 from model.interest import Rules
 from model.pace import Pace
-from model.schema import Example, ItemVector
+from model.schema import Event, Example, ItemVector
 from model.score import Scorer, load, save, save_counts, score
 from model.table import KNOWN
 from tests.test_feedback import KINDS, axis_of
@@ -280,3 +281,28 @@ def test_excluded_items_are_not_counted_as_the_tenth(world):
     explore(table, batch, scores)
 
     assert torch.equal(excluded, scores == -torch.inf)
+
+
+def test_who_searches_is_not_shown_a_new_item_instead(world):
+    """The place is left to what was searched."""
+    world.add("shoe-50")
+    request = structs.replace(request_after(world.catalogue, [click("shoe-0", 0), click("shoe-1", 1)], 2_000), event_id="s")
+    searching = [click("shoe-0", 0), click("shoe-1", 1), Event("s", "u", "search", 2_000, query="tea")]
+    (explored,), (searched,) = (
+        score(world.scorer, world.catalogue, [one], K)
+        for one in (request, request_after(world.catalogue, searching, 2_000, embed=axis_of))
+    )
+
+    assert "shoe-50" in ids(explored)[:PLACE]
+    assert "shoe-50" not in ids(searched)[:PLACE]
+
+
+def test_new_items_that_are_as_near_take_turns(world):
+    """Each event draws one of them, always the same one for the same event."""
+    world.add(*(f"shoe-{number}" for number in range(50, 54)))
+    asked = [structs.replace(request_after(world.catalogue, [click("shoe-0", 0), click("shoe-1", 1)], 2_000), event_id=f"e{at}") for at in range(60)]
+    lists, again = ([ids(one)[:PLACE] for one in score(world.scorer, world.catalogue, asked, K)] for _ in range(2))
+    shown = {item for one in lists for item in one if item in {f"shoe-{number}" for number in range(50, 54)}}
+
+    assert lists == again
+    assert len(shown) > 1

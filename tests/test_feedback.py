@@ -344,3 +344,34 @@ def test_a_table_holds_the_texts_that_searches_are_held_against(world, untrained
 
     assert torch.allclose(table.texts(), torch.from_numpy(world.vectors), atol=1e-3)
     assert torch.allclose(table.texts().norm(dim=1), torch.ones(len(world)))
+
+
+# Several things said
+
+
+@pytest.mark.parametrize("before_s", [1, 50 * 86_400])
+def test_a_search_leads_whatever_of_its_kind_was_disliked_before(world, untrained, before_s):
+    """Who asks for tea wants to see tea; what was disliked itself stays away."""
+    events = did(*((("dislike", f"tea-{at}") for at in range(3))))
+    search = Event("e9", "u", "search", 1_000 * (before_s + 9), query="tea")
+    (list_,) = score(untrained, world, [request_after(world, [*events, search], search.event_time_ms, embed=axis_of)], 5)
+
+    assert {f"tea-{at}" for at in range(3, EACH)} == set(ids(list_))
+
+
+def test_a_dislike_fades_with_time(world, untrained):
+    """Half of what it pushes is left after the half-life of interests."""
+    requests = [asked(world, ("dislike", "shoe-0"), at_s=wait_s) for wait_s in (0, Rules().half_life_s)]
+    now, later = (by_kind(world, term)["shoe"] for term in terms(world, untrained, *requests)["disliked"])
+
+    assert now / 2 == pytest.approx(later, rel=0.02)
+
+
+def test_a_search_finds_what_was_bought_lately(world, untrained):
+    """It is left out of other lists for a time; what was disliked is not found."""
+    events = did(("purchase", "tea-0"), ("dislike", "tea-1"), "shoe-0")
+    searched = [*events, Event("e9", "u", "search", 9_000, query="tea")]
+    other, found = (ids(score(untrained, world, [request_after(world, one, 9_000, embed=axis_of)], 40)[0]) for one in (events, searched))
+
+    assert (False, False) == ("tea-0" in other, "tea-1" in other)
+    assert (True, False) == ("tea-0" in found, "tea-1" in found)
