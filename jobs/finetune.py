@@ -29,14 +29,13 @@ from jobs.settings import Settings, help_or_go_on, load_or_exit, usage
 if __name__ == "__main__":
     help_or_go_on(sys.argv[1:], f"{__doc__}\n{usage()}")
 
-import msgspec
 import torch
 from kafka import KafkaConsumer, TopicPartition
 
 from jobs.versions import Versions
-from model import registry, score
+from model import interest, registry, score
 from model.finetune import NOBODY, Judgement, Learner, better_or_level
-from model.schema import Example, ModelVersion, VersionError, decode_example, decode_fine_tune_request, item_key
+from model.schema import Example, ModelVersion, StateError, decode_example, decode_fine_tune_request, decoded, item_key
 from model.versions import counts_number, counts_path, next_name, trained_path
 from udfs.replica import CatalogueFollower
 
@@ -45,7 +44,7 @@ KEPT_COUNTS = 4
 LARGEST_SHARE = 0.05
 """Of the examples that a candidate is judged on, one user may bring this share, rounded up: a few bots do not decide."""
 SAY_S = 60.0
-"""So often the log says how far a candidate is that waits to be judged."""
+"""So often the log says how far a candidate is that waits to be judged, and what could not be read."""
 RETRY_S = 30.0
 """A serving version that cannot be loaded is tried again after this time."""
 
@@ -53,6 +52,19 @@ FETCH_BYTES, FETCH_WAIT_MS = 1 << 20, 400
 """The broker gathers so much, or waits so long, before it answers: examples are no hurry."""
 
 logger = logging.getLogger("headrace.finetune")
+
+
+def read_example(raw: bytes) -> Example:
+    """Decode one record of `training-examples` and see whether its interests can be opened.
+
+    Raises:
+        InvalidRecord: nothing can be learnt from it.
+        StateError: its interests are of another layout, cut short, or hold an unknown action.
+    """
+    example = decode_example(raw)
+    if (interest.decode(example.interests).actions >= len(interest.ACTIONS)).any():
+        raise StateError("the interests hold an action that this release does not know")
+    return example
 
 
 class Inbox:
@@ -76,6 +88,8 @@ class Inbox:
             self._consumer.seek(at, max(first[at], end - settings.replay_capacity))
         self.examples: list[Example] = []
         self.why = ""
+        self.passed_over = 0  # records that could not be read
+        self._said = -math.inf  # monotonic clock, s
 
     def read(self, timeout_ms: int = 500) -> None:
         """Read on; `examples` grows, and `why` is the reason of the newest request that was not acted on."""
@@ -83,14 +97,21 @@ class Inbox:
             for record in records:
                 self._take(at.topic, record.value)
 
-    def _take(self, topic: str, value: bytes) -> None:
-        try:
-            if topic == self._requests:
-                self.why = decode_fine_tune_request(value).why
-            else:
-                self.examples.append(decode_example(value))
-        except msgspec.DecodeError as error:
-            logger.warning("a record on %s is passed over: %s", topic, error)
+    def _take(self, topic: str, value: bytes | None) -> None:
+        record = decoded(value, decode_fine_tune_request if topic == self._requests else read_example)
+        if isinstance(record, str):
+            self._pass_over(topic, record)
+        elif isinstance(record, Example):
+            self.examples.append(record)
+        else:
+            self.why = record.why
+
+    def _pass_over(self, topic: str, reason: str) -> None:
+        """Count a record that cannot be read, and say so once in a while."""
+        self.passed_over += 1
+        if time.monotonic() - self._said > SAY_S:
+            self._said = time.monotonic()
+            logger.warning("%d records were passed over since the start; the newest is on %s: %s", self.passed_over, topic, reason)
 
     def drain(self) -> None:
         """Read all that is there now."""
@@ -158,11 +179,13 @@ class ServingVersion:
             self._number = max([number, *numbers])
 
     @classmethod
-    def load(cls, version: ModelVersion) -> "ServingVersion":
+    def load(cls, version: ModelVersion, within: str) -> "ServingVersion":
+        """Load a version of the registry `within`."""
         path, scorer = trained_path(version.path), None
         try:
+            registry.check_inside(path, within)
             scorer = score.load(path)
-        except VersionError as error:
+        except Exception as error:  # whatever is announced, the learner goes on
             logger.error("the serving version cannot be used, candidates are judged beside an untrained one: %s", error)
         return cls(path, scorer, counts_number(version.path))
 
@@ -242,7 +265,7 @@ class FineTune:
         current = self._versions.current()
         path = trained_path(current.path) if current else ""
         if path != self._served.path or self._served.should_be_tried_again():
-            self._served = ServingVersion.load(current) if current else ServingVersion("", None)
+            self._served = ServingVersion.load(current, self._settings.registry) if current else ServingVersion("", None)
             if self._fits(self._served.scorer):
                 self._learner.resume(self._served.scorer)
                 logger.info("learning goes on from %s", path)

@@ -19,10 +19,11 @@ from jobs.settings import Settings, check_encoder, help_or_go_on, load_or_exit, 
 if __name__ == "__main__":
     help_or_go_on(sys.argv[1:], f"{__doc__}\n{usage()}")
 
-from pyflink.common import Types, WatermarkStrategy
+from pyflink.common import Types
 from pyflink.datastream import CheckpointingMode, DataStream, KeyedStream, OutputTag, StreamExecutionEnvironment
 from pyflink.java_gateway import get_gateway
 from pyflink.table import DataTypes, StreamTableEnvironment, Table
+from pyflink.table.expressions import col
 from pyflink.table.udf import udf
 
 from jobs import topics
@@ -51,7 +52,7 @@ def recommend(tables: StreamTableEnvironment, events: Table, items: Table, versi
 
     Args:
         events, items: (value, topic, partition, offset), items with their item_id before it.
-        versions: JSON texts of `ModelVersion`.
+        versions: (value, partition, offset), JSON of `ModelVersion`.
     """
     kafka = (settings.bootstrap_servers, settings.topic("item-vectors"))
     worker = (settings.replica_dir, settings.udf_threads)
@@ -65,7 +66,7 @@ def recommend(tables: StreamTableEnvironment, events: Table, items: Table, versi
     requests = step(by_user.process(update, BYTES), "update-interest")
     # Request
 
-    score = Score(settings.rules(), settings.k, settings.device, *kafka, *worker)
+    score = Score(settings.rules(), settings.k, settings.device, *kafka, *worker, settings.registry)
     queued = requests.rescale()  # scoring runs in a task of its own: a micro-batch fills while the one before is scored
     scored = tables.from_data_stream(queued).map(vectorised(score, user_id="STRING", recommendation="BYTES", rejected="BYTES"))
     lists = tables.from_data_stream(step(tables.to_data_stream(scored), "score"))
@@ -87,6 +88,15 @@ def recommend(tables: StreamTableEnvironment, events: Table, items: Table, versi
         fine_tune_requests=side("fine-tune-requests"),
         rejected_events=rejected,
     )
+
+
+def read_versions(tables: StreamTableEnvironment, settings: Settings) -> DataStream:
+    """The (value, partition, offset) rows of `model-versions` as a stream: a value that is missing or no text does not stop the source."""
+    table = tables.from_path(topics.table_of("read", "model-versions"))
+    stream = tables.to_data_stream(table.select(*map(col, ("value", "partition", "offset"))))
+    row = Types.ROW([BYTES, Types.INT(), Types.LONG()])
+    stream._j_data_stream.getTransformation().setOutputType(row.get_java_type_info())
+    return step(stream, "model-versions", source="read-model-versions")
 
 
 def _present(table: Table, column: str) -> Table:
@@ -174,9 +184,9 @@ def build(settings: Settings, jars: list[str] = []) -> StreamExecutionEnvironmen
     env, tables = environment(settings, jars)
     tables.execute_sql(topics.source(settings, "events"))
     tables.execute_sql(topics.source(settings, "items", startup="earliest-offset", key="item_id"))
+    tables.execute_sql(topics.source(settings, "model-versions", startup="earliest-offset"))
     events, items = (tables.from_path(topics.table_of("read", name)) for name in ("events", "items"))
-    versions = env.from_source(topics.versions(settings), WatermarkStrategy.no_watermarks(), "read-model-versions")
-    outputs = recommend(tables, events, items, step(versions, "read-model-versions"), settings)
+    outputs = recommend(tables, events, items, read_versions(tables, settings), settings)
     write(tables, env, outputs, settings)
     return env
 

@@ -4,9 +4,6 @@ Sources and sinks are Kafka tables in raw format: bytes in, bytes out, keys and 
 runs inside the JVM, so no Python step stands between Kafka and the first UDF.
 """
 
-from pyflink.common.serialization import SimpleStringSchema
-from pyflink.datastream.connectors.kafka import KafkaOffsetsInitializer, KafkaSource
-
 from jobs.settings import Settings
 
 POSITION = {
@@ -41,13 +38,6 @@ def sink(settings: Settings, name: str, key: str | None = None) -> str:
         "properties.linger.ms": str(LINGER_MS if name == "recommendations" else PATIENT_LINGER_MS),
     }
     return _table(settings, name, f"write_{name}", columns, options, key)
-
-
-def versions(settings: Settings) -> KafkaSource:
-    """The source of `model-versions`, from its beginning, as JSON texts: broadcast state takes a stream, not a table."""
-    source = KafkaSource.builder().set_bootstrap_servers(settings.bootstrap_servers)
-    source = source.set_topics(settings.topic("model-versions")).set_starting_offsets(KafkaOffsetsInitializer.earliest())
-    return source.set_value_only_deserializer(SimpleStringSchema()).build()
 
 
 def table_of(way: str, name: str) -> str:

@@ -4,7 +4,7 @@ import msgspec
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from jobs.settings import Settings
-from model.schema import ModelVersion, decode_model_version, encode_json
+from model.schema import ModelVersion, decode_model_version, decoded, encode_json
 from model.versions import Serving, follow, name_of, trained_path
 
 
@@ -32,9 +32,8 @@ class Versions:
                     self._take(record.value)
 
     def _take(self, value: bytes | None) -> None:
-        try:
-            version = decode_model_version(value or b"")
-        except (msgspec.DecodeError, RecursionError):
+        version = decoded(value, decode_model_version)
+        if isinstance(version, str):
             return
         self.known[version.version] = merged(self.known.get(version.version), version)
         self.serving = follow(self.serving, version)

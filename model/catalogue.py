@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import TypeVar
 from zlib import crc32
 
-import msgspec
 import numpy as np
 from rocksdict import Options, Rdict
 
 from model.consumed import fingerprints
 from model.interest import interest_space
-from model.schema import ItemVector, decode_item_vector, encode_json, item_key
+from model.schema import ItemVector, decode_item_vector, decoded, encode_json, item_key
 
 
 T = TypeVar("T")
@@ -167,15 +166,14 @@ class Replica:
         self.catalogue.apply(decode_item_vector(value) for key, value in stored if key[:1] == b"i")
         self.offsets = {int(key[1:]): int(value) for key, value in stored if key[:1] == b"o"}
 
-    def apply(self, records: Iterable[tuple[int, int, bytes]]) -> None:
+    def apply(self, records: Iterable[tuple[int, int, bytes | None]]) -> None:
         """Take over (partition, offset, value) records of `item-vectors`; one that cannot be read is passed over."""
         items = []
         for partition, offset, value in records:
             self.offsets[partition] = offset + 1
-            try:
-                items.append(decode_item_vector(value or b""))
-            except msgspec.DecodeError:
-                continue
+            item = decoded(value, decode_item_vector)
+            if not isinstance(item, str):
+                items.append(item)
         before = self.catalogue.encoder_version
         self.catalogue.apply(items)
         if self.catalogue.encoder_version != before:

@@ -10,6 +10,7 @@ from typing import Any
 import fsspec
 import msgspec
 import torch
+from fsspec.implementations.local import LocalFileSystem
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
@@ -31,6 +32,30 @@ def write(registry: str, version: str, tensors: dict[str, torch.Tensor], about: 
         files.pipe_file(f"{root}/{name}.part", content)
         files.mv(f"{root}/{name}.part", f"{root}/{name}")
     return path
+
+
+def check_inside(path: str, registry: str) -> None:
+    """See that a version lies in the registry: a path comes from a topic, and may name any file or address.
+
+    >>> check_inside("/models/v1/counts-000001", "file:///models/")
+    >>> check_inside("zip://m::/etc/passwd", "/models")
+    Traceback (most recent call last):
+    ...
+    model.schema.VersionError: zip://m::/etc/passwd: lies outside the registry /models; only versions in it are loaded
+
+    Raises:
+        VersionError: it lies elsewhere.
+    """
+    root = _plain(registry) + "/"
+    below = _plain(path).removeprefix(root) if _plain(path).startswith(root) else ""
+    if not below or "::" in below or ".." in below.split("/"):
+        raise VersionError(f"{path}: lies outside the registry {registry}; only versions in it are loaded")
+
+
+def _plain(path: str) -> str:
+    """An address in the form in which two of them can be compared: a local one as an absolute path."""
+    local = "::" not in path and fsspec.core.split_protocol(path)[0] in (None, "file", "local")
+    return (LocalFileSystem._strip_protocol(path) if local else path).rstrip("/")
 
 
 def remove(path: str) -> None:

@@ -7,19 +7,26 @@ from the keyed operator to the scoring UDF cheap.
 Errors:
 
     HeadraceError
-    ├── InvalidRecord    a record on `events` or `items` is refused: it goes to `rejected-events` with the reason
-    ├── StateError       a user's bytes in Flink state cannot be read
+    ├── InvalidRecord    a record is refused: one for the job goes to `rejected-events` with the reason
+    ├── StateError       a user's bytes in Flink state cannot be read: the event goes to `rejected-events`
     ├── VersionError     a model version is missing, broken or of another encoder: the one before serves on
     ├── DataError        a file given to `replay` or `evaluate` cannot be used      (scripts/data.py)
     ├── SettingsError    a setting is wrong or unknown: nothing has been started    (jobs/settings.py)
     └── StackError       the local stack cannot start                               (scripts/processes.py)
 """
 
+from collections.abc import Callable
 from hashlib import blake2b
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct, field
+
+
+T = TypeVar("T")
+
+REASON_CHARS, RAW_BYTES = 300, 1_024
+"""So much of the reason, and of the bytes, is kept of a refused record of the job's own topics."""
 
 
 class HeadraceError(Exception):
@@ -145,7 +152,7 @@ class Example(Struct, frozen=True, omit_defaults=True):
 
     user_id: str
     event_id: str
-    event_time_ms: int
+    event_time_ms: TimeMs
     item_id: str = ""
     action: str = ""
     interests: bytes = b""
@@ -169,13 +176,13 @@ class ModelVersion(Struct, frozen=True, omit_defaults=True):
     one that is `pinned` serves until the next of them.
     """
 
-    version: str
-    path: str
+    version: Annotated[str, Meta(max_length=256)]
+    path: Annotated[str, Meta(max_length=4_096)]
     parent: str = ""
     metrics: dict[str, float] = {}
     status: Literal["candidate", "serving", "counted", "retired", "rejected"] = "candidate"
     reason: str = ""
-    epoch: int = 0
+    epoch: Annotated[int, Meta(ge=0, le=2**53)] = 0
     pinned: bool = False
 
 
@@ -187,6 +194,10 @@ class Rejected(Struct, frozen=True, array_like=True, tag="rejected"):
     offset: int
     reason: str
     raw: bytes
+
+    def short(self) -> "Rejected":
+        """The same with the beginning of its reason and of its bytes: of a record that may be of any size."""
+        return msgspec.structs.replace(self, reason=self.reason[:REASON_CHARS], raw=self.raw[:RAW_BYTES])
 
     def as_json(self) -> bytes:
         return msgspec.json.encode(msgspec.structs.asdict(self))
@@ -235,28 +246,62 @@ encode_json = msgspec.json.encode
 encode_packed = msgspec.msgpack.encode
 decode_packed_request = msgspec.msgpack.Decoder(Request).decode
 decode_embedded = msgspec.msgpack.Decoder(Embedded | Rejected).decode
-decode_example = msgspec.json.Decoder(Example).decode
 decode_item_vector = msgspec.json.Decoder(ItemVector).decode
 decode_model_version = msgspec.json.Decoder(ModelVersion).decode
 decode_fine_tune_request = msgspec.json.Decoder(FineTuneRequest).decode
 decode_recommendation = msgspec.json.Decoder(Recommendation).decode
 
 _decode_event = msgspec.json.Decoder(Event).decode
+_decode_example = msgspec.json.Decoder(Example).decode
 _decode_user_state = msgspec.msgpack.Decoder(UserState).decode
 _decode_item = msgspec.json.Decoder(Item).decode
 
 
-def _decode(raw: bytes | None, decode, max_bytes: int):
+def decode_example(raw: bytes) -> Example:
+    """Decode and check one record of `training-examples`; what its interests hold is not looked at.
+
+    >>> decode_example(b'{"user_id":"u1","event_id":"e1","event_time_ms":1}')
+    Traceback (most recent call last):
+    ...
+    model.schema.InvalidRecord: an example needs an item_id and a positive action: '' on ''
+
+    Raises:
+        InvalidRecord: nothing can be learnt from it.
+    """
+    example = _decode_example(raw)
+    if not example.forget and not (example.item_id and example.action in POSITIVE):
+        raise InvalidRecord(f"an example needs an item_id and a positive action: {example.action!r} on {example.item_id!r}")
+    return example
+
+
+def decoded(raw: bytes | None, decode: Callable[[bytes], T]) -> T | str:
+    """Decode a record of a topic that the job writes itself, whoever wrote this one.
+
+    >>> decoded(b'{"version":"v1","path":"r/v1"}', decode_model_version).path
+    'r/v1'
+    >>> decoded(None, decode_model_version), decoded(b"\\xff", decode_model_version)
+    ('the record has no value', 'no UTF-8: invalid start byte at byte 0')
+
+    Returns:
+        The record, or the reason why it cannot be read.
+    """
+    try:
+        return _decode(raw, decode)
+    except InvalidRecord as error:
+        return str(error)[:REASON_CHARS]
+
+
+def _decode(raw: bytes | None, decode, max_bytes: int | None = None):
     if raw is None:
         raise InvalidRecord("the record has no value")
-    if len(raw) > max_bytes:
+    if max_bytes is not None and len(raw) > max_bytes:
         raise InvalidRecord(f"{len(raw)} bytes: at most {max_bytes} are taken")
     try:
         raw.decode()  # the JSON decoder skips text that it does not keep
         return decode(raw)
     except UnicodeDecodeError as error:
         raise InvalidRecord(f"no UTF-8: {error.reason} at byte {error.start}") from None
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, RecursionError, StateError) as error:
         raise InvalidRecord(str(error)) from None
 
 
@@ -307,7 +352,7 @@ def decode_user_state(packed: bytes | None) -> UserState:
     """
     try:
         return _decode_user_state(packed) if packed else UserState()
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise StateError(f"{len(packed)} bytes of a user's state cannot be read: {error}; use the release that wrote them") from None
 
 

@@ -60,7 +60,7 @@ class World:
 
     def poll(self) -> None:
         for at, records in self.consumer.poll(timeout_ms=100).items():
-            self.seen[at.topic] += [json.loads(record.value) for record in records if record.value is not None]
+            self.seen[at.topic] += [record for record in map(_json, records) if record is not None]
 
     def wait(self, topic: str, wanted, what: str) -> dict:
         """The first record of a topic for which `wanted` holds."""
@@ -81,6 +81,14 @@ class World:
 
     def rejected(self, reason: str) -> dict:
         return self.wait("rejected-events", lambda record: reason in record["reason"], f"a record rejected for {reason!r}")
+
+
+def _json(record) -> dict | None:
+    """What a record says, None for one that says nothing."""
+    try:
+        return json.loads(record.value or b"null")
+    except (ValueError, RecursionError):
+        return None
 
 
 def free_ports(count: int) -> list[int]:
@@ -244,6 +252,21 @@ def test_a_broken_version_is_refused_and_the_old_one_serves_on(world):
     assert "there is no such version" in refused["reason"]
     assert answer["model_version"].startswith("v0")
     assert 5 == len(answer["items"])
+
+
+def test_what_is_no_version_is_rejected_and_neither_job_nor_learner_restarts(world):
+    """Brackets 50,000 deep, a record without a value, and bytes that are no text, on the topic that the whole job listens to."""
+    for raw, reason in ((b'{"x":' + b"[" * 50_000, "recursion"), (None, "has no value"), (b"\xff\xfe", "no UTF-8")):
+        world.producer.send("model-versions", key=b"poison", value=raw)
+        world.producer.flush()
+        refused = world.wait("rejected-events", lambda record: record["source"] == "model-versions" and reason in record["reason"], reason)
+        assert refused["offset"] >= 0
+        assert (raw or b"")[:1_024] == base64.b64decode(refused["raw"])
+    answer = world.list_for(world.event("ann", "search", query="space"))
+
+    assert answer["model_version"].startswith("v0")
+    assert "RUNNING" == world.stack.job_state(world.job)
+    assert [] == world.stack.ask(f"/jobs/{world.job}/exceptions")["exceptionHistory"]["entries"]
 
 
 def test_exactly_once_shows_lists_once_they_are_committed(world):

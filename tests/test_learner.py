@@ -1,5 +1,6 @@
 """The learner's turns: when it counts, when it makes a candidate, what becomes of it. Kafka is a fake, the rest is real."""
 
+import math
 from collections import namedtuple
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ from jobs.settings import Settings
 from jobs.versions import Versions
 from model import score
 from model.finetune import Learner
-from model.schema import Example, ItemVector, ModelVersion, encode_json
+from model.schema import Example, FineTuneRequest, ItemVector, ModelVersion, encode_json
 from model.versions import Serving, name_of, trained_path
 from scripts import models
 from tests.test_finetune import make_examples
@@ -109,6 +110,68 @@ class World:
 @pytest.fixture
 def world(tmp_path, topic) -> World:
     return World(tmp_path)
+
+
+# What can be read
+
+
+@pytest.fixture
+def inbox() -> finetune.Inbox:
+    """One that is connected to nothing."""
+    inbox = finetune.Inbox.__new__(finetune.Inbox)
+    inbox.examples, inbox.why, inbox.passed_over, inbox._said, inbox._requests = [], "", 0, -math.inf, "fine-tune-requests"
+    return inbox
+
+
+GOLDEN = Path("tests/data/interests-v2.bin").read_bytes()
+EXAMPLE = Example("u", "e", 1, "m1", "view", GOLDEN)
+UNREADABLE_EXAMPLES = [
+    None, b"", b"nope", b"\xff\xfe", b'{"x":' + b"[" * 50_000, b'{"user_id":"u","event_id":"e","event_time_ms":1}',
+    *(encode_json(msgspec.structs.replace(EXAMPLE, **change)) for change in (
+        {"item_id": ""}, {"action": ""}, {"action": "jump"}, {"action": "dislike"}, {"event_time_ms": 2**63},
+        {"interests": b"\x09" + GOLDEN[1:]}, {"interests": GOLDEN[:-1]}, {"interests": GOLDEN[:5]},
+        {"interests": GOLDEN[:-11] + b"\xff" * 11},
+    )),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("raw", UNREADABLE_EXAMPLES)
+def test_an_example_that_cannot_be_read_is_passed_over_and_counted(inbox, raw, caplog):
+    """The log tells of the first at once, and not of each: the ones around it are learnt from."""
+    for value in (encode_json(EXAMPLE), raw, raw, encode_json(Example("u", "f", 2, forget=True))):
+        inbox._take("training-examples", value)
+
+    assert ["e", "f"] == [example.event_id for example in inbox.examples]
+    assert 2 == inbox.passed_over
+    assert 1 == len(caplog.records)
+
+
+@pytest.mark.parametrize("raw", [None, b"{}", b'{"x":' + b"[" * 50_000])
+def test_a_request_that_cannot_be_read_asks_for_nothing(inbox, raw):
+    """The one before it stands."""
+    inbox._take("fine-tune-requests", encode_json(FineTuneRequest("age", 1, 0, 0)))
+    inbox._take("fine-tune-requests", raw)
+
+    assert ("age", 1) == (inbox.why, inbox.passed_over)
+
+
+@pytest.mark.parametrize("raw", [None, b"\xff", b'{"x":' + b"[" * 50_000, b'{"version":"v9","path":"r/v9","epoch":1' + b"0" * 40 + b"}"])
+def test_what_is_no_version_changes_nothing(topic, raw):
+    """For the learner and for `models`; the records around it count."""
+    topic += [Record(b"v1", encode_json(ModelVersion("v1", "r/v1", status="serving"))), Record(b"v9", raw)]
+    versions = Versions(Settings())
+
+    assert ["v1"] == list(versions.known)
+    assert ["r/v1"] == versions.serving.paths
+
+
+@pytest.mark.parametrize("path", ["zip://m::/etc/passwd", "/etc", "nosuch://x/y"])
+def test_a_version_outside_the_registry_is_not_loaded_and_learning_goes_on(world, path):
+    """Candidates are judged beside an untrained one."""
+    world.versions.announce(ModelVersion("z", path, status="serving"))
+    world.step.turn([], "")
+
+    assert world.step._served.scorer is None
 
 
 # When

@@ -106,7 +106,7 @@ def pairs(events, sent, asked) -> list[tuple[Request, Request]]:
 
 def job_lists(requests: list[Request], catalogue, scorer) -> list[list[tuple[str, float]]]:
     """What the score UDF answers, with this scorer as the version that serves."""
-    udf = Score(Rules(), K, "cpu", "nowhere:9092", "item-vectors", "/nowhere", 1)
+    udf = Score(Rules(), K, "cpu", "nowhere:9092", "item-vectors", "/nowhere", 1, "/nowhere")
     udf._score, udf._follower = score, SimpleNamespace(catalogue=catalogue, refresh=lambda: None)
     udf._scorers = SimpleNamespace(first=lambda versions, catalogue: ("v1", scorer, []))
     answers = udf.eval(pd.DataFrame({"request": [encode_packed(request) for request in requests]}))["recommendation"]

@@ -281,7 +281,7 @@ def test_forgotten_users_are_remembered_up_to_a_bound(clock):
 
 
 @pytest.mark.parametrize("topic", ["recommendations", "items", "model-versions", "rejected-events"])
-@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b'{"rec_id": 1}', b"\xff\xfe", b"[" * 100_000, b'"\\ud800"'])
+@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b'{"rec_id": 1}', b"\xff\xfe", b"[" * 100_000, b'{"x":' + b"[" * 100_000, b'"\\ud800"'])
 def test_a_malformed_record_is_passed_over_and_counted(store, topic, raw):
     store.apply(topic, b"k", raw, START_MS)
     recommend(store)

@@ -1,9 +1,11 @@
 """The Flink functions, with fakes in the places of Flink, Kafka and torch."""
 
+import base64
 import json
 import threading
 import time
 from types import SimpleNamespace
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -12,12 +14,13 @@ from apache_beam.runners.worker.statesampler import StateSampler, get_current_tr
 from apache_beam.utils.counters import CounterFactory
 from msgspec import structs
 
+import udfs.replica
 import udfs.score
 from model import consumed, interest, user
 from model.catalogue import Catalogue, encoder_number
 from model.interest import Rules, interest_space
 from model.schema import (
-    Embedded, Event, ItemVector, ModelVersion, RecommendedItem, Rejected, Request, VersionError,
+    Embedded, Event, ItemVector, ModelVersion, RecommendedItem, Rejected, Request, UserState, VersionError,
     decode_embedded, decode_example, decode_fine_tune_request, decode_item_vector, decode_packed_request,
     decode_recommendation, decode_user_state, encode_json, encode_packed, event_key, item_key, rec_id,
 )  # fmt: skip
@@ -29,6 +32,12 @@ from udfs.score import Score, Scorers
 DIM = 64
 NOW_MS = 1_700_000_000_000
 VERSION = "fake-1"
+UNREADABLE_VERSIONS = [
+    b"", b"nope", b"{}", b'{"version":"v1","path":"r/v1","status":"best"}', None, b"\xff\xfe", b'{"version":"\\ud800","path":"r"}',
+    b"[" * 50_000, b'{"version":"v1","path":"r/v1","x":' + b"[" * 50_000, b'{"version":"v1","path":"r/v1","status":"' + b"x" * 50_000,
+    b'{"version":"v1","path":"r/v1","epoch":1' + b"0" * 40 + b"}", b'{"version":"v1","path":"' + b"r" * 5_000 + b'"}',
+]  # fmt: skip
+"""What may stand on `model-versions` and is no version."""
 
 
 class FakeEncoder:
@@ -291,9 +300,9 @@ class FakeJob:
             record = user.embedded(record, key, encoder_number(VERSION), vector, query)
         return self._told(self.update.process_element(encode_packed(record), self.context))
 
-    def tell(self, version: ModelVersion | str) -> list[tuple]:
-        value = version if isinstance(version, str) else encode_json(version).decode()
-        return self._told(self.update.process_broadcast_element(value, self.context))
+    def tell(self, version: ModelVersion | bytes | None) -> list[tuple]:
+        value = encode_json(version) if isinstance(version, ModelVersion) else version
+        return self._told(self.update.process_broadcast_element((value, 2, 7), self.context))
 
     @staticmethod
     def _told(yielded) -> list[tuple]:
@@ -452,16 +461,33 @@ def test_what_serves_survives_a_restart_and_a_pin_with_it():
     assert isinstance(job.broadcast["serving"], bytes)
 
 
-@pytest.mark.parametrize("text", ["", "nope", "{}", '{"version":"v1","path":"r/v1","status":"best"}'])
-def test_a_version_record_that_cannot_be_read_is_rejected_and_the_others_serve_on(text):
-    """The reason and the text are kept."""
+@pytest.mark.parametrize("raw", UNREADABLE_VERSIONS)
+def test_a_version_record_that_cannot_be_read_is_rejected_and_the_others_serve_on(raw):
+    """The reason, the position and the first bytes are kept."""
     job = FakeJob()
     job.tell(ModelVersion("v1", "r/v1", status="serving"))
-    [(side, record)] = job.tell(text)
+    [(side, record)] = job.tell(raw)
 
-    assert ("rejected-events", "model-versions") == (side, record["source"])
-    assert record["reason"]
+    assert ("rejected-events", "model-versions", 2, 7) == (side, record["source"], record["partition"], record["offset"])
+    assert 0 < len(record["reason"]) <= 300
+    assert (raw or b"")[:1_024] == base64.b64decode(record["raw"])
     assert ["r/v1"] == serving(job)
+
+
+@pytest.mark.parametrize("bad", [b"nope", encode_packed(UserState(b"\x09" * 40)), encode_packed(UserState(consumed=b"\x09" * 15))])
+def test_an_event_of_a_user_whose_state_cannot_be_read_is_rejected_and_the_state_stays(bad):
+    """No other user is held up, and a `forget` makes the user a new one."""
+    job = FakeJob()
+    job.send(event(), AXES[0])
+    job.states["user-state"].held = bad
+    [(side, record)] = job.send(event("view", "b", "e2", NOW_MS + 1), AXES[1])
+
+    assert ("rejected-events", "events", -1) == (side, record["source"], record["offset"])
+    assert "e2" == json.loads(base64.b64decode(record["raw"]))["event_id"]
+    assert "can be read" in record["reason"] or "cannot be read" in record["reason"]
+    assert [bad] == job.bytes_held()
+    assert ["main", "training-examples"] == [topic for topic, _ in job.send(event("forget", None, "e3", NOW_MS + 2))]
+    assert [None] == job.bytes_held()
 
 
 def test_every_so_many_examples_a_fine_tuning_is_asked_for():
@@ -483,6 +509,45 @@ def test_after_an_age_a_fine_tuning_is_asked_for_with_what_there_is():
     asked = [[(request.why, request.examples) for request in pace.count(5, now_s)] for now_s in (1_000, 1_059, 1_060, 1_100, 1_121)]
 
     assert [[], [], [("age", 3)], [], [("age", 2)]] == asked
+
+
+# The catalogue's follower
+
+
+class FakeConsumer:
+    """Kafka's, of an empty partition; its first answer is an error, its second a record."""
+
+    def __init__(self, **_):
+        self.answers = [RuntimeError("no codec"), {"p": [SimpleNamespace(partition=0, offset=0, value=VECTOR)]}]
+        self.partitions_for_topic = self.assign = self.seek = lambda *_: None
+        self.end_offsets, self.position = lambda partitions: dict.fromkeys(partitions, 0), lambda at: 0
+
+    def poll(self, timeout_ms: int) -> dict:
+        answer = self.answers.pop(0) if self.answers else {}
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def close(self):
+        pass
+
+
+VECTOR = encode_json(ItemVector("a", VERSION, FakeEncoder.vector("a").astype("<f2").tobytes()))
+
+
+def test_the_catalogue_is_followed_on_after_a_failure_to_read(tmp_path, monkeypatch, caplog):
+    """A broker that was away, a record that cannot be unpacked: it is said, and tried again."""
+    monkeypatch.setattr(udfs.replica, "KafkaConsumer", FakeConsumer)
+    monkeypatch.setattr(udfs.replica, "RETRY_S", 0.01)
+    follower = udfs.replica.CatalogueFollower("nowhere:9092", "item-vectors", tmp_path)
+    deadline = time.monotonic() + 10
+    while not len(follower.catalogue) and time.monotonic() < deadline:
+        time.sleep(0.01)
+        follower.refresh()
+    follower.close()
+
+    assert ["a"] == follower.catalogue.item_ids
+    assert "no codec" in caplog.text
 
 
 # score
@@ -509,12 +574,14 @@ class FakeRegistry:
     """Loads every version but the broken ones and notes what was asked of it."""
 
     def __init__(self):
-        self.asked, self.broken, self.unfit = [], set(), set()
+        self.asked, self.broken, self.unfit, self.odd = [], set(), set(), set()
 
     def load(self, path: str, device) -> FakeScorer:
         self.asked.append(path)
         if path in self.broken:
             raise VersionError(f"{path}: is broken")
+        if path in self.odd:
+            raise BadZipFile("x" * 10_000)
         return FakeScorer(path, path not in self.unfit)
 
 
@@ -540,7 +607,7 @@ def score(registry, clock):
         return [[RecommendedItem(scorer.name, 1 / k)] for _ in requests]
 
     calls = []
-    score = Score(Rules(), 10, "cpu", "nowhere:9092", "item-vectors", "/nowhere", 1)
+    score = Score(Rules(), 10, "cpu", "nowhere:9092", "item-vectors", "/nowhere", 1, "/nowhere")
     score._score, score._follower = rank, FakeFollower("a")
     score._scorers = Scorers(registry.load, lambda dim: FakeScorer(f"untrained for {dim}"), "cpu")
     score.calls = calls
@@ -593,16 +660,16 @@ def test_before_any_version_serves_lists_come_untrained(score):
     assert ("untrained", f"untrained for {DIM}", []) == (made.model_version, made.items[0].item_id, rejected)
 
 
-@pytest.mark.parametrize("trouble", ["broken", "unfit"])
+@pytest.mark.parametrize("trouble", ["broken", "unfit", "odd"])
 def test_where_a_version_cannot_be_used_the_next_one_serves(score, registry, trouble):
-    """Broken on disk or of another encoder: it is rejected once, with its reason, and every request has its list."""
+    """Broken on disk, of another encoder, or no version at all: it is rejected once, with its reason, and every request has its list."""
     getattr(registry, trouble).add("r/v2")
     first, rejected = scored(score, ["r/v2", "r/v1"], ["r/v2", "r/v1"])
     again, nothing = scored(score, ["r/v2", "r/v1"])
 
     assert ["v1", "v1", "v1"] == [made.model_version for made in first + again]
     assert (1, []) == (len(rejected), nothing)
-    assert rejected[0].startswith("r/v2: ")
+    assert rejected[0].startswith("r/v2: ") and len(rejected[0]) <= 300
     assert 1 == registry.asked.count("r/v2")
 
 

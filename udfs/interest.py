@@ -7,7 +7,6 @@ import logging
 import os
 import time
 
-import msgspec
 from msgspec.structs import replace
 from pyflink.common import Types
 from pyflink.datastream import OutputTag
@@ -16,7 +15,7 @@ from pyflink.datastream.state import MapStateDescriptor, ValueStateDescriptor
 
 from model.interest import Rules
 from model.schema import (
-    Embedded, FineTuneRequest, Rejected, decode_embedded, decode_model_version, encode_json, encode_packed,
+    Embedded, FineTuneRequest, Rejected, StateError, decode_embedded, decode_model_version, decoded, encode_json, encode_packed,
 )  # fmt: skip
 from model.user import request, update
 from model.versions import STAND_INS, Serving, follow
@@ -57,13 +56,17 @@ class UpdateInterest(KeyedBroadcastProcessFunction):
         if isinstance(record, Rejected):
             yield self._rejected, record.as_json()
         else:
-            yield from self._update(record, ctx)
+            try:
+                yield from self._update(record, ctx)
+            except StateError as error:  # this user's alone: the state stays as it is, and a `forget` clears it
+                yield self._rejected, Rejected("events", 0, -1, str(error), encode_json(record.event)).short().as_json()
 
     def process_broadcast_element(self, value, ctx):
-        try:
-            version = decode_model_version(value)
-        except msgspec.DecodeError as error:
-            yield self._rejected, Rejected("model-versions", 0, -1, str(error), value.encode()).as_json()
+        raw, partition, offset = value
+        version = decoded(raw, decode_model_version)
+        if isinstance(version, str):
+            logger.warning("model-versions: the record at partition %d, offset %d is passed over: %s", partition, offset, version)
+            yield self._rejected, Rejected("model-versions", partition, offset, version, raw or b"").short().as_json()
             return
         state = ctx.get_broadcast_state(self._versions)
         serving = follow(Serving.decode(state.get(SERVING)), version)

@@ -1,5 +1,6 @@
 """Keeps a worker's catalogue up with the `item-vectors` topic."""
 
+import logging
 import threading
 from collections import deque
 from pathlib import Path
@@ -9,6 +10,10 @@ from kafka import KafkaConsumer, TopicPartition
 from model.catalogue import Catalogue, Replica, first_free
 
 READ_TIMEOUT_MS = 500
+RETRY_S = 5.0
+"""Where reading fails, as while a broker is away, it is tried again after this time."""
+
+logger = logging.getLogger(__name__)
 
 
 class CatalogueFollower:
@@ -60,6 +65,11 @@ class CatalogueFollower:
 
     def _follow(self) -> None:
         while not self._stop.is_set():
-            records = self._poll()
+            try:
+                records = self._poll()
+            except Exception as error:  # this thread is the only one that would notice
+                logger.error("item-vectors cannot be read, tried again in %g s: %s: %s", RETRY_S, type(error).__name__, error)
+                self._stop.wait(RETRY_S)
+                continue
             if records:
                 self._arrived.append(records)

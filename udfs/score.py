@@ -31,21 +31,26 @@ class Score(ScalarFunction):
     A request that forgets a user is answered without scoring.
     """
 
-    def __init__(self, rules: interest.Rules, k: int, device: str, bootstrap_servers: str, item_vectors: str, replica_dir: str, threads: int) -> None:
+    def __init__(self, rules: interest.Rules, k: int, device: str, bootstrap_servers: str, item_vectors: str, replica_dir: str, threads: int, registry: str) -> None:
         self._rules, self._k, self._device = rules, k, device
         self._kafka = (bootstrap_servers, item_vectors)
-        self._replica_dir, self._threads = Path(replica_dir), threads
+        self._replica_dir, self._threads, self._registry = Path(replica_dir), threads, registry
         self._refused: deque[bytes] = deque()
         self._twin, self._metrics, self._measured = Twin(), None, set()
 
     def open(self, function_context) -> None:
         worker.prepare(self._threads)
-        from model import device, score
+        from model import device, registry, score
         from udfs.replica import CatalogueFollower
 
         self._score, self._metrics = score.score, function_context.get_metric_group()
         self._follower = CatalogueFollower(*self._kafka, self._replica_dir / "score")
-        self._scorers = Scorers(score.load, score.Scorer.untrained, device.choose(self._device))
+
+        def load(path: str, device):
+            registry.check_inside(path, self._registry)
+            return score.load(path, device)
+
+        self._scorers = Scorers(load, score.Scorer.untrained, device.choose(self._device))
         gc.freeze()  # what is loaded by now is never garbage: collections need not look at it
 
     def close(self) -> None:
@@ -136,11 +141,12 @@ class Scorers:
             if self._failed.get(path, 0.0) < time.monotonic():
                 try:
                     return name_of(path), self._ready(path, catalogue), refused
-                except VersionError as error:
+                except Exception as error:  # what a path from a topic leads to may fail in any way
                     self._failed[path] = time.monotonic() + RETRY_S
                     self._loaded.pop(path, None)
-                    logger.error("model version refused, the one before serves on: %s", error)
-                    refused.append(Rejected("model-versions", 0, -1, str(error), path.encode()).as_json())
+                    reason = str(error) if isinstance(error, VersionError) else f"{path}: cannot be used: {type(error).__name__}: {error}"
+                    logger.error("model version refused, the one before serves on: %s", reason)
+                    refused.append(Rejected("model-versions", 0, -1, reason, path.encode()).short().as_json())
         dim = catalogue.vectors.shape[1]
         return "untrained", self._kept(f"untrained {dim}", lambda: self._untrained(dim).to(self._device)), refused
 
