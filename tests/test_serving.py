@@ -349,7 +349,7 @@ def test_the_status_is_bounded_whatever_came(web, store):
     for number in range(60):
         reject(store, f"{number} " + "x" * 900_000, b"\xff" * 900_000, source="s" * 900_000)
         metrics = {f"{metric} " + "m" * 10_000: 0.5 for metric in range(50)}
-        announce(store, f"v{number:03} " + "v" * 9_000, "rejected", reason="y" * 9_000, parent="p" * 9_000, metrics=metrics)
+        announce(store, f"v{number:03} " + "v" * 250, "rejected", reason="y" * 9_000, parent="p" * 9_000, metrics=metrics)
         recommend(store, rec_id=str(number), version=f"v{number} " + "z" * 9_000)
     store.say(False, "no broker " * 9_000)
 
