@@ -211,7 +211,14 @@ def test_a_version_is_learnt_and_goes_live_without_a_restart(world):
     """After enough examples the learner announces a version, and the lists that follow carry it."""
     for number in range(120):
         world.event(f"u{number % 40}", "view", f"{'space' if number % 2 else 'love'}{number // 12}")
-    version = world.wait("model-versions", lambda record: record["status"] == "serving", "a version that serves")
+    deadline, version, number = time.monotonic() + 90, None, 0
+    while version is None:  # a candidate waits for events of enough users: they go on coming
+        assert time.monotonic() < deadline, "no version serves"
+        world.event(f"w{number}", "view", f"{'space' if number % 2 else 'love'}{number % 10}")
+        number += 1
+        time.sleep(0.2)
+        world.poll()
+        version = next((record for record in world.seen["model-versions"] if record["status"] == "serving"), None)
     deadline = time.monotonic() + 30
     while world.list_for(world.event("ann", "search", query="space"))["model_version"] == "untrained":
         assert time.monotonic() < deadline, "no list carries the version"
