@@ -75,12 +75,12 @@ def open_requests(
     live = np.array([request.live for request in requests], bool)
     searching = np.array([searches(request) for request in requests], bool)
     draw = np.array([event_key(request.event_id) / 2**32 for request in requests], np.float32)
-    had, again = _consumed(catalogue, requests, now_ms, [exclusion(request, rules) for request in requests])
+    had, again = _consumed(catalogue, requests, now_ms, searching, rules)
     logs, none = _logs(catalogue, users, last_n), len(catalogue)
     histories = _histories(logs, none, now_ms, live, last_n)
     ages_s = np.maximum(now_ms[logs.owner] - logs.times_ms, 0) / 1_000
     faded = logs._replace(strengths=logs.strengths * (0.5 ** (ages_s / rules.half_life_s)).astype(np.float32))
-    said = *_events(faded, none, last_n), searching, draw, *_queries(catalogue, users, now_ms)
+    said = *_events(faded, len(users), none, last_n), searching, draw, *_queries(catalogue, users, now_ms)
     context = np.column_stack((histories[-1], again))
     tensors = (*histories[:-1], context.astype(np.float32), *_interests(users), *said, *had)
     return MicroBatch(*(torch.from_numpy(tensor).to(device) for tensor in tensors))
@@ -97,7 +97,7 @@ def _open(catalogue: Catalogue, data: bytes, rules: Rules) -> Interests:
 class Logs(NamedTuple):
     """The last events of a group of users, one user after the other: rows of the catalogue, -1 for an item that is not there.
 
-    Shape: rows, owner, times_ms, actions, strengths (e,); lengths (B,).
+    Shape: rows, owner, times_ms, actions, strengths (e,).
     """
 
     rows: np.ndarray
@@ -105,15 +105,14 @@ class Logs(NamedTuple):
     times_ms: np.ndarray
     actions: np.ndarray
     strengths: np.ndarray
-    lengths: np.ndarray
 
 
 def _logs(catalogue: Catalogue, users: list[Interests], last_n: int) -> Logs:
     logs = [user.log[-last_n:] for user in users]
-    lengths = np.array([len(log) for log in logs])
+    owner = np.repeat(np.arange(len(users)), [len(log) for log in logs])
     joined = Interests(log=np.concatenate(logs))
-    rows, owner = catalogue.rows(joined.item_keys.tolist()), np.repeat(np.arange(len(users)), lengths)
-    return Logs(rows, owner, joined.times_ms.astype(np.int64), joined.actions.astype(np.int64), joined.strengths, lengths)
+    rows = catalogue.rows(joined.item_keys.tolist())
+    return Logs(rows, owner, joined.times_ms.astype(np.int64), joined.actions.astype(np.int64), joined.strengths)
 
 
 def _to_the_right(owner: np.ndarray, users: int, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -122,9 +121,9 @@ def _to_the_right(owner: np.ndarray, users: int, width: int) -> tuple[np.ndarray
     return np.arange(len(owner)) + np.repeat(width - np.cumsum(count), count), count
 
 
-def _events(logs: Logs, none: int, last_n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _events(logs: Logs, users: int, none: int, last_n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """All last events on items of the catalogue, those that push away among them; rows, strengths, rated, (B, T) each."""
-    there, users = logs.rows >= 0, len(logs.lengths)
+    there = logs.rows >= 0
     owner = logs.owner[there]
     column, _ = _to_the_right(owner, users, last_n)
     rows, strengths, rated = np.full((users, last_n), none), np.zeros((users, last_n), np.float32), np.zeros((users, last_n), bool)
@@ -197,15 +196,15 @@ def searches(request: Request) -> bool:
     return newest is not None and newest[1] == "search"
 
 
-def exclusion(request: Request, rules: Rules) -> Mapping[str, float]:
+def exclusion(searching: bool, rules: Rules) -> Mapping[str, float]:
     """How long an item is left out after each action. Who searches may find what was left out for a time only."""
-    if not searches(request):
+    if not searching:
         return rules.exclude_s
     return {action: for_s for action, for_s in rules.exclude_s.items() if for_s == FOREVER}
 
 
 def _consumed(
-    catalogue: Catalogue, requests: Sequence[Request], now_ms: np.ndarray, exclude_s: Sequence[Mapping[str, float]]
+    catalogue: Catalogue, requests: Sequence[Request], now_ms: np.ndarray, searching: np.ndarray, rules: Rules
 ) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
     """What users had and did not push away, what must not be listed, and what share of all that a user did was again.
 
@@ -216,7 +215,8 @@ def _consumed(
     owner = np.repeat(np.arange(len(each)), [len(one) for one in each])
     items = catalogue.rows_of_fingerprints(rows["fingerprint"])
     now_s = now_ms[owner] / 1_000
-    out = np.concatenate([consumed.excluded(one, at / 1_000, for_s) for one, at, for_s in zip(each, now_ms, exclude_s)]) & (items >= 0)
+    left_out, found = (consumed.excluded(rows, now_s, exclusion(searched, rules)) for searched in (False, True))
+    out = np.where(searching[owner], found, left_out) & (items >= 0)
     had = (items >= 0) & ~IS_NEGATIVE[rows["action"]]
     gaps_s = np.maximum(now_s - rows["last_s"], 0)[had].astype(np.float32)
     events, distinct = np.bincount(owner, rows["times"], len(each)), np.bincount(owner, minlength=len(each))

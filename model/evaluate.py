@@ -20,7 +20,7 @@ from torch import nn
 
 from model import consumed, user
 from model.baselines import BASELINES, HISTORY, POPULARITIES, World, best_rows
-from model.batch import exclusion
+from model.batch import exclusion, searches
 from model.catalogue import Catalogue
 from model.finetune import Learner
 from model.interest import ACTIONS, Rules, interest_space
@@ -212,7 +212,7 @@ def excluded_rows(catalogue: Catalogue, request: Request, rules: Rules) -> tuple
     had = consumed.opened(request.consumed)
     rows = catalogue.rows_of_fingerprints(had["fingerprint"])
     excluded = np.zeros(len(catalogue) + 1, bool)
-    excluded[rows[consumed.excluded(had, request.event_time_ms / 1_000, exclusion(request, rules))]] = True
+    excluded[rows[consumed.excluded(had, request.event_time_ms / 1_000, exclusion(searches(request), rules))]] = True
     return excluded[:-1], dict(zip(rows.tolist(), (ACTIONS[action] for action in had["action"].tolist())))
 
 
