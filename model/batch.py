@@ -10,7 +10,7 @@ import torch
 from model import consumed, interest
 from model.catalogue import Catalogue
 from model.interest import ACTIONS, FOREVER, INTEREST_DIM, IS_NEGATIVE, Interests, Rules
-from model.network import EVENT, GAPS, NOTHING, START, UNKNOWN
+from model.network import EVENT, NOTHING, START, UNKNOWN
 from model.schema import Request, event_key
 
 CONTEXT = 8

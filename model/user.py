@@ -13,7 +13,7 @@ import numpy as np
 from model import consumed, interest
 from model.interest import Interests, Rules
 from model.schema import (
-    CONSUMING, POSITIVE, Embedded, Event, Example, Request, UserState, decode_user_state, encode_packed, event_key, rec_id,
+    CONSUMING, POSITIVE, Embedded, Event, Example, Request, UserState, decode_user_state, encode_packed, rec_id,
 )  # fmt: skip
 
 

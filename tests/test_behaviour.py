@@ -8,7 +8,7 @@ import torch
 
 from model.behaviour import PROBES, Behaviour, Row, measure
 from model.encoder import Encoder
-from model.schema import Embedded, decode_packed_request, encode_packed, item_key
+from model.schema import decode_packed_request, encode_packed
 from model.shop import category, language, make_shop
 from model.store import Store, open_store, train
 from scripts.data import language_model

@@ -3,9 +3,7 @@
 import io
 
 import msgspec
-import pandas as pd
 import pytest
-from rich.console import Console
 
 from jobs.settings import Settings
 from model.schema import Event, ModelVersion, decode_event
