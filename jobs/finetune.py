@@ -4,13 +4,14 @@
                        │                                       serving, or rejected
     fine-tune-requests ┴─► fine-tune ──► a candidate ──► judge beside the version that serves ──────► model-versions
 
-Counts are this learner's, whoever made the version that serves; candidate and serving version are judged with the same ones.
-A candidate is judged on examples before they are counted: on the newest ones that waited, and on the next ones that come until
-they are enough. Where something else serves than what this learner goes on from, after a rollback, it begins again from that.
+Counts are this learner's, whoever made the version that serves; candidate and serving version are judged with the same
+ones. A candidate is judged on examples before they are counted: on the newest ones that waited, and on the next ones
+that come until they are enough. Where something else serves than what this learner goes on from, after a rollback, it
+begins again from that.
 
 The topic is the learner's memory: one that starts takes the networks from the version that serves and counts the newest
-`replay_capacity` examples again. What goes wrong in a turn is logged with its traceback, and the process ends with code 1: whoever
-runs it (the local stack's supervisor, a cluster's) starts it again, and it goes on as above.
+`replay_capacity` examples again. What goes wrong in a turn is logged with its traceback, and the process ends with code
+1: whoever runs it (the local stack's supervisor, a cluster's) starts it again, and it goes on as above.
 
     python jobs/finetune.py [--SETTING VALUE ...]
 """
@@ -42,7 +43,8 @@ from udfs.replica import CatalogueFollower
 KEPT_COUNTS = 4
 """So many counts of a version stay in the registry: whoever loads is a little behind whoever writes."""
 LARGEST_SHARE = 0.05
-"""Of the examples that a candidate is judged on, one user may bring this share, rounded up: a few bots do not decide."""
+"""Of the examples that a candidate is judged on, one user may bring this share, rounded up: a few bots do not decide.
+"""
 SAY_S = 60.0
 """So often the log says how far a candidate is that waits to be judged, and what could not be read."""
 RETRY_S = 30.0
@@ -111,7 +113,9 @@ class Inbox:
         self.passed_over += 1
         if time.monotonic() - self._said > SAY_S:
             self._said = time.monotonic()
-            logger.warning("%d records were passed over since the start; the newest is on %s: %s", self.passed_over, topic, reason)
+            logger.warning(
+                "%d records were passed over since the start; the newest is on %s: %s", self.passed_over, topic, reason
+            )
 
     def drain(self) -> None:
         """Read all that is there now."""
@@ -124,8 +128,8 @@ class Inbox:
 class Trial:
     """A candidate that is being judged, and how it and the version that serves have done so far.
 
-    It is judged on `needed` examples, of one user on `LARGEST_SHARE` of them at most, at least one. Examples on items that are not in the
-    catalogue say nothing about either and do not count.
+    It is judged on `needed` examples, of one user on `LARGEST_SHARE` of them at most, at least one. Examples on items
+    that are not in the catalogue say nothing about either and do not count.
     """
 
     scorer: score.Scorer
@@ -157,7 +161,11 @@ class Trial:
 
     def metrics(self) -> dict[str, float]:
         serving = {f"serving_{name}": value for name, value in self.theirs.metrics().items()}
-        about = {"examples": float(self.examples), "judged_on": float(len(self.ours.hit)), "judged_users": float(len(self.by_user))}
+        about = {
+            "examples": float(self.examples),
+            "judged_on": float(len(self.ours.hit)),
+            "judged_users": float(len(self.by_user)),
+        }
         return self.ours.metrics() | serving | about | {"seconds": round(time.monotonic() - self.began, 3)}
 
 
@@ -220,7 +228,8 @@ class FineTune:
         return examples > 0 and counts and waited_s >= self._settings.count_every_s
 
     def recall(self, examples: list[Example]) -> list[Example]:
-        """Take the examples from before this learner started: where a version serves that has learnt from them, they are counted.
+        """Take the examples from before this learner started: where a version serves that has learnt from them, they
+        are counted.
 
         Returns:
             Those that nobody has learnt from.
@@ -265,13 +274,17 @@ class FineTune:
         current = self._versions.current()
         path = trained_path(current.path) if current else ""
         if path != self._served.path or self._served.should_be_tried_again():
-            self._served = ServingVersion.load(current, self._settings.registry) if current else ServingVersion("", None)
+            self._served = (
+                ServingVersion.load(current, self._settings.registry) if current else ServingVersion("", None)
+            )
             if self._fits(self._served.scorer):
                 self._learner.resume(self._served.scorer)
                 logger.info("learning goes on from %s", path)
         trial = self._trial
         if trial is not None and (trial.epoch != self._versions.serving.epoch or not self._fits(trial.scorer)):
-            logger.info("a candidate is given up: something else was decided by hand, or the items have another encoder")
+            logger.info(
+                "a candidate is given up: something else was decided by hand, or the items have another encoder"
+            )
             self._trial = None
 
     def _fits(self, scorer: score.Scorer | None) -> bool:
@@ -290,7 +303,9 @@ class FineTune:
         candidate, self._since = self._learner.fine_tune(self._report), 0
         self._refresh_served(candidate.tables())
         current = self._versions.current()
-        self._trial = Trial(candidate, current.version if current else "", self._versions.serving.epoch, why, since, needed, began)
+        self._trial = Trial(
+            candidate, current.version if current else "", self._versions.serving.epoch, why, since, needed, began
+        )
         logger.info("a candidate from %d examples is judged on %d that come now", since, needed)
         return examples[learnt:]
 
@@ -304,7 +319,13 @@ class FineTune:
         trial.theirs += self._learner.judge(beside, wanted)
         if not trial.is_over() and time.monotonic() - self._said > SAY_S:
             self._said, judged, users = time.monotonic(), len(trial.ours.hit), len(trial.by_user)
-            logger.info("judged on %d of %d events so far, of %d users; %d of each count", judged, trial.needed, users, trial.most())
+            logger.info(
+                "judged on %d of %d events so far, of %d users; %d of each count",
+                judged,
+                trial.needed,
+                users,
+                trial.most(),
+            )
 
     def _count(self) -> None:
         """Count what was added, for the candidate and for the version that serves, which goes live with it."""
@@ -326,7 +347,9 @@ class FineTune:
         """Write the candidate, and let it serve or reject it."""
         self._trial, metrics, name = None, trial.metrics(), next_name(self._versions.known)
         about = {"parent": trial.parent, "why": trial.why, "metrics": metrics}
-        version = ModelVersion(name, score.save(trial.scorer, self._settings.registry, name, about), trial.parent, metrics)
+        version = ModelVersion(
+            name, score.save(trial.scorer, self._settings.registry, name, about), trial.parent, metrics
+        )
         if not better_or_level(trial.ours, trial.theirs, self._settings.gate_tolerance):
             before = metrics["serving_ndcg_at_10"]
             reason = f"NDCG@10 {metrics['ndcg_at_10']:.4f} on {len(trial.ours.hit)} events; {trial.parent or 'untrained'} has {before:.4f}"
@@ -334,7 +357,9 @@ class FineTune:
         elif self._versions.serve(version, trial.epoch):
             self._served = ServingVersion(version.path, trial.scorer)
         else:
-            self._versions.say(version, status="rejected", reason="something else was decided by hand while it was judged")
+            self._versions.say(
+                version, status="rejected", reason="something else was decided by hand while it was judged"
+            )
         logger.info("%s is %s: %s", name, self._versions.known[name].status, metrics)
 
     @staticmethod
@@ -344,14 +369,18 @@ class FineTune:
 
 def learn(settings: Settings) -> None:
     """Take turns for as long as the process lives."""
-    follower = CatalogueFollower(settings.bootstrap_servers, settings.topic("item-vectors"), Path(settings.replica_dir) / "learner")
+    follower = CatalogueFollower(
+        settings.bootstrap_servers, settings.topic("item-vectors"), Path(settings.replica_dir) / "learner"
+    )
     versions, inbox = Versions(settings), Inbox(settings)
     learner = Learner(follower.catalogue, None, settings.seed, settings.replay_capacity, settings.rules())
     step = FineTune(settings, learner, versions)
     inbox.drain()
     inbox.examples = step.recall(inbox.examples)
     inbox.why = inbox.why if inbox.examples else ""
-    logger.info("learner ready: %d items, %s serves", len(follower.catalogue), versions.serving.paths[:1] or "no version")
+    logger.info(
+        "learner ready: %d items, %s serves", len(follower.catalogue), versions.serving.paths[:1] or "no version"
+    )
     turned = time.monotonic()
     while True:
         inbox.read()

@@ -1,13 +1,13 @@
 """The main job: behaviour events in, top-k lists out.
 
-    events ──► embed ──► key by user ──► update-interest ──► score ──► recommendations
-                                          │   ▲     │          └─────► rejected-events
-    model-versions ── broadcast ──────────┼───┘     ├────────────────► training-examples
-                                          │         └────────────────► fine-tune-requests
-                                          └──────────────────────────► rejected-events
-    items ───► embed-items ──────────────────────────────────────────► item-vectors, rejected-events
+events ──► embed ──► key by user ──► update-interest ──► score ──► recommendations
+                                      │   ▲     │          └─────► rejected-events
+model-versions ── broadcast ──────────┼───┘     ├────────────────► training-examples
+                                      │         └────────────────► fine-tune-requests
+                                      └──────────────────────────► rejected-events
+items ───► embed-items ──────────────────────────────────────────► item-vectors, rejected-events
 
-    flink run -py jobs/recommend.py [--SETTING VALUE ...]
+flink run -py jobs/recommend.py [--SETTING VALUE ...]
 """
 
 import os
@@ -47,7 +47,9 @@ class Outputs:
     rejected_events: Table  # value
 
 
-def recommend(tables: StreamTableEnvironment, events: Table, items: Table, versions: DataStream, settings: Settings) -> Outputs:
+def recommend(
+    tables: StreamTableEnvironment, events: Table, items: Table, versions: DataStream, settings: Settings
+) -> Outputs:
     """The topology, from streams to streams.
 
     Args:
@@ -58,7 +60,11 @@ def recommend(tables: StreamTableEnvironment, events: Table, items: Table, versi
     worker = (settings.replica_dir, settings.udf_threads)
 
     embed = Embed(settings.encoder, settings.device, *kafka, *worker, settings.max_future_s, settings.max_event_bytes)
-    embedded = step(tables.to_data_stream(events.map(vectorised(embed, user_id="STRING", payload="BYTES"))), "embed", source="read-events")
+    embedded = step(
+        tables.to_data_stream(events.map(vectorised(embed, user_id="STRING", payload="BYTES"))),
+        "embed",
+        source="read-events",
+    )
     # (user_id, Embedded | Rejected)
 
     update = UpdateInterest(settings.rules(), settings.fine_tune_every, settings.fine_tune_max_age_s)
@@ -68,7 +74,9 @@ def recommend(tables: StreamTableEnvironment, events: Table, items: Table, versi
 
     score = Score(settings.rules(), settings.k, settings.device, *kafka, *worker, settings.registry)
     queued = requests.rescale()  # scoring runs in a task of its own: a micro-batch fills while the one before is scored
-    scored = tables.from_data_stream(queued).map(vectorised(score, user_id="STRING", recommendation="BYTES", rejected="BYTES"))
+    scored = tables.from_data_stream(queued).map(
+        vectorised(score, user_id="STRING", recommendation="BYTES", rejected="BYTES")
+    )
     lists = tables.from_data_stream(step(tables.to_data_stream(scored), "score"))
     # (user_id, Recommendation, Rejected or null)
 
@@ -91,7 +99,9 @@ def recommend(tables: StreamTableEnvironment, events: Table, items: Table, versi
 
 
 def read_versions(tables: StreamTableEnvironment, settings: Settings) -> DataStream:
-    """The (value, partition, offset) rows of `model-versions` as a stream: a value that is missing or no text does not stop the source."""
+    """The (value, partition, offset) rows of `model-versions` as a stream: a value that is missing or no text does not
+    stop the source.
+    """
     table = tables.from_path(topics.table_of("read", "model-versions"))
     stream = tables.to_data_stream(table.select(*map(col, ("value", "partition", "offset"))))
     row = Types.ROW([BYTES, Types.INT(), Types.LONG()])
@@ -130,7 +140,9 @@ def beside(stream: DataStream, tag: OutputTag) -> DataStream:
 
 
 def step(stream: DataStream, name: str, source: str | None = None) -> DataStream:
-    """Give a step its name and uid together; what the planner put before it is named after it, a source by its own name."""
+    """Give a step its name and uid together; what the planner put before it is named after it, a source by its own
+    name.
+    """
     waiting, number = [stream._j_data_stream.getTransformation()], 0
     while waiting:
         transformation = waiting.pop()
@@ -143,7 +155,9 @@ def step(stream: DataStream, name: str, source: str | None = None) -> DataStream
     return stream
 
 
-def write(tables: StreamTableEnvironment, env: StreamExecutionEnvironment, outputs: Outputs, settings: Settings) -> None:
+def write(
+    tables: StreamTableEnvironment, env: StreamExecutionEnvironment, outputs: Outputs, settings: Settings
+) -> None:
     """Connect the outputs to their topics."""
     jvm, j_env = get_gateway().jvm, env._j_stream_execution_environment
     keys = {"recommendations": "user_id", "item-vectors": "item_id"}

@@ -1,8 +1,8 @@
 """Every setting: meaning, unit, default, check. One flat, frozen record.
 
 A setting is read from, in this order: the command line (`--k 10`), the environment (`HEADRACE_K=10`), the default
-below. A wrong value stops the program with exit code 2 before anything starts. `HEADRACE_…` variables that are no settings
-are passed over with a warning: Kubernetes sets HEADRACE_PORT where a Service is called `headrace`.
+below. A wrong value stops the program with exit code 2 before anything starts. `HEADRACE_…` variables that are no
+settings are passed over with a warning: Kubernetes sets HEADRACE_PORT where a Service is called `headrace`.
 
     >>> load([], {"HEADRACE_K": "10"}).k
     10
@@ -63,12 +63,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     # Flink
     checkpoint_interval_ms: _count("time between checkpoints, ms", ge=100) = 10_000
-    bundle_time_ms: _count("how long a micro-batch fills, ms; Flink checks once in that time, so it can be twice as long") = 20
+    bundle_time_ms: _count(
+        "how long a micro-batch fills, ms; Flink checks once in that time, so it can be twice as long"
+    ) = 20
     micro_batch: _count("most rows in one call of a vectorised UDF") = 256
 
     # The language model
     encoder: _text("Hugging Face encoder: a folder or a name") = "sentence-transformers/all-MiniLM-L6-v2"
-    device: Annotated[str, Meta(description="where torch runs: auto, cpu, cuda, cuda:1", pattern="^(auto|cpu|cuda(:[0-9]+)?)$")] = "auto"
+    device: Annotated[
+        str, Meta(description="where torch runs: auto, cpu, cuda, cuda:1", pattern="^(auto|cpu|cuda(:[0-9]+)?)$")
+    ] = "auto"
     udf_threads: _count("torch threads of a UDF's worker process, on the CPU") = 1
     replica_dir: _text("local folder for the workers' catalogue replicas and kept embeddings") = "/tmp/headrace"
 
@@ -82,9 +86,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     # Scoring
     k: _count("items in a list", le=1_000) = 20
-    exclude_after: _text("how long an item is not listed after an action: action:time, comma separated; forever, 30d, 12h, 90s") = (
-        "dislike:forever,skip:forever,rating:forever,purchase:30d"
-    )
+    exclude_after: _text(
+        "how long an item is not listed after an action: action:time, comma separated; forever, 30d, 12h, 90s"
+    ) = "dislike:forever,skip:forever,rating:forever,purchase:30d"
     registry: _text("where model versions are kept: a folder or any fsspec address") = "/tmp/headrace/registry"
 
     # Learning
@@ -93,7 +97,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     count_every_s: _real("what is counted goes live so often between two fine-tunings, seconds", gt=0) = 5.0
     replay_capacity: _count("newest examples the learner keeps to replay") = 500_000
     gate_events: _count("a candidate begins with so many new examples, and is judged on no fewer") = 200
-    holdout: _count("newest examples on which a candidate is judged beside the serving version, where there are so many") = 500
+    holdout: _count(
+        "newest examples on which a candidate is judged beside the serving version, where there are so many"
+    ) = 500
     gate_tolerance: _real("standard errors of NDCG@10 by which a candidate may trail", ge=0) = 1.0
     learner_threads: _count("torch threads of the learner") = 1
     seed: _count("seed of the learner's random numbers", ge=0, le=LARGEST_SEED) = 0
@@ -124,7 +130,9 @@ def _scale(text: str) -> tuple[float, float]:
     except ValueError:
         ends = 0.0, 0.0
     if not -1_000 <= ends[0] < ends[1] <= 1_000:
-        raise SettingsError(f"rating_scale={text}: the lowest and the highest rating are wanted, from -1000 to 1000 (default 1-5)")
+        raise SettingsError(
+            f"rating_scale={text}: the lowest and the highest rating are wanted, from -1000 to 1000 (default 1-5)"
+        )
     return ends
 
 
@@ -151,13 +159,18 @@ def rows() -> list[tuple[str, str, str]]:
     """(name, default, meaning) of every setting, for tables."""
     hints = get_type_hints(Settings, include_extras=True)
     defaults = Settings()
-    return [(name, str(getattr(defaults, name)), get_args(hints[name])[1].description) for name in Settings.__struct_fields__]
+    return [
+        (name, str(getattr(defaults, name)), get_args(hints[name])[1].description)
+        for name in Settings.__struct_fields__
+    ]
 
 
 def table() -> str:
     """The settings as a Markdown table: what docs/operations.md shows."""
     lines = ["| setting | default | meaning |", "|---|---|---|"]
-    return "\n".join(lines + [f"| `{name}` | `{default or chr(32)}` | {meaning} |" for name, default, meaning in rows()])
+    return "\n".join(
+        lines + [f"| `{name}` | `{default or chr(32)}` | {meaning} |" for name, default, meaning in rows()]
+    )
 
 
 def usage() -> str:
@@ -205,7 +218,8 @@ def load(argv: list[str], environ: Mapping[str, str]) -> Settings:
 
 
 def no_settings(environ: Mapping[str, str]) -> list[str]:
-    """The variables that start as a setting's do and are none; one that resembles a setting is left to `load`, which refuses it.
+    """The variables that start as a setting's do and are none; one that resembles a setting is left to `load`, which
+    refuses it.
 
     >>> no_settings({"HEADRACE_PORT": "tcp://10.0.0.7:8080", "HEADRACE_K": "10", "HEADRACE_HALF_LIFE": "60"})
     ['HEADRACE_PORT']
@@ -217,7 +231,8 @@ def no_settings(environ: Mapping[str, str]) -> list[str]:
 def check_encoder(settings: Settings) -> None:
     """Raise a SettingsError where the encoder is given as a path and no model is there.
 
-    For the programs that read it, and for the one that submits the job: a job that fails on every TaskManager is found late.
+    For the programs that read it, and for the one that submits the job: a job that fails on every TaskManager is found
+    late.
     """
     folder = Path(settings.encoder)
     wanted = "the folder of a model or a name of Hugging Face's hub is wanted"
@@ -227,7 +242,9 @@ def check_encoder(settings: Settings) -> None:
         raise SettingsError(f"--encoder {settings.encoder}: there is no config.json in this folder; {wanted}")
 
 
-def load_or_exit(argv: list[str], environ: Mapping[str, str], about: str = "", *checks: Callable[[Settings], None]) -> Settings:
+def load_or_exit(
+    argv: list[str], environ: Mapping[str, str], about: str = "", *checks: Callable[[Settings], None]
+) -> Settings:
     """Read the settings, or print what is wrong and exit with code 2.
 
     Args:

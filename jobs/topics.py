@@ -14,7 +14,9 @@ POSITION = {
 MAX_REQUEST_BYTES = 33_554_432
 LINGER_MS = 5
 PATIENT_LINGER_MS = 100
-"""How long a record waits for others on its way to Kafka: a list hardly, what is for the learner longer, in fewer requests."""
+"""How long a record waits for others on its way to Kafka: a list hardly, what is for the learner longer, in fewer
+requests.
+"""
 TRANSACTION_TIMEOUT_MS = 900_000
 """The broker's limit; Flink's own default, one hour, is above it and stops the job at start."""
 
@@ -45,7 +47,9 @@ def table_of(way: str, name: str) -> str:
     return f"{way}_{name}".replace("-", "_")
 
 
-def _table(settings: Settings, name: str, table: str, columns: dict[str, str], options: dict[str, str], key: str | None) -> str:
+def _table(
+    settings: Settings, name: str, table: str, columns: dict[str, str], options: dict[str, str], key: str | None
+) -> str:
     options |= {"connector": "kafka", "topic": settings.topic(name), "value.format": "raw"}
     options |= {"properties.bootstrap.servers": settings.bootstrap_servers}
     if key:

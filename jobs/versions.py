@@ -15,8 +15,12 @@ class Versions:
         servers = settings.bootstrap_servers.split(",")
         self._topic = settings.topic("model-versions")
         self._producer = KafkaProducer(bootstrap_servers=servers, acks="all")
-        self._consumer = KafkaConsumer(bootstrap_servers=servers, enable_auto_commit=False, isolation_level="read_committed")
-        self._partitions = [TopicPartition(self._topic, number) for number in self._consumer.partitions_for_topic(self._topic) or {0}]
+        self._consumer = KafkaConsumer(
+            bootstrap_servers=servers, enable_auto_commit=False, isolation_level="read_committed"
+        )
+        self._partitions = [
+            TopicPartition(self._topic, number) for number in self._consumer.partitions_for_topic(self._topic) or {0}
+        ]
         self._consumer.assign(self._partitions)
         self._consumer.seek_to_beginning()
         self.known: dict[str, ModelVersion] = {}
@@ -81,7 +85,10 @@ class Versions:
         by_path = {trained_path(version.path): version for version in self.known.values()}
         unknown = ModelVersion("", "")  # two paths under one name
         found = [(by_path.get(trained_path(path), unknown), path) for path in self.serving.paths]
-        return [msgspec.structs.replace(one, version=one.version or name_of(trained_path(path)), path=path) for one, path in found]
+        return [
+            msgspec.structs.replace(one, version=one.version or name_of(trained_path(path)), path=path)
+            for one, path in found
+        ]
 
     def close(self) -> None:
         self._consumer.close()
@@ -91,7 +98,9 @@ class Versions:
 def merged(before: ModelVersion | None, said: ModelVersion) -> ModelVersion:
     """What is known of a version after one more record: new counts change its path alone.
 
-    >>> merged(ModelVersion("v1", "r/v1", status="serving"), ModelVersion("v1", "r/v1/counts-000001", status="counted"))
-    ModelVersion(version='v1', path='r/v1/counts-000001', parent='', metrics={}, status='serving', reason='', epoch=0, pinned=False)
+    >>> before = ModelVersion("v1", "r/v1", status="serving")
+    >>> after = merged(before, ModelVersion("v1", "r/v1/counts-000001", status="counted"))
+    >>> after.path, after.status
+    ('r/v1/counts-000001', 'serving')
     """
     return msgspec.structs.replace(before, path=said.path) if before and said.status == "counted" else said

@@ -1,9 +1,11 @@
 """What a recommender would be without a network: simple methods that learn event by event, to be compared with.
 
-Each says of every item how good it would be for a user now (`scores`), and takes in what the user then chose (`learn`). A user
-is a number from 0; a history is the rows of the items that the user chose, newest last, at most `HISTORY` of them.
+Each says of every item how good it would be for a user now (`scores`), and takes in what the user then chose (`learn`).
+A user is a number from 0; a history is the rows of the items that the user chose, newest last, at most `HISTORY` of
+them.
 
-Sources: Steck, Embarrassingly Shallow Autoencoders for Sparse Data (EASE), 2019, arXiv:1905.03375. Jannach and Ludewig, When
+Sources: Steck, Embarrassingly Shallow Autoencoders for Sparse Data (EASE), 2019, arXiv:1905.03375. Jannach and Ludewig,
+    When
 Recurrent Neural Networks meet the Neighborhood for Session-Based Recommendation, 2017, doi:10.1145/3109859.3109872.
 """
 
@@ -131,9 +133,13 @@ class Pairs:
 
 
 class Transitions:
-    """What comes within `lag` places of the last items; nearer ones count more, by `recency` as pairs are counted, by `read` after."""
+    """What comes within `lag` places of the last items; nearer ones count more, by `recency` as pairs are counted, by
+    `read` after.
+    """
 
-    def __init__(self, world: World, lag: int, recency: float, read: float | None = None, both_ways: bool = True) -> None:
+    def __init__(
+        self, world: World, lag: int, recency: float, read: float | None = None, both_ways: bool = True
+    ) -> None:
         self._pairs, self._popular = Pairs(world.items, both_ways=both_ways), Popularity(world)
         self._weights = recency ** np.arange(lag)  # (lag,), the newest first
         self._read = self._weights if read is None else read ** np.arange(lag)
@@ -159,7 +165,9 @@ class Ease:
     At first sooner: whenever there are twice as many events as at the last fit.
     """
 
-    def __init__(self, world: World, every: int = 5_000, most: int = 3_000, ridge: float = 200.0, half_life: float = 30_000.0) -> None:
+    def __init__(
+        self, world: World, every: int = 5_000, most: int = 3_000, ridge: float = 200.0, half_life: float = 30_000.0
+    ) -> None:
         self._pairs, self._popular = Pairs(world.items, half_life), Popularity(world, half_life)
         self._every, self._most, self._ridge, self._step, self._next = every, most, ridge, 0, _FIRST_FIT
         self._weights = 0.85 ** np.arange(20)
@@ -209,7 +217,12 @@ class Sessions:
         self._popular = Popularity(world)
         self._events_of = [array("i") for _ in range(world.items)]  # newest last
         self._last: dict[int, int] = {}  # of a user
-        columns = {"item": 0, "user": 0, "before": -1, "after": -1}  # before, after: the user's next events, -1 for none
+        columns = {
+            "item": 0,
+            "user": 0,
+            "before": -1,
+            "after": -1,
+        }  # before, after: the user's next events, -1 for none
         self._columns = {name: np.full(1_024, value, np.int32) for name, value in columns.items()}
         self._count = 0
 

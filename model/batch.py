@@ -27,13 +27,15 @@ QUERY_LEFT, QUERY_HALF_LIFE_S = 0.6, 86_400.0
 class MicroBatch:
     """A group of requests, opened up; T = last_n, I = most interests of a user.
 
-    Shape: history (B, T) rows of the catalogue, the newest event last, n for none, without events that push away; gaps, actions,
-    kind (B, T); context (B, CONTEXT); interests (B, I, 64); weights, led_to (B, I): how much each interest weighs, and how
-    strongly the last one led to it; both sum to 1, or to 0 where there is none; events (B, T) rows, all of them, strengths
-    (B, T) how much each says now, and rated (B, T) whether it is a rating; searching (B,) whether the newest event is a search;
-    draw (B,) a number from 0 to 1 of the event; queries (q, dim) of newest searches, query_strengths (q,), and query_owner (q,) by whom; had (p,)
-    rows of items that users had and did not push away, n for none, had_times, had_gaps_s (p,) how often and how long ago, and
-    owner (p,) by whom; excluded (x,) rows that must not be listed, and excluded_owner (x,); led: see model.signals.led.
+    Shape: history (B, T) rows of the catalogue, the newest event last, n for none, without events that push away; gaps,
+        actions,
+    kind (B, T); context (B, CONTEXT); interests (B, I, 64); weights, led_to (B, I): how much each interest weighs, and
+    how strongly the last one led to it; both sum to 1, or to 0 where there is none; events (B, T) rows, all of them,
+    strengths (B, T) how much each says now, and rated (B, T) whether it is a rating; searching (B,) whether the newest
+    event is a search; draw (B,) a number from 0 to 1 of the event; queries (q, dim) of newest searches, query_strengths
+    (q,), and query_owner (q,) by whom; had (p,) rows of items that users had and did not push away, n for none,
+    had_times, had_gaps_s (p,) how often and how long ago, and owner (p,) by whom; excluded (x,) rows that must not be
+    listed, and excluded_owner (x,); led: see model.signals.led.
     """
 
     history: torch.Tensor
@@ -95,7 +97,8 @@ def _open(catalogue: Catalogue, data: bytes, rules: Rules) -> Interests:
 
 
 class Logs(NamedTuple):
-    """The last events of a group of users, one user after the other: rows of the catalogue, -1 for an item that is not there.
+    """The last events of a group of users, one user after the other: rows of the catalogue, -1 for an item that is not
+    there.
 
     Shape: rows, owner, times_ms, actions, strengths (e,).
     """
@@ -116,7 +119,9 @@ def _logs(catalogue: Catalogue, users: list[Interests], last_n: int) -> Logs:
 
 
 def _to_the_right(owner: np.ndarray, users: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """The column of each event when those of a user end at the last one, and how many a user has; (e,) -> (e,), (users,)."""
+    """The column of each event when those of a user end at the last one, and how many a user has; (e,) -> (e,),
+    (users,).
+    """
     count = np.bincount(owner, minlength=users)
     return np.arange(len(owner)) + np.repeat(width - np.cumsum(count), count), count
 
@@ -126,14 +131,19 @@ def _events(logs: Logs, users: int, none: int, last_n: int) -> tuple[np.ndarray,
     there = logs.rows >= 0
     owner = logs.owner[there]
     column, _ = _to_the_right(owner, users, last_n)
-    rows, strengths, rated = np.full((users, last_n), none), np.zeros((users, last_n), np.float32), np.zeros((users, last_n), bool)
+    rows, strengths, rated = (
+        np.full((users, last_n), none),
+        np.zeros((users, last_n), np.float32),
+        np.zeros((users, last_n), bool),
+    )
     rows[owner, column], strengths[owner, column] = logs.rows[there], logs.strengths[there]
     rated[owner, column] = logs.actions[there] == ACTIONS.index("rating")
     return rows, strengths, rated
 
 
 def _histories(logs: Logs, none: int, now_ms: np.ndarray, live: np.ndarray, last_n: int) -> tuple[np.ndarray, ...]:
-    """The last events on items of the catalogue that do not push away; where there is room, the start stands before them.
+    """The last events on items of the catalogue that do not push away; where there is room, the start stands before
+    them.
 
     Shape: now_ms, live (B,) -> history, gaps, actions, kind (B, T), context (B, CONTEXT - 1).
     """
@@ -158,7 +168,9 @@ def _histories(logs: Logs, none: int, now_ms: np.ndarray, live: np.ndarray, last
 
 
 def _context(known: np.ndarray, gap_s: np.ndarray, live: np.ndarray) -> np.ndarray:
-    """Shape: events known, seconds since the newest one, 0 where they are not known, (B,) each -> (B, CONTEXT - 1), about 0 to 1."""
+    """Shape: events known, seconds since the newest one, 0 where they are not known, (B,) each -> (B, CONTEXT - 1),
+    about 0 to 1.
+    """
     at_once = (gap_s == 0) & (known > 0) & ~live
     parts = (known == 0, known < NEW_USER, np.log1p(known) / 3, np.log1p(gap_s) / 10, at_once, gap_s > LONG_GAP_S, live)
     return np.stack(parts, 1).astype(np.float32)
@@ -180,13 +192,19 @@ def _interests(users: list[Interests]) -> tuple[np.ndarray, np.ndarray, np.ndarr
     return vectors, weights[0], weights[1]
 
 
-def _queries(catalogue: Catalogue, users: list[Interests], now_ms: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _queries(
+    catalogue: Catalogue, users: list[Interests], now_ms: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The newest searches, how much each still says, and by whom; (q, dim), (q,), (q,)."""
     asking = [at for at, user in enumerate(users) if len(user.query) == catalogue.vectors.shape[1] > 0]
     ages = np.array([interest.since_search(users[at]) for at in asking], np.int64).reshape(-1, 2)
     waited_s = np.maximum(now_ms[asking] - ages[:, 1], 0) / 1_000 if asking else np.zeros(0)
     strengths = QUERY_LEFT ** ages[:, 0] * 0.5 ** (waited_s / QUERY_HALF_LIFE_S)
-    queries = np.stack([users[at].query for at in asking]) if asking else np.zeros((0, catalogue.vectors.shape[1]), np.float32)
+    queries = (
+        np.stack([users[at].query for at in asking])
+        if asking
+        else np.zeros((0, catalogue.vectors.shape[1]), np.float32)
+    )
     return queries, strengths.astype(np.float32), np.array(asking, np.int64)
 
 

@@ -1,7 +1,7 @@
 """The contract of behaviour: what a user does must move the next lists, with an untrained and with a trained model.
 
-Each probe lets visitors of a made-up shop (model/shop.py) do something and looks at the lists that answer them. docs/behaviour.md
-is the contract in words.
+Each probe lets visitors of a made-up shop (model/shop.py) do something and looks at the lists that answer them.
+docs/behaviour.md is the contract in words.
 """
 
 import operator
@@ -90,7 +90,9 @@ def compare(
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> dict[str, Behaviour]:
-    """What the probes find for a model that has learnt nothing and for one that has learnt from all that happened in the shop."""
+    """What the probes find for a model that has learnt nothing and for one that has learnt from all that happened in
+    the shop.
+    """
     untrained = open_store(shop, embed, protocol)
     stores = {"untrained": untrained, "trained": train(untrained, progress)}
     return {name: measure(store, seed) for name, store in stores.items()}
@@ -107,7 +109,9 @@ def search(store: Store, draw: random.Random) -> Found:
     users = [_stranger(store, draw, item) for item in items]
     before = [store.users.request(_now(store, user)) for user in users]
     titles = [store.do(store.guest(user), [("search", item.title)]) for user, item in zip(users, items)]
-    words = [store.do(store.guest(user), [("search", draw.choice(store.shop.words[one]))]) for user, one in zip(users, about)]
+    words = [
+        store.do(store.guest(user), [("search", draw.choice(store.shop.words[one]))]) for user, one in zip(users, about)
+    ]
     yield "title: the item in the first 10", store.share(titles, items), ">=", 0.9
     for spoken, name in _LANGUAGES.items():
         asked, of = zip(*[(asked, item) for asked, item in zip(titles, items) if language(item) == spoken])
@@ -120,7 +124,9 @@ def search(store: Store, draw: random.Random) -> Found:
 
 
 def fading(store: Store, draw: random.Random) -> Found:
-    """Users search in the middle of a visit to a favourite category, and go on there: the search leads first, then fades."""
+    """Users search in the middle of a visit to a favourite category, and go on there: the search leads first, then
+    fades.
+    """
     items = draw.sample(store.shop.items, SAMPLE)
     about, visits = [category(item) for item in items], []
     for item in items:
@@ -143,7 +149,9 @@ def fading(store: Store, draw: random.Random) -> Found:
 def _stranger(store: Store, draw: random.Random, item: Item) -> str:
     """A user with a history, but none in the item's category."""
     touched, likes, one = store.shop.touched, store.shop.likes, category(item)
-    return draw.choice([user for user in likes if touched[user].total() >= 5 and not touched[user][one] and one not in likes[user]])
+    return draw.choice(
+        [user for user in likes if touched[user].total() >= 5 and not touched[user][one] and one not in likes[user]]
+    )
 
 
 def _views(draw: random.Random, items: Sequence[Item], count: int) -> list[Step]:
@@ -156,7 +164,9 @@ def _now(store: Store, user: str) -> Event:
 
 
 def single_action(store: Store, draw: random.Random) -> Found:
-    """One action as the only event of a user; half of the products are of categories that a user without any event is shown."""
+    """One action as the only event of a user; half of the products are of categories that a user without any event is
+    shown.
+    """
     nobody = store.users.request(_now(store, store.guest()))
     shown = {category(store.items[item]) for item in store.lists([nobody])[0]}
     near = [item for item in store.shop.items if category(item) in shown]
@@ -187,7 +197,10 @@ def opinions(store: Store, draw: random.Random) -> Found:
     """A view in a category, then a dislike of another thing there; and a rating of 3 by users who rate low, or high."""
     items = draw.sample(store.shop.items, SAMPLE)
     about = [category(item) for item in items]
-    others = [draw.choice([other for other in store.shop.categories[one] if other is not item]) for item, one in zip(items, about)]
+    others = [
+        draw.choice([other for other in store.shop.categories[one] if other is not item])
+        for item, one in zip(items, about)
+    ]
     viewed = store.of_category([store.do(store.guest(), [("view", item)]) for item in items], about)
     yield "a view: of the category", viewed
     for action, relation in (("dislike", "<"), ("skip", "<=")):
@@ -197,7 +210,9 @@ def opinions(store: Store, draw: random.Random) -> Found:
     for values in (_STRICT, _LENIENT):
         asked = []
         for item in items:
-            earlier = draw.sample([other for other in store.shop.items if category(other) != category(item)], len(values))
+            earlier = draw.sample(
+                [other for other in store.shop.items if category(other) != category(item)], len(values)
+            )
             steps = [*(("rating", other, value) for other, value in zip(earlier, values)), ("rating", item, 3.0)]
             asked.append(store.do(store.guest(), steps))
         rated[values] = store.of_category(asked, about)
@@ -228,7 +243,10 @@ def _goes_on(store: Store, draw: random.Random, item: Item, action: str, days: i
 def new_item(store: Store, draw: random.Random) -> Found:
     """A product comes that is much like one that is there; at first only its text is known, then five users view it."""
     like = {category(item): item for item in draw.sample(store.shop.items, SAMPLE)}
-    new = [Item(f"{item.item_id}-new", f"{item.title} {_NEW[language(item)]}", item.text, item.categories) for item in like.values()][:8]
+    new = [
+        Item(f"{item.item_id}-new", f"{item.title} {_NEW[language(item)]}", item.text, item.categories)
+        for item in like.values()
+    ][:8]
     for item in new:
         store.put(item)
     near = {item.item_id: _nearest(store, item) for item in new}
@@ -251,7 +269,9 @@ def new_item(store: Store, draw: random.Random) -> Found:
 
 def _listed(store: Store, draw: random.Random, asked: list[tuple[str, Item]], name: str, wanted: tuple) -> Found:
     """How often the item is on the next list of these users, who view another one of its category."""
-    requests = [store.do(store.guest(user), _views(draw, store.shop.categories[category(item)], 1)) for user, item in asked]
+    requests = [
+        store.do(store.guest(user), _views(draw, store.shop.categories[category(item)], 1)) for user, item in asked
+    ]
     items = [item for _, item in asked]
     yield f"{name}: in the first 10", store.share(requests, items), *wanted
     yield f"{name}: in the first {LONG}", store.share(requests, items, LONG)
@@ -281,9 +301,19 @@ def lists_differ(store: Store, draw: random.Random) -> Found:
     pairs = [(lists[one], lists[other]) for one, other in combinations(users, 2) if not {*likes[one]} & {*likes[other]}]
     chosen = Counter(event.item_id for event in store.shop.events if event.action in POSITIVE)
     popular = {item for item, _ in chosen.most_common(10)}
-    yield "overlap, other favourites (Jaccard)", fmean(len(one & other) / len(one | other) for one, other in pairs), "<=", 0.1
+    yield (
+        "overlap, other favourites (Jaccard)",
+        fmean(len(one & other) / len(one | other) for one, other in pairs),
+        "<=",
+        0.1,
+    )
     yield "share of the most popular 10", fmean(len(one & popular) / len(popular) for one in lists.values()), "<=", 0.3
-    yield "after a view: of the favourite category", store.of_category(asked, [likes[user][0] for user in users]), ">=", 5
+    yield (
+        "after a view: of the favourite category",
+        store.of_category(asked, [likes[user][0] for user in users]),
+        ">=",
+        5,
+    )
 
 
 def bots(store: Store, draw: random.Random) -> Found:
@@ -294,7 +324,9 @@ def bots(store: Store, draw: random.Random) -> Found:
     yield from _reached(store, item, audience, "before")
     for when, more in {"1 bot": 1, "3 bots": 2}.items():
         for number in range(more):
-            store.learn(store.events(f"{when} {number}", [("view", item)] * _BOT_VIEWS, store.now_ms - _BOT_VIEWS * GAP_MS))
+            store.learn(
+                store.events(f"{when} {number}", [("view", item)] * _BOT_VIEWS, store.now_ms - _BOT_VIEWS * GAP_MS)
+            )
         yield from _reached(store, item, audience, when)
     store.fine_tune()
     yield from _reached(store, item, audience, "3 bots, fine-tuned")
@@ -315,13 +347,20 @@ def _audience(store: Store, draw: random.Random, item: Item) -> dict[str, list[R
 def _reached(store: Store, item: Item, audience: dict[str, list[Request]], when: str) -> Found:
     """In which share of the lists the item is among the first 10."""
     for who, asked in audience.items():
-        yield f"{when}: on lists of {who}", store.share(asked, [item] * len(asked)), *(() if when == "before" else ("<", 0.05))
+        yield (
+            f"{when}: on lists of {who}",
+            store.share(asked, [item] * len(asked)),
+            *(() if when == "before" else ("<", 0.05)),
+        )
 
 
 def gone(store: Store, draw: random.Random) -> Found:
     """A user who was forgotten is a new user; a deleted product is on no list."""
     items = draw.sample(store.shop.items, SAMPLE)
-    views = [_views(draw, [other for other in store.shop.categories[category(item)] if other is not item], 2) for item in items]
+    views = [
+        _views(draw, [other for other in store.shop.categories[category(item)] if other is not item], 2)
+        for item in items
+    ]
     fans = [draw.choice(_fans(store, item)) for item in items]
     asked = [store.do(store.guest(fan), steps) for fan, steps in zip(fans, views)]
     for item in items:

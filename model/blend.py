@@ -1,12 +1,13 @@
 """The blend: how the signals make one score.
 
     signals of every item ─► weights that find ─► score of every item ─► best candidates ─► all their signals
-                                                                               │                   ├► weights that order ─┐
-                                                                               │                   └► MLP ──────────── + ◄┘
-                                                                               └── what they weigh together ───────── = scores
+                                                                               │                   ├► weights that order
+                                                                               ─┐ │                   └► MLP
+                                                                               ──────────── + ◄┘ └── what they weigh
+                                                                               together ───────── = scores
 
-Weights that find are learnt on the whole catalogue, those that order on the candidates: what tells an item that a user may
-want from one that nobody wants is not what tells it from the best hundred.
+Weights that find are learnt on the whole catalogue, those that order on the candidates: what tells an item that a user
+may want from one that nobody wants is not what tells it from the best hundred.
 """
 
 from dataclasses import dataclass
@@ -48,7 +49,13 @@ class Blend(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.find, self.order = Weights(), Weights()
-        layers = nn.Linear(len(SIGNALS) + CONTEXT, _HIDDEN), nn.GELU(), nn.Linear(_HIDDEN, _HIDDEN), nn.GELU(), nn.Linear(_HIDDEN, 1)
+        layers = (
+            nn.Linear(len(SIGNALS) + CONTEXT, _HIDDEN),
+            nn.GELU(),
+            nn.Linear(_HIDDEN, _HIDDEN),
+            nn.GELU(),
+            nn.Linear(_HIDDEN, 1),
+        )
         self.mlp = nn.Sequential(*layers)
         nn.init.zeros_(self.mlp[-1].weight)
         nn.init.zeros_(self.mlp[-1].bias)
@@ -90,7 +97,8 @@ class Blend(nn.Module):
 class Scores:
     """Signals and scores of a micro-batch over the whole catalogue; excluded items score -inf.
 
-    Shape: said (B, n) each, see model/feedback.py; weights (B, signals), those that order; candidates (B, c) in no order;
+    Shape: said (B, n) each, see model/feedback.py; weights (B, signals), those that order; candidates (B, c) in no
+        order;
     scores (B, n).
     """
 

@@ -70,7 +70,9 @@ class Catalogue:
         return np.fromiter((self._rows.get(key, -1) for key in keys), np.int64)
 
     def rows_of_fingerprints(self, wanted: np.ndarray) -> np.ndarray:
-        """The rows of items known by their fingerprints (model/consumed.py), -1 where there is none; (n,) uint32 -> (n,) int64."""
+        """The rows of items known by their fingerprints (model/consumed.py), -1 where there is none; (n,) uint32 ->
+        (n,) int64.
+        """
         if not len(self):
             return np.full(len(wanted), -1)
         if self._by_fingerprint is None or self._by_fingerprint[0] != self.revision:
@@ -148,7 +150,9 @@ class Catalogue:
 
 def _readable(item: ItemVector) -> bool:
     """Whether an item's vector is one: some numbers, all finite."""
-    return bool(item.vector) and len(item.vector) % 2 == 0 and bool(np.isfinite(np.frombuffer(item.vector, "<f2")).all())
+    return (
+        bool(item.vector) and len(item.vector) % 2 == 0 and bool(np.isfinite(np.frombuffer(item.vector, "<f2")).all())
+    )
 
 
 class Replica:

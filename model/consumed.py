@@ -1,11 +1,14 @@
 """What a user had, item by item: how often, when last, and what the user last said of it; 14 bytes an item.
 
-    event ─► add ─► bytes in the user's state ─► opened ─► excluded items, signals of when and how often the user had an item
+    event ─► add ─► bytes in the user's state ─► opened ─► excluded items, signals of when and how often the user had an
+    item
 
-An item is known by its fingerprint, the lowest 32 bits of its key. What a user says of an item (purchase, rating, like, dislike,
-skip) stands until the user says something else: seeing it again does not undo it, nor does rating what was bought, liked or disliked.
+An item is known by its fingerprint, the lowest 32 bits of its key. What a user says of an item (purchase, rating, like,
+dislike, skip) stands until the user says something else: seeing it again does not undo it, nor does rating what was
+bought, liked or disliked.
 
-Layout: a version byte, then per item, in the order in which they came first, fingerprint u32, time of the newest event u32
+Layout: a version byte, then per item, in the order in which they came first, fingerprint u32, time of the newest event
+    u32
 (seconds), time of what was said u32 (seconds), how often u8 (255: or more), action u8 (of model.interest.ACTIONS).
 """
 
@@ -34,7 +37,8 @@ def fingerprints(item_keys: np.ndarray) -> np.ndarray:
 def opened(consumed: bytes | None) -> np.ndarray:
     """One row for each item; (n,) of `ROW`, not to be written to.
 
-    An even number of bytes are the marks of release 0.1.0, which do not say when or how: nothing is known of those items.
+    An even number of bytes are the marks of release 0.1.0, which do not say when or how: nothing is known of those
+    items.
 
     Raises:
         StateError: the bytes are of an unknown layout or cut short.
@@ -42,7 +46,9 @@ def opened(consumed: bytes | None) -> np.ndarray:
     if not consumed or len(consumed) % 2 == 0:
         return np.zeros(0, ROW)
     if consumed[0] != LAYOUT or len(consumed) % ROW.itemsize != 1:
-        raise StateError(f"{len(consumed)} bytes of consumed items of layout {consumed[0]}: layout {LAYOUT} can be read")
+        raise StateError(
+            f"{len(consumed)} bytes of consumed items of layout {consumed[0]}: layout {LAYOUT} can be read"
+        )
     return np.frombuffer(consumed, ROW, offset=1)
 
 

@@ -45,7 +45,9 @@ class Shares:
 
     MOST = 0.05
     _FADES = np.array([0.5 ** (1 / half_life) for half_life in HALF_LIVES])
-    _SUMS = np.array([min(half_life, 1e12) / np.log(2) for half_life in HALF_LIVES])  # of what has not faded, after very many events
+    _SUMS = np.array(
+        [min(half_life, 1e12) / np.log(2) for half_life in HALF_LIVES]
+    )  # of what has not faded, after very many events
     _USERS = 100_000
 
     def __init__(self) -> None:
@@ -69,7 +71,8 @@ class Shares:
 class Chosen(NamedTuple):
     """Items that were chosen, among the events of their users.
 
-    Shape: rows, times ms, positive (e,) of the events; at (a,) where the chosen ones stand among them, starts (a,) where
+    Shape: rows, times ms, positive (e,) of the events; at (a,) where the chosen ones stand among them, starts (a,)
+        where
     their users' events begin, ages (a,) how many events ago each was.
     """
 
@@ -202,9 +205,16 @@ class Counts:
         """Take out what a user's events added; what is fitted on them is fitted anew with the next events."""
         self._forgot = True
         self.peers.forget(scorer, user_id)
-        rows, actions = np.array([row_of.get(key, -1) for key in user.keys], np.int64), np.frombuffer(user.actions, np.uint8)
+        rows, actions = (
+            np.array([row_of.get(key, -1) for key in user.keys], np.int64),
+            np.frombuffer(user.actions, np.uint8),
+        )
         known = (rows >= 0) & ~IS_NEGATIVE[actions]  # as `Memory.flatten` had them when they were counted
-        rows, steps, times = rows[known], np.frombuffer(user.steps, np.int64)[known], np.frombuffer(user.times, np.int64)[known]
+        rows, steps, times = (
+            rows[known],
+            np.frombuffer(user.steps, np.int64)[known],
+            np.frombuffer(user.times, np.int64)[known],
+        )
         positive = IS_POSITIVE[actions[known]]
         spots = np.flatnonzero(steps >= 0)
         ages = self.learnt - 1 - steps[spots]
@@ -285,7 +295,9 @@ def _fitted(gram: torch.Tensor) -> torch.Tensor:
 
 
 def _write(scorer: Scorer, name: str, top: np.ndarray, fitted: torch.Tensor) -> None:
-    """Write the largest weights of these items into a scorer's table, and nothing for the others; top (t,), fitted (t, t)."""
+    """Write the largest weights of these items into a scorer's table, and nothing for the others; top (t,), fitted (t,
+    t).
+    """
     items, weights = scorer.neighbours(name)
     best = fitted.abs().topk(min(items.shape[1], len(top))).indices
     items.fill_(-1), weights.zero_()

@@ -1,7 +1,7 @@
 """The language model: any Hugging Face encoder, texts in, unit vectors out.
 
-Importing transformers and reading the weights takes seconds. So they wait for the first text that has to be embedded, and
-who only needs the version, or vectors that were kept, never loads torch.
+Importing transformers and reading the weights takes seconds. So they wait for the first text that has to be embedded,
+and who only needs the version, or vectors that were kept, never loads torch.
 
 Source: Reimers and Gurevych, Sentence-BERT, 2019, arXiv:1908.10084 (mean pooling over the tokens).
 """
@@ -32,7 +32,9 @@ class Encoder:
         threads: of torch in this process, on the CPU; None leaves them as they are.
     """
 
-    def __init__(self, name: str | Path, device: str = "auto", keep: Path | None = None, threads: int | None = None) -> None:
+    def __init__(
+        self, name: str | Path, device: str = "auto", keep: Path | None = None, threads: int | None = None
+    ) -> None:
         self._folder, self._device, self._threads = folder_of(name), device, threads
         self.version = f"{Path(name).name}-{fingerprint(self._folder)}"
         self.dim = int(json.loads((self._folder / "config.json").read_text())["hidden_size"])
@@ -44,7 +46,10 @@ class Encoder:
 
         Shape: (texts, dim), float32, unit length.
         """
-        keys = [blake2b(f"{self.version}\0{text}".encode("utf-8", "surrogatepass"), digest_size=16).digest() for text in texts]
+        keys = [
+            blake2b(f"{self.version}\0{text}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
+            for text in texts
+        ]
         new = {key: text for key, text in zip(keys, texts) if key not in self._kept}
         if new:
             for key, vector in zip(new, self._compute(list(new.values()))):
@@ -100,7 +105,9 @@ class LanguageModel:
     def forward(self, texts: list[str]) -> np.ndarray:
         """Shape: (texts, dim), float32, unit length."""
         with self._torch.inference_mode():
-            tokens = self._tokenizer(texts, padding=True, truncation=True, max_length=self._max_tokens, return_tensors="pt")
+            tokens = self._tokenizer(
+                texts, padding=True, truncation=True, max_length=self._max_tokens, return_tensors="pt"
+            )
             tokens = tokens.to(self.device)
             hidden = self._model(**tokens).last_hidden_state.float()  # (texts, tokens, dim)
             mask = tokens["attention_mask"].unsqueeze(-1)

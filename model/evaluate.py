@@ -1,8 +1,8 @@
 """Prequential evaluation: every event is predicted, then learnt from, by the same functions as in the job.
 
-The first part of the stream only warms up. After it, for each event that has a target, the list that the user would have
-had at that moment is scored with the version of that moment; the item that came is a hit if it is in the top 10. Other
-methods (model/baselines.py) are asked the same for the same events.
+The first part of the stream only warms up. After it, for each event that has a target, the list that the user would
+have had at that moment is scored with the version of that moment; the item that came is a hit if it is in the top 10.
+Other methods (model/baselines.py) are asked the same for the same events.
 
 Source: Gama, Sebastião and Rodrigues, On evaluating stream learning algorithms, 2013, doi:10.1007/s10994-012-5320-9.
 """
@@ -56,7 +56,9 @@ class Protocol:
 
     def counts(self, event: Event) -> bool:
         """Whether an event is predicted: what a user chose, and with `liked_from` liked."""
-        return event.action in POSITIVE and (self.liked_from is None or event.value is None or event.value >= self.liked_from)
+        return event.action in POSITIVE and (
+            self.liked_from is None or event.value is None or event.value >= self.liked_from
+        )
 
 
 @dataclass
@@ -78,7 +80,8 @@ class Result:
 
 @dataclass
 class Targets:
-    """Who was asked for, by which action the item came, how often the user had chosen, and the item been chosen, by then, whether
+    """Who was asked for, by which action the item came, how often the user had chosen, and the item been chosen, by
+    then, whether
     the user had had the item, and why no list could hold it ("" where one could); one entry a list."""
 
     users: list[int] = field(default_factory=list)
@@ -90,7 +93,9 @@ class Targets:
 
 
 class Asked(NamedTuple):
-    """An event, what was asked at the moment before it, the time of the user's event before, and what is learnt from it."""
+    """An event, what was asked at the moment before it, the time of the user's event before, and what is learnt from
+    it.
+    """
 
     event: Event
     request: Request
@@ -110,7 +115,10 @@ class Users:
     """
 
     def __init__(
-        self, catalogue: Catalogue, rules: Rules = Rules(), embed_query: Callable[[str], np.ndarray | None] = lambda query: None
+        self,
+        catalogue: Catalogue,
+        rules: Rules = Rules(),
+        embed_query: Callable[[str], np.ndarray | None] = lambda query: None,
     ) -> None:
         self._catalogue, self._rules, self._embed_query = catalogue, rules, embed_query
         self._states: dict[str, bytes] = {}
@@ -155,7 +163,9 @@ class Comparison:
         self.results = {name: Result() for name in self._methods}
         self.targets = Targets()
 
-    def take(self, asked: Sequence[Asked], counts: bool, progress: Callable[[int, int], None] = lambda done, of: None) -> None:
+    def take(
+        self, asked: Sequence[Asked], counts: bool, progress: Callable[[int, int], None] = lambda done, of: None
+    ) -> None:
         """Ask for each event, if they count; then learn from it."""
         for done, one in enumerate(asked):
             if counts and self._protocol.counts(one.event):
@@ -174,7 +184,9 @@ class Comparison:
         self.targets.user_events.append(self._had[user])
         self.targets.item_events.append(self._chosen[target] if target >= 0 else 0)
         self.targets.again.append(target in had)
-        self.targets.unreachable.append(NOT_THERE if target < 0 else LEFT_OUT.format(had[target]) if excluded[target] else "")
+        self.targets.unreachable.append(
+            NOT_THERE if target < 0 else LEFT_OUT.format(had[target]) if excluded[target] else ""
+        )
         for name, method in self._methods.items():
             began = time.perf_counter()
             rows = best_rows(method.scores(user, history), excluded, K)
@@ -238,7 +250,9 @@ class Headrace:
             return self._frozen
         return alone(self.scorer, NETWORK) if name == NETWORK else self.scorer
 
-    def learn(self, asked: Sequence[Asked], fine_tunes: bool, progress: Callable[[int, int], None] = lambda done, of: None) -> None:
+    def learn(
+        self, asked: Sequence[Asked], fine_tunes: bool, progress: Callable[[int, int], None] = lambda done, of: None
+    ) -> None:
         """Make the next version from these events, or only count them into the one of now."""
         began = time.perf_counter()
         self._learner.add([one.example for one in asked])
@@ -301,14 +315,18 @@ def evaluate(
     """Predict every event after the warm-up, then learn from it.
 
     Args:
-        events: in any order; only positive ones are predicted and learnt from, all of them are what the job makes of them.
+        events: in any order; only positive ones are predicted and learnt from, all of them are what the job makes of
+            them.
         catalogue: every item that can be recommended.
         progress: called with (events done, of).
         methods: of METHODS, beside Headrace.
         queries: the encoder's vector of the query of every search, (dim,).
     """
     events = drawn_order(events, protocol.order_seed)
-    users, headrace = Users(catalogue, protocol.rules, queries.get), Headrace(methods, learner or new_learner(catalogue, protocol), protocol)
+    users, headrace = (
+        Users(catalogue, protocol.rules, queries.get),
+        Headrace(methods, learner or new_learner(catalogue, protocol), protocol),
+    )
     others = Comparison([name for name in methods if name in BASELINES], catalogue, protocol)
     warm = int(len(events) * protocol.warm_up)
     for start, end, fine_tunes in chunks(len(events), warm, protocol):
@@ -343,13 +361,17 @@ def leave_one_out(
 ) -> Outcome:
     """Learn all but the last event of every user, in time order; then predict the last ones.
 
-    What other users did after a user's last event has been learnt by then: the protocol of offline tables, not of a stream.
+    What other users did after a user's last event has been learnt by then: the protocol of offline tables, not of a
+    stream.
 
     Args: as for `evaluate`; there is no FROZEN, for nothing is learnt after the first target.
     """
     methods = [name for name in methods if name != FROZEN]
     events = drawn_order(events, protocol.order_seed)
-    users, headrace = Users(catalogue, protocol.rules, queries.get), Headrace(methods, new_learner(catalogue, protocol), protocol)
+    users, headrace = (
+        Users(catalogue, protocol.rules, queries.get),
+        Headrace(methods, new_learner(catalogue, protocol), protocol),
+    )
     others = Comparison([name for name in methods if name in BASELINES], catalogue, protocol)
     last, held = held_out(events, catalogue, protocol), []
     for start, end, fine_tunes in chunks(len(events), int(len(events) * protocol.warm_up), protocol):
@@ -367,7 +389,9 @@ def leave_one_out(
 
 
 def held_out(events: Sequence[Event], catalogue: Catalogue, protocol: Protocol) -> set[int]:
-    """Where the last event of every user stands that is predicted, of those who have `LEAST` such ones on items of the catalogue."""
+    """Where the last event of every user stands that is predicted, of those who have `LEAST` such ones on items of the
+    catalogue.
+    """
     places: dict[str, list[int]] = defaultdict(list)
     for at, event in enumerate(events):
         if protocol.counts(event) and catalogue.row(item_key(event.item_id or "")) >= 0:

@@ -1,8 +1,9 @@
 """Exploration: a place in a list for an item that came after learning had begun and that hardly anybody has chosen yet.
 
-What is learnt says of such an item only that nobody chose it. So one of the new ones that are nearest to a user's interests, if it is
-near at all, is given the last of the first `PLACE` places; how it does there is what is learnt of it. Where several are as near,
-each event draws one. Who searches is shown what was searched. A catalogue to which nothing is added has no new items.
+What is learnt says of such an item only that nobody chose it. So one of the new ones that are nearest to a user's
+interests, if it is near at all, is given the last of the first `PLACE` places; how it does there is what is learnt of
+it. Where several are as near, each event draws one. Who searches is shown what was searched. A catalogue to which
+nothing is added has no new items.
 """
 
 import torch
@@ -28,9 +29,13 @@ def explore(table: Table, batch: MicroBatch, scores: torch.Tensor) -> tuple[torc
     B, n = scores.shape
     new = table.new
     if not len(new) or n <= PLACE:
-        return torch.zeros(B, dtype=torch.int64, device=scores.device), torch.zeros(B, dtype=torch.bool, device=scores.device)
+        return torch.zeros(B, dtype=torch.int64, device=scores.device), torch.zeros(
+            B, dtype=torch.bool, device=scores.device
+        )
     interests = F.normalize(batch.interests - table.mean, dim=2)
-    near = (interests @ table.contrast[new].mT).masked_fill(batch.weights[..., None] < _LEAST_WEIGHT, -1.0).amax(1)  # (B, new)
+    near = (
+        (interests @ table.contrast[new].mT).masked_fill(batch.weights[..., None] < _LEAST_WEIGHT, -1.0).amax(1)
+    )  # (B, new)
     near.masked_fill_(scores[:, new] == -torch.inf, -1.0)
     best = near.amax(1)
     chosen = _drawn(near >= (best - _AS_NEAR)[:, None], batch.draw)

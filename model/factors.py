@@ -1,6 +1,7 @@
 """Matrix factorisation that learns event by event: the comparison methods with a vector for every user and item.
 
-Sources: Vinagre, Jorge and Gama, Fast Incremental Matrix Factorization for Recommendation with Positive-Only Feedback, 2014,
+Sources: Vinagre, Jorge and Gama, Fast Incremental Matrix Factorization for Recommendation with Positive-Only Feedback,
+    2014,
 doi:10.1007/978-3-319-08786-3_41 (ISGD). Rendle et al., BPR: Bayesian Personalized Ranking from Implicit Feedback, 2009,
 arXiv:1205.2618.
 """
@@ -51,7 +52,14 @@ class Bpr:
     """What was chosen ranks above what was not: steps on the new event and on some earlier ones, other items drawn."""
 
     def __init__(
-        self, items: int, seed: int, size: int = 32, rate: float = 0.05, penalty: float = 0.002, replayed: int = 15, kept: int = 200_000
+        self,
+        items: int,
+        seed: int,
+        size: int = 32,
+        rate: float = 0.05,
+        penalty: float = 0.002,
+        replayed: int = 15,
+        kept: int = 200_000,
     ) -> None:
         self._random = np.random.default_rng(seed)
         self._users, self._items = Vectors(size, self._random), _FIRST * self._random.standard_normal((items, size))

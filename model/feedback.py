@@ -4,9 +4,9 @@
     dislikes, skips, low ratings ──────► disliked: how much nearer the item is to them than to what pulled
     likes, carts, purchases ───────────► liked: how near the item is to what said more than a view
 
-Who rates one thing in a shop says more by it than who rates film after film: a low rating counts less by the square of how much of
-a rater the user is among the last events. What is learnt does not know these terms, so data that does not reward them cannot take them away. A user
-who only views has none of them.
+Who rates one thing in a shop says more by it than who rates film after film: a low rating counts less by the square of
+how much of a rater the user is among the last events. What is learnt does not know these terms, so data that does not
+reward them cannot take them away. A user who only views has none of them.
 """
 
 import torch

@@ -1,14 +1,16 @@
-"""Learning from examples as they come, at two speeds: what is counted follows within seconds, what is trained a little later.
+"""Learning from examples as they come, at two speeds: what is counted follows within seconds, what is trained a little
+later.
 
-    examples ─► memory (memory.py) ─► count:     blend looks (ranking.py) ─► counted (counts.py) ─► a scorer with new counts
+    examples ─► memory (memory.py) ─► count:     blend looks (ranking.py) ─► counted (counts.py) ─► a scorer with new
+    counts
                                    └► fine_tune: blend and network (sequences.py) take steps ─────► a new scorer
 
 An example is used three times, in this order: the blend takes the signals as they were before it; it is counted
 (popularity, neighbours); the blend and the network take a few steps, on new examples and on replayed ones.
 So the blend sees each signal at the strength that it has on events that are still to come.
 
-The catalogue may change between any two calls: each begins with `_take_in`, and what had a number for each item before that
-is given more.
+The catalogue may change between any two calls: each begins with `_take_in`, and what had a number for each item before
+that is given more.
 """
 
 import copy
@@ -136,7 +138,8 @@ class Learner:
             self.counts.remove(self._scorer, user_id, user, self._known.row_of)
 
     def count(self) -> Scorer:
-        """Count the examples since the last call; what is trained stays as `fine_tune` or `resume` left it. Takes milliseconds.
+        """Count the examples since the last call; what is trained stays as `fine_tune` or `resume` left it. Takes
+        milliseconds.
 
         Returns:
             The scorer that was returned last, with new counts; the ones returned before do not change.
@@ -184,7 +187,9 @@ class Learner:
             yield
 
     def _take_in(self) -> None:
-        """Make room for the items that are new in the catalogue, if it has changed; another encoder needs a new network."""
+        """Make room for the items that are new in the catalogue, if it has changed; another encoder needs a new
+        network.
+        """
         if self._room_for and self._room_for[0] is self.catalogue and self._room_for[1] == self.catalogue.revision:
             return
         if not self._scorer.fits(self.catalogue):
@@ -202,7 +207,9 @@ class Learner:
             self.blend.look(self.catalogue, examples, share)
         if self._before is None:
             self._before = self._scorer.counts[TRENDING].clone()
-        flat = self.memory.flatten(self._known.row_of, self._there, dict.fromkeys(one.example.user_id for one in examples))
+        flat = self.memory.flatten(
+            self._known.row_of, self._there, dict.fromkeys(one.example.user_id for one in examples)
+        )
         spots = flat.spots(examples)
         for step, (one, spot) in enumerate(zip(examples, spots.tolist()), self.counts.learnt):
             one.user.steps[one.place] = step if spot >= 0 else -1  # an item that is not there is not counted
@@ -252,6 +259,9 @@ class Learner:
         examples = [example for example in examples if not example.forget]
         requests = [self.memory.find(example).request(live=True) for example in examples]
         lists = score(scorer, self.catalogue, requests, K, self.rules, explained=False)
-        ranks = [next((at for at, item in enumerate(list_) if item.item_id == one.item_id), -1) for list_, one in zip(lists, examples)]
+        ranks = [
+            next((at for at, item in enumerate(list_) if item.item_id == one.item_id), -1)
+            for list_, one in zip(lists, examples)
+        ]
         found = np.array(ranks, np.int64)
         return Judgement(gains(found), hits(found).astype(float))

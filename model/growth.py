@@ -19,7 +19,8 @@ _COMPARED = 1_024  # items compared with all others at once
 class Known:
     """The items of the catalogue in a scorer's rows.
 
-    Shape: row_of item key -> row; there (t,) rows of items that are in the catalogue; vectors (m, dim), zeros for the others.
+    Shape: row_of item key -> row; there (t,) rows of items that are in the catalogue; vectors (m, dim), zeros for the
+        others.
     """
 
     row_of: dict[int, int] = field(default_factory=dict)

@@ -9,13 +9,14 @@ The vectors live in a 64-dimensional space (`interest_space`) of one encoder ver
 yet is kept as *pending*: it counts as soon as the item has a vector (`resolve`), as do all events after the encoder
 has changed.
 
-How much an event says is its *strength*: by action, and for a rating by its value beside the user's own mean; below 0 it
-pushes away. The newest search is kept with the whole vector of its query, as long as it is among the last events.
+How much an event says is its *strength*: by action, and for a rating by its value beside the user's own mean; below 0
+it pushes away. The newest search is kept with the whole vector of its query, as long as it is among the last events.
 
 Layout, version 2, little-endian: a header of 24 bytes, then per interest weight f32, last touched u64 ms, scale f16 and
-int8 x 64; the edges, f16; the query, scale f16 and int8 x its dimensions; per event, oldest first: item key u64, stamp u64
-(time in ms << 16 | action << 8 | strength x 16, a signed number of 7 bits, << 1 | pending), event key u32. With 6 interests
-and 20 events that is 964 bytes, and 386 more with a query of 384 dimensions. Version 1 had a shorter header, no query and no
+int8 x 64; the edges, f16; the query, scale f16 and int8 x its dimensions; per event, oldest first: item key u64, stamp
+u64 (time in ms << 16 | action << 8 | strength x 16, a signed number of 7 bits, << 1 | pending), event key u32. With 6
+interests and 20 events that is 964 bytes, and 386 more with a query of 384 dimensions. Version 1 had a shorter header,
+no query and no
 strengths: they follow from the actions.
 """
 
@@ -35,7 +36,9 @@ LAYOUT = 2
 ACTIONS = get_args(Action)
 STRENGTHS = {"view": 1.0, "click": 1.0, "rating": 1.0, "search": 1.5, "cart": 2.0, "like": 2.0, "purchase": 3.0}
 STRENGTHS |= {"skip": -0.5, "dislike": -2.0}
-"""How much an event moves an interest; other actions move none, and a rating with a value moves it by `rating_strength`."""
+"""How much an event moves an interest; other actions move none, and a rating with a value moves it by
+`rating_strength`.
+"""
 IS_NEGATIVE = np.array([action in NEGATIVE for action in ACTIONS])
 _MIDDLE_RATINGS = 3.0
 """Ratings of the middle of the scale that a user's mean begins with."""
@@ -54,7 +57,9 @@ _MOST_RATINGS = 0xFFFF
 
 FOREVER = float("inf")
 EXCLUDE_S = {"dislike": FOREVER, "skip": FOREVER, "rating": FOREVER, "purchase": 30 * 86_400.0}
-"""How long an item is not listed after an action, in seconds: the default. After the others it may come again: that is learnt."""
+"""How long an item is not listed after an action, in seconds: the default. After the others it may come again: that is
+learnt.
+"""
 
 
 @dataclass(frozen=True)
@@ -74,9 +79,10 @@ class Rules:
 class Interests:
     """A user's interests, opened up for work.
 
-    Shape: vectors (interests, 64) unit length; weights, touched_ms (interests,); edges (interests, interests); query (dim,)
-    the encoder's vector of the newest search, unit length, (0,) if none is among the events; log (events,), oldest first, and
-    what is read from it: item_keys, times_ms, actions, strengths, pending (events,).
+    Shape: vectors (interests, 64) unit length; weights, touched_ms (interests,); edges (interests, interests); query
+        (dim,)
+    the encoder's vector of the newest search, unit length, (0,) if none is among the events; log (events,), oldest
+    first, and what is read from it: item_keys, times_ms, actions, strengths, pending (events,).
     """
 
     encoder: int = 0
@@ -144,13 +150,19 @@ def encode(interests: Interests) -> bytes:
     table = np.zeros(count, _INTEREST)
     table["weight"], table["touched_ms"] = interests.weights, interests.touched_ms
     table["scale"], table["vector"] = _quantised(interests.vectors)
-    scale, query = _quantised(interests.query[None]) if len(interests.query) else (np.zeros(0, "<f2"), np.zeros(0, np.int8))
+    scale, query = (
+        _quantised(interests.query[None]) if len(interests.query) else (np.zeros(0, "<f2"), np.zeros(0, np.int8))
+    )
     edges = interests.edges.astype("<f2")
-    return b"".join((header, table.tobytes(), edges.tobytes(), scale.tobytes(), query.tobytes(), interests.log.tobytes()))
+    return b"".join(
+        (header, table.tobytes(), edges.tobytes(), scale.tobytes(), query.tobytes(), interests.log.tobytes())
+    )
 
 
 def _quantised(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A scale and whole numbers for each vector, that make it one of unit length; (n, dim) -> (n,) float16, (n, dim) int8."""
+    """A scale and whole numbers for each vector, that make it one of unit length; (n, dim) -> (n,) float16, (n, dim)
+    int8.
+    """
     peaks = np.abs(vectors).max(1, initial=1e-6)[:, None]
     rounded = np.rint(vectors * (127 / peaks))
     return (1 / np.sqrt((rounded * rounded).sum(1).clip(min=1))).astype("<f2"), rounded.astype(np.int8)
@@ -165,7 +177,9 @@ def decode(data: bytes | None) -> Interests:
     if not data:
         return Interests()
     if data[0] not in (1, LAYOUT):
-        raise StateError(f"interests of layout {data[0]}: layouts 1 to {LAYOUT} can be read; use the release that wrote them")
+        raise StateError(
+            f"interests of layout {data[0]}: layouts 1 to {LAYOUT} can be read; use the release that wrote them"
+        )
     header, nothing = (_HEADER, ()) if data[0] == LAYOUT else (_HEADER_1, (0, 0, 0.0))
     try:
         _, count, events, last, _, encoder, newest_ms, dim, ratings, mean_rating = header.unpack_from(data) + nothing
@@ -198,7 +212,9 @@ def _with_strengths(log: np.ndarray) -> np.ndarray:
 
 
 def newest(data: bytes) -> tuple[int, str, int] | None:
-    """The newest event in the bytes of a user, without opening the rest: item key, action, event key; None if there is none."""
+    """The newest event in the bytes of a user, without opening the rest: item key, action, event key; None if there is
+    none.
+    """
     if len(data) < _HEADER_1.size + _ROW.size or not data[2]:
         return None
     item_key, stamp, key = _ROW.unpack_from(data, len(data) - _ROW.size)
@@ -206,7 +222,8 @@ def newest(data: bytes) -> tuple[int, str, int] | None:
 
 
 def rating_strength(value: float, ratings: int, mean: float, scale: tuple[float, float]) -> float:
-    """How much a rating says beside the user's own mean: 2 is the most, 1 is a rating like the others, below 0 it pushes away.
+    """How much a rating says beside the user's own mean: 2 is the most, 1 is a rating like the others, below 0 it
+    pushes away.
 
     >>> [rating_strength(value, 0, 0.0, (1.0, 5.0)) for value in (5.0, 4.0, 3.0, 2.0, 1.0)]
     [2.0, 1.5, 1.0, -0.5, -2.0]
@@ -224,7 +241,12 @@ def rating_strength(value: float, ratings: int, mean: float, scale: tuple[float,
 
 
 def fold(
-    interests: Interests, event: Event, item_key: int, vector: np.ndarray | None, rules: Rules, query: np.ndarray | None = None
+    interests: Interests,
+    event: Event,
+    item_key: int,
+    vector: np.ndarray | None,
+    rules: Rules,
+    query: np.ndarray | None = None,
 ) -> bool:
     """Fold one event into the interests, in place.
 
@@ -339,7 +361,9 @@ def _nearest(interests: Interests, vector: np.ndarray, merge_similarity: float) 
 
 
 def _open(interests: Interests, amount: float, vector: np.ndarray, max_interests: int, late: bool) -> int:
-    """Make room for a new interest of weight 0 and return its number, or -1: a late event does not drive out a stronger one."""
+    """Make room for a new interest of weight 0 and return its number, or -1: a late event does not drive out a stronger
+    one.
+    """
     count = len(interests.weights)
     if count < max_interests:
         interests.vectors = np.vstack((interests.vectors, vector[None]))

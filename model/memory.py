@@ -73,7 +73,9 @@ class Remembered(NamedTuple):
         """What the job would have asked just before this example, or with `live` when the event before it came."""
         example, before = self.example, max(0, self.place)
         time_ms = self.user.times[before - 1] if live and before else example.event_time_ms
-        return Request(example.user_id, example.event_id, time_ms, [], "", example.interests, self.user.consumed(before), live)
+        return Request(
+            example.user_id, example.event_id, time_ms, [], "", example.interests, self.user.consumed(before), live
+        )
 
 
 @dataclass

@@ -1,8 +1,11 @@
-"""Peers: the newest items of other users, kept so that a scorer finds who had the same items, and what they took around them.
+"""Peers: the newest items of other users, kept so that a scorer finds who had the same items, and what they took around
+them.
 
-    last items ─► who had them too, lately ─► those who are most alike ─► what stands near the shared items in their histories
+    last items ─► who had them too, lately ─► those who are most alike ─► what stands near the shared items in their
+    histories
 
-Source: Ludewig and Jannach, Evaluation of session-based recommendation algorithms, 2018, arXiv:1803.09587 (session kNN).
+Source: Ludewig and Jannach, Evaluation of session-based recommendation algorithms, 2018, arXiv:1803.09587 (session
+    kNN).
 """
 
 import numpy as np

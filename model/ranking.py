@@ -33,7 +33,8 @@ _PRIOR = 500  # examples that the weights at the start are worth: few new ones d
 class Ranked:
     """Examples with their signals: the item that came first, then some of the candidates, then some of all items.
 
-    Shape: users (b,) of str; signals (b, _WIDTH, signals) half precision; context (b, CONTEXT); offset (b, _WIDTH), the log of
+    Shape: users (b,) of str; signals (b, _WIDTH, signals) half precision; context (b, CONTEXT); offset (b, _WIDTH), the
+        log of
     how many items each stands for; found (b,) bool, whether what came is a candidate.
     """
 
@@ -83,7 +84,9 @@ class BlendLearner:
             del self._fresh[0]
 
     def learn(self, at_least: int = 1) -> None:
-        """Take steps on the examples that were looked at since the last call, once they are enough, and on some from before."""
+        """Take steps on the examples that were looked at since the last call, once they are enough, and on some from
+        before.
+        """
         if sum(map(len, self._fresh)) >= at_least:
             fresh = joined(self._fresh)
             self._fresh.clear()
@@ -113,7 +116,9 @@ class BlendLearner:
             self._optimizer.step(self._loss(joined(drawn)), _CLIP)
 
     def _loss(self, ranked: Ranked) -> torch.Tensor:
-        """Weights that find have to find what came among all items, the others to order the candidates where it is one of them."""
+        """Weights that find have to find what came among all items, the others to order the candidates where it is one
+        of them.
+        """
         blend, signals, context, found = self._scorer.blend, ranked.signals.float(), ranked.context, ranked.found
         came = torch.zeros(len(ranked), dtype=torch.int64)
         linear = (signals @ (blend.find(context) * RETRIEVING)[..., None])[..., 0] + ranked.offset  # (b, _WIDTH)
@@ -126,7 +131,9 @@ class BlendLearner:
 
     @torch.no_grad()
     def _rank(self, catalogue: Catalogue, examples: Sequence[Remembered]) -> Ranked:
-        """Compute the signals of what came, of the candidates and of some other items, where what came could be on a list."""
+        """Compute the signals of what came, of the candidates and of some other items, where what came could be on a
+        list.
+        """
         table, device = self._scorer.table(catalogue), self._scorer.keys.device
         live = self._random.random(len(examples)) < self.pace.live
         requests = [one.request(now) for one, now in zip(examples, live.tolist())]
@@ -155,21 +162,25 @@ def _without(ranked: Ranked, user_id: str) -> Ranked:
 
 def joined(groups: Sequence[Ranked]) -> Ranked:
     """One group after the other."""
-    columns = (torch.cat([getattr(group, name) for group in groups]) for name in ("signals", "context", "offset", "found"))
+    columns = (
+        torch.cat([getattr(group, name) for group in groups]) for name in ("signals", "context", "offset", "found")
+    )
     return Ranked(np.concatenate([group.users for group in groups]), *columns)
 
 
 def offsets(
     target: torch.Tensor, candidates: torch.Tensor, drawn: torch.Tensor, uniform: torch.Tensor, excluded: torch.Tensor
 ) -> torch.Tensor:
-    """The log of how many items each stands for, -inf for none: the item that came for itself, those drawn from the candidates
-    for all others of them, those drawn from all items for those that are no candidates.
+    """The log of how many items each stands for, -inf for none: the item that came for itself, those drawn from the
+    candidates for all others of them, those drawn from all items for those that are no candidates.
 
     Shape: target (b, 1), candidates (b, c), drawn, uniform (b, r), excluded (b, n) -> (b, 1 + 2 r).
     """
     (b, n), c, r = excluded.shape, candidates.shape[1], drawn.shape[1]
     is_candidate = torch.zeros(n).expand(b, n).scatter(1, candidates, 1.0).bool()
-    of_candidates = torch.full(drawn.shape, np.log(c / r)).masked_fill_(excluded.gather(1, drawn) | (drawn == target), -torch.inf)
+    of_candidates = torch.full(drawn.shape, np.log(c / r)).masked_fill_(
+        excluded.gather(1, drawn) | (drawn == target), -torch.inf
+    )
     none = excluded.gather(1, uniform) | is_candidate.gather(1, uniform) | (uniform == target)
     of_all = torch.full(uniform.shape, np.log(n / r)).masked_fill_(none, -torch.inf)
     return torch.cat((torch.zeros(b, 1), of_candidates, of_all), 1)

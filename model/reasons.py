@@ -18,8 +18,14 @@ LEAST_SHARE = 0.05
 """A signal with a smaller share of the score is no reason."""
 _EVENTS = 2  # past events named in a reason, at most
 NAMES = [*SIGNALS, *TERMS]
-_OF_WHAT_WAS_HAD = {"had", "had-lately", "had-near"}  # that a user never had an item is no reason for it, though it lifts it
-_CARRIED_BY = {"network": "items", "interest": "vectors", "next-interest": "vectors", "liked": "vectors"} | {name: name for name in (*FOLLOWING, "text")}
+_OF_WHAT_WAS_HAD = {
+    "had",
+    "had-lately",
+    "had-near",
+}  # that a user never had an item is no reason for it, though it lifts it
+_CARRIED_BY = {"network": "items", "interest": "vectors", "next-interest": "vectors", "liked": "vectors"} | {
+    name: name for name in (*FOLLOWING, "text")
+}
 """How the past events that carry a signal are found; those that carry the others are not known."""
 
 
@@ -42,21 +48,28 @@ def explain(
     carried_by = torch.where(events >= 0, past.gather(3, events.clamp(min=0)), len(item_ids))
     reasons = _reasons(share, signal, _interest_numbers(table, batch, rows, signal), carried_by, item_ids)
     most, k = signal.shape[2], rows.shape[1]
-    told = [reasons[at : at + count] for at, count in zip(range(0, len(reasons), most), (share >= LEAST_SHARE).sum(2).flatten().tolist())]
+    told = [
+        reasons[at : at + count]
+        for at, count in zip(range(0, len(reasons), most), (share >= LEAST_SHARE).sum(2).flatten().tolist())
+    ]
     for at in new.flatten().nonzero()[:, 0].tolist():
         told[at] = [Reason("new", 1.0)]
     return [told[at : at + k] for at in range(0, len(told), k)]
 
 
 def _strongest(scored: Scores, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The signals that lift items most above the average item, and their shares, the largest first; (B, k) -> (B, k, reasons) each."""
+    """The signals that lift items most above the average item, and their shares, the largest first; (B, k) -> (B, k,
+    reasons) each.
+    """
     found = scored.found | scored.said
     columns = torch.tensor([NAMES.index(name) for name in found], device=rows.device)
     average = torch.stack([signal.mean(1).expand(len(rows)) for signal in found.values()], 1)  # (B, found)
     weights = F.pad(scored.weights, (0, len(TERMS)), value=1.0)[:, None, columns]
     signals = at_rows(found, rows)  # (B, k, found)
     lift = (signals - average[:, None]).mul_(weights).clamp_(min=0)
-    lift.masked_fill_(torch.tensor([name in _OF_WHAT_WAS_HAD for name in found], device=rows.device) & (signals == 0), 0.0)
+    lift.masked_fill_(
+        torch.tensor([name in _OF_WHAT_WAS_HAD for name in found], device=rows.device) & (signals == 0), 0.0
+    )
     most = (lift / lift.sum(2, keepdim=True).clamp(min=1e-12)).topk(min(REASONS, lift.shape[2]))
     return most.values, columns[most.indices]
 
@@ -110,7 +123,9 @@ def _amounts(table: Table, batch: MicroBatch, rows: torch.Tensor, places: torch.
 
 
 def _places(rows: torch.Tensor, n: int) -> torch.Tensor:
-    """Where each item stands among the k listed, k for one that is not; (B, k) -> (B, n + 1) int16: small, as it is read all over."""
+    """Where each item stands among the k listed, k for one that is not; (B, k) -> (B, n + 1) int16: small, as it is
+    read all over.
+    """
     B, k = rows.shape
     places = torch.full((B, n + 1), k, dtype=torch.int16, device=rows.device)
     return places.scatter_(1, rows, torch.arange(k, dtype=torch.int16, device=rows.device).expand(B, -1))

@@ -68,7 +68,11 @@ def remove(path: str) -> None:
 def inside(path: str) -> list[str]:
     """The names of what lies below a version, in their order; nothing where there is none."""
     files, root = fsspec.core.url_to_fs(path)
-    return sorted(name.rstrip("/").rsplit("/", 1)[-1] for name in files.ls(root, detail=False)) if files.exists(root) else []
+    return (
+        sorted(name.rstrip("/").rsplit("/", 1)[-1] for name in files.ls(root, detail=False))
+        if files.exists(root)
+        else []
+    )
 
 
 def read(path: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -108,8 +108,8 @@ def _empty() -> list:
 class Reason(Struct, frozen=True, omit_defaults=True, gc=False):
     """Why an item is on a list: the signal, its share of the score, and what the user did that carried it.
 
-    `interest` is the number of one of the user's interests, where the signal is one of interests. `items` are items of the
-    user's past events; empty where no single event carried the signal.
+    `interest` is the number of one of the user's interests, where the signal is one of interests. `items` are items of
+    the user's past events; empty where no single event carried the signal.
     """
 
     signal: str
@@ -129,7 +129,8 @@ class RecommendedItem(Struct, frozen=True, gc=False):
 class Recommendation(Struct, frozen=True, omit_defaults=True):
     """A top-k list, best first. `rec_id` follows from the event alone, so a list that comes twice can be told.
 
-    With `forgotten` set it answers a `forget`: no version made it, it has no items, and whoever keeps lists deletes the user's.
+    With `forgotten` set it answers a `forget`: no version made it, it has no items, and whoever keeps lists deletes the
+    user's.
     """
 
     rec_id: str
@@ -172,8 +173,8 @@ class FineTuneRequest(Struct, frozen=True):
 class ModelVersion(Struct, frozen=True, omit_defaults=True):
     """A version's life, told on `model-versions`: see model/versions.py.
 
-    `counted` brings new counts of a version and changes nothing else. `epoch` is how many decisions by hand there had been;
-    one that is `pinned` serves until the next of them.
+    `counted` brings new counts of a version and changes nothing else. `epoch` is how many decisions by hand there had
+    been; one that is `pinned` serves until the next of them.
     """
 
     version: Annotated[str, Meta(max_length=256)]
@@ -226,9 +227,9 @@ class UserState(Struct, frozen=True, array_like=True):
 class Request(Struct, frozen=True, array_like=True):
     """update-interest -> score: all that a list depends on, besides the catalogue.
 
-    `versions` are the model versions to serve with, best first: the next one stands in where one cannot be loaded. A `live`
-    list is made as soon as an event has come: nobody knows yet how long the user's next one will take. With `forget` set
-    there is nothing to score: the answer says that the user was forgotten.
+    `versions` are the model versions to serve with, best first: the next one stands in where one cannot be loaded. A
+    `live` list is made as soon as an event has come: nobody knows yet how long the user's next one will take. With
+    `forget` set there is nothing to score: the answer says that the user was forgotten.
     """
 
     user_id: str
@@ -270,7 +271,9 @@ def decode_example(raw: bytes) -> Example:
     """
     example = _decode_example(raw)
     if not example.forget and not (example.item_id and example.action in POSITIVE):
-        raise InvalidRecord(f"an example needs an item_id and a positive action: {example.action!r} on {example.item_id!r}")
+        raise InvalidRecord(
+            f"an example needs an item_id and a positive action: {example.action!r} on {example.item_id!r}"
+        )
     return example
 
 
@@ -353,7 +356,9 @@ def decode_user_state(packed: bytes | None) -> UserState:
     try:
         return _decode_user_state(packed) if packed else UserState()
     except (msgspec.DecodeError, RecursionError) as error:
-        raise StateError(f"{len(packed)} bytes of a user's state cannot be read: {error}; use the release that wrote them") from None
+        raise StateError(
+            f"{len(packed)} bytes of a user's state cannot be read: {error}; use the release that wrote them"
+        ) from None
 
 
 def item_key(item_id: str) -> int:

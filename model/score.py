@@ -31,16 +31,20 @@ from model.versions import counts_path, trained_path
 
 LAYOUT = 7
 _POPULAR = 500  # items most chosen: enough for a list without what a user has consumed
-_USERS, _CELLS = 64, 700_000  # users, and users x items, scored at once: what a group needs stays in the processor's cache
+_USERS, _CELLS = (
+    64,
+    700_000,
+)  # users, and users x items, scored at once: what a group needs stays in the processor's cache
 
 
 class Scorer(nn.Module):
     """All that a model version holds. Item tables have one row per item that the version knows.
 
     Shape: keys (m,) int64 item keys; counts (HALF_LIVES, m); first (m,) event that chose the
-    item, counted through, -1 for none; late (m,) 1 for an item that came after learning had begun; learnt () events counted; per name in NEIGHBOURS: items (m, c) int32 rows of this
-    table, -1 for none, and weights (m, c); peers_taken (u, LENGTH) int32 rows of this table, -1 for none; peers_places
-    (m, PLACES) int32 places in it, counted through, -1 for none.
+    item, counted through, -1 for none; late (m,) 1 for an item that came after learning had begun; learnt () events
+    counted; per name in NEIGHBOURS: items (m, c) int32 rows of this table, -1 for none, and weights (m, c); peers_taken
+    (u, LENGTH) int32 rows of this table, -1 for none; peers_places (m, PLACES) int32 places in it, counted through, -1
+    for none.
     """
 
     def __init__(self, sizes: Sizes, items: int = 0, encoder_version: str = "") -> None:
@@ -114,7 +118,11 @@ class Scorer(nn.Module):
             counted: the `tables` of a scorer.
         """
         scorer = Scorer(self.sizes, 0, self.encoder_version)
-        scorer.network, scorer.blend, scorer._text = _of_items(self.network, self.keys, counted["keys"]), self.blend, self._text
+        scorer.network, scorer.blend, scorer._text = (
+            _of_items(self.network, self.keys, counted["keys"]),
+            self.blend,
+            self._text,
+        )
         for name, tensor in counted.items():
             scorer.register_buffer(name, tensor)
         return scorer
@@ -157,7 +165,12 @@ def _same(kept: tuple | None, state: tuple[Catalogue, int]) -> bool:
 
 def save(scorer: Scorer, registry_path: str, version: str, about: dict) -> str:
     """Write the scorer as a version of the registry and return its path."""
-    shape = {"layout": LAYOUT, "sizes": asdict(scorer.sizes), "signals": list(SIGNALS), "encoder_version": scorer.encoder_version}
+    shape = {
+        "layout": LAYOUT,
+        "sizes": asdict(scorer.sizes),
+        "signals": list(SIGNALS),
+        "encoder_version": scorer.encoder_version,
+    }
     return registry.write(registry_path, version, scorer.state_dict(), about | shape)
 
 
@@ -177,7 +190,9 @@ def load(path: str, device: str = "cpu") -> Scorer:
     if path != trained_path(path):
         tensors, _ = _read(path)
         if tensors.keys() != scorer.tables().keys():
-            raise VersionError(f"{path}: counts of {', '.join(sorted(tensors))}: those of this release are wanted; write them again")
+            raise VersionError(
+                f"{path}: counts of {', '.join(sorted(tensors))}: those of this release are wanted; write them again"
+            )
         scorer = scorer.with_counts(tensors)
     return scorer.to(device)
 
@@ -214,10 +229,11 @@ def score(
     rules: Rules = Rules(),
     explained: bool = True,
 ) -> list[list[RecommendedItem]]:
-    """The k best items for each request, best first, with P(i | u, t) and, where they shall be `explained`, the reasons.
+    """The k best items for each request, best first, with P(i | u, t) and, where they shall be `explained`, the
+    reasons.
 
-    P is a softmax of the score over the whole catalogue. Items that must not be listed, by what the user said of them, are
-    taken out before it is normalised: their probability is 0 and the others' sum to 1. The time t is the request's.
+    P is a softmax of the score over the whole catalogue. Items that must not be listed, by what the user said of them,
+    are taken out before it is normalised: their probability is 0 and the others' sum to 1. The time t is the request's.
 
     Raises:
         VersionError: the scorer was made for another encoder than the catalogue's.

@@ -25,7 +25,9 @@ _AVERAGED = 0.975  # what a step leaves of the average of the weights before
 _SHUFFLED = 0.5
 """In this share of the windows the order of events at one time is drawn anew: they came in no order."""
 _MOST_AGAIN = 3
-"""An item that a window has held so often already is no target: whoever takes it hundreds of times teaches nobody else anything."""
+"""An item that a window has held so often already is no target: whoever takes it hundreds of times teaches nobody else
+anything.
+"""
 _SAME_TIME_MS = 0.5  # events less far apart may change places
 
 
@@ -41,7 +43,16 @@ class NetworkLearner:
         self._network = copy.deepcopy(scorer.network)
         self._optimizer = AdamW(self._network, _FIRST_RATE, _WEIGHT_DECAY)
 
-    def learn(self, known: Known, flat: Flat, new: np.ndarray, reach: np.ndarray, before: torch.Tensor, steps: int, learnt: int) -> None:
+    def learn(
+        self,
+        known: Known,
+        flat: Flat,
+        new: np.ndarray,
+        reach: np.ndarray,
+        before: torch.Tensor,
+        steps: int,
+        learnt: int,
+    ) -> None:
         """Take steps on windows around new events and as many windows from before.
 
         Args:
@@ -128,7 +139,9 @@ class NetworkLearner:
         drawn = target[torch.from_numpy(self._random.integers(0, len(target), half))]
         negatives = torch.cat((uniform, drawn))  # (S,)
         used, place = torch.unique(torch.cat((rows.flatten(), target, negatives)), return_inverse=True)
-        items = network.items(network.project(known.vectors[used]), network.ids[used], self._scorer.counts[EVER][used])  # (used, width)
+        items = network.items(
+            network.project(known.vectors[used]), network.ids[used], self._scorer.counts[EVER][used]
+        )  # (used, width)
         bias = network.bias[used] + network.popularity * popularity[used]
         at_rows, at_target, at_negatives = place.split((rows.numel(), len(target), len(negatives)))
         hidden = network(items[at_rows].view(*rows.shape, -1), gaps, actions, kind)[targets >= 0]  # (w, width)
@@ -145,12 +158,17 @@ def _worn_out(rows: np.ndarray, kind: np.ndarray) -> np.ndarray:
 
 
 def sampled_softmax_loss(
-    hidden: torch.Tensor, items: torch.Tensor, bias: torch.Tensor, target: torch.Tensor, negatives: torch.Tensor, log_q: torch.Tensor
+    hidden: torch.Tensor,
+    items: torch.Tensor,
+    bias: torch.Tensor,
+    target: torch.Tensor,
+    negatives: torch.Tensor,
+    log_q: torch.Tensor,
 ) -> torch.Tensor:
     """The cross-entropy of a softmax over all items, from the targets and some negatives alone.
 
-    A negative that is expected Q times among the negatives drawn stands for 1 / Q items: with this sampling correction the sum
-    over the negatives other than the target is, on average, that over all items other than the target.
+    A negative that is expected Q times among the negatives drawn stands for 1 / Q items: with this sampling correction
+    the sum over the negatives other than the target is, on average, that over all items other than the target.
 
     Args:
         target, negatives: rows of `items`; a row may be among the negatives several times.

@@ -1,6 +1,8 @@
-"""A made-up shop: products in three languages and what its users did for two months; a seed makes one, another seed another.
+"""A made-up shop: products in three languages and what its users did for two months; a seed makes one, another seed
+another.
 
-Users come back to their one to three favourite categories and look around elsewhere: there they skip, dislike and rate low.
+Users come back to their one to three favourite categories and look around elsewhere: there they skip, dislike and rate
+low.
 """
 
 import random
@@ -22,7 +24,12 @@ _EVENTS_PER_USER = 30_000 / 2_470
 _TEXTS, _BRANDS = 0.4, 0.3  # of the items that have a text, and a brand in the title
 _FAVOURED = 0.85  # of the sessions are about a favourite category
 _GAP_S = 40.0  # between two events of a session, on average
-_SEARCHES, _CLICKS, _CARTS, _PURCHASES = 0.12, 0.2, 0.12, 0.4  # chances; of a click and a cart after a view, of a purchase after a cart
+_SEARCHES, _CLICKS, _CARTS, _PURCHASES = (
+    0.12,
+    0.2,
+    0.12,
+    0.4,
+)  # chances; of a click and a cart after a view, of a purchase after a cart
 _AGAIN, _EARLIER = 0.1, 0.1  # a view is of what was viewed last, or of something that the user comes back to
 _ON = 0.72  # a session goes on after a view
 _RATED = {True: (0.05, 4.2), False: (0.08, 2.2)}  # by whether the user likes the category: how often, and the mean
@@ -79,7 +86,11 @@ def make_shop(seed: int, events: int = 30_000, items: int = 800, categories: int
         events: about so many; there are as many users as come with them, 2,470 for 30,000.
     """
     draw = random.Random(seed)
-    chosen = [(spoken, one) for spoken, share in SHARES.items() for one in draw.sample(CATEGORIES[spoken], round(share * categories))]
+    chosen = [
+        (spoken, one)
+        for spoken, share in SHARES.items()
+        for one in draw.sample(CATEGORIES[spoken], round(share * categories))
+    ]
     draw.shuffle(chosen)
     made = _items(draw, chosen, items)
     words = {one.name: one.nouns for _, one in chosen}
@@ -124,7 +135,9 @@ class _Crowd:
             self.items[category(item)].append(item)
         self._popular = list(accumulate(1 / (rank + 3) for rank in range(len(self.items))))
         self._categories = list(self.items)
-        self._sold = {name: list(accumulate(1 / (rank + 2) for rank in range(len(items)))) for name, items in self.items.items()}
+        self._sold = {
+            name: list(accumulate(1 / (rank + 2) for rank in range(len(items)))) for name, items in self.items.items()
+        }
 
     def category(self) -> str:
         """Any category, popular ones more often."""
@@ -159,7 +172,9 @@ def _events(draw: random.Random, crowd: _Crowd, likes: dict[str, list[str]], cou
             when.append((BEGIN_MS + int(1_000 * at_s), fields | {"user_id": user}))
         number += 1
     when.sort(key=lambda one: one[0])
-    return [Event(event_id=f"e{at}", event_time_ms=time_ms, **fields) for at, (time_ms, fields) in enumerate(when[:count])]
+    return [
+        Event(event_id=f"e{at}", event_time_ms=time_ms, **fields) for at, (time_ms, fields) in enumerate(when[:count])
+    ]
 
 
 @dataclass

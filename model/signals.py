@@ -5,7 +5,8 @@ user and item on the scale of a log probability. Most are computed of every item
 are computed of the candidates only. `FAMILIES` names them in the order in which the blend holds their weights; a new
 signal is a new entry there.
 
-Source: Steck, Embarrassingly Shallow Autoencoders for Sparse Data (EASE), 2019, arXiv:1905.03375 (one of the counted tables).
+Source: Steck, Embarrassingly Shallow Autoencoders for Sparse Data (EASE), 2019, arXiv:1905.03375 (one of the counted
+    tables).
 """
 
 from collections.abc import Callable, Collection
@@ -40,7 +41,10 @@ _NO_INTEREST = 1e-9
 _ALIKE = 0.9  # what a shared item counts for being alike, beside the next newer one
 _SHARED = 128  # places of peers that are looked around, at most
 _NEARER = 0.9  # what one place further away counts
-_LONG_AGO, _STEP_BACK = 20.0, 0.8  # log of the seconds after which it hardly matters when; what one event further back counts
+_LONG_AGO, _STEP_BACK = (
+    20.0,
+    0.8,
+)  # log of the seconds after which it hardly matters when; what one event further back counts
 
 
 def recencies(T: int, device: torch.device, name: str) -> torch.Tensor:
@@ -60,7 +64,9 @@ def led(table: Table, batch: MicroBatch, name: str) -> tuple[torch.Tensor, torch
 
 def _network(table: Table, batch: MicroBatch) -> list[torch.Tensor]:
     """What the network makes of the last events."""
-    hidden = table.network(table.items[batch.history], batch.gaps, batch.actions, batch.kind, newest=True)[:, 0]  # (B, width)
+    hidden = table.network(table.items[batch.history], batch.gaps, batch.actions, batch.kind, newest=True)[
+        :, 0
+    ]  # (B, width)
     return [hidden @ table.items[:-1].mT + table.bias]
 
 
@@ -131,7 +137,8 @@ def _spread(table: Table, batch: MicroBatch, found: Found, rows: torch.Tensor) -
 
 
 def _taste(table: Table, batch: MicroBatch, found: Found, rows: torch.Tensor) -> list[torch.Tensor]:
-    """How much all that the user ever consumed speaks for the item, old and new alike: by who else took both, and the share
+    """How much all that the user ever consumed speaks for the item, old and new alike: by who else took both, and the
+    share
     of the items with the nearest texts that is among it."""
     had = torch.zeros(len(rows), len(table.bias) + 1, device=rows.device)
     had[batch.owner, batch.had] = 1.0
@@ -206,7 +213,8 @@ SIGNALS = {name: weight for family in FAMILIES for name, weight in family.weight
 FIRST_WEIGHTS = {"network": 0.8, "trending": 0.1, "text": 0.05, "had": -1.0} | dict.fromkeys((*FOLLOWING, "peers"), 0.1)
 """Weights from which learning sets out; 0 for the others."""
 RETRIEVING = torch.tensor([family.at is None for family in FAMILIES for _ in family.weights])
-"""The signals whose weights are learnt: they find the candidates, the others only help to order them; (signals,) bool."""
+"""The signals whose weights are learnt: they find the candidates, the others only help to order them; (signals,) bool.
+"""
 
 
 def everywhere(table: Table, batch: MicroBatch, wanted: Collection[str]) -> Found:
@@ -221,7 +229,9 @@ def everywhere(table: Table, batch: MicroBatch, wanted: Collection[str]) -> Foun
 
 def at_rows(found: Found, rows: torch.Tensor) -> torch.Tensor:
     """Signals of every item, of some of them; rows (B, c) -> (B, c, found)."""
-    return torch.stack([signal[0][rows] if len(signal) == 1 else signal.gather(1, rows) for signal in found.values()], 2)
+    return torch.stack(
+        [signal[0][rows] if len(signal) == 1 else signal.gather(1, rows) for signal in found.values()], 2
+    )
 
 
 def at(table: Table, batch: MicroBatch, found: Found, rows: torch.Tensor) -> torch.Tensor:

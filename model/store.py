@@ -1,4 +1,5 @@
-"""A made-up shop with all that serves in it, without Flink and Kafka: what users hold, the scorer, and the learner if it is trained.
+"""A made-up shop with all that serves in it, without Flink and Kafka: what users hold, the scorer, and the learner if
+it is trained.
 
 What an event does to a user and which list answers it is computed by the functions of the job.
 """
@@ -91,7 +92,11 @@ class Store:
         """The events of these steps; nobody has heard of them yet."""
         start_ms, made = self.now_ms if at_ms is None else at_ms, []
         for number, (action, what, *value) in enumerate(steps):
-            about = {"query": what} if isinstance(what, str) else {"item_id": what.item_id, "value": value[0] if value else None}
+            about = (
+                {"query": what}
+                if isinstance(what, str)
+                else {"item_id": what.item_id, "value": value[0] if value else None}
+            )
             made.append(Event(f"step-{next(self.numbers)}", user, action, start_ms + number * GAP_MS, **about))
         return made
 
@@ -108,7 +113,9 @@ class Store:
     def of_category(self, requests: Sequence[Request], categories: Sequence[str]) -> float:
         """How many of the first ten are of the category that belongs to the list, on average."""
         lists = self.lists(requests)
-        return float(np.mean([sum(category(self.items[item]) == one for item in list_) for list_, one in zip(lists, categories)]))
+        return float(
+            np.mean([sum(category(self.items[item]) == one for item in list_) for list_, one in zip(lists, categories)])
+        )
 
     def learn(self, events: Sequence[Event]) -> None:
         """What users did is folded in and counted; without a learner nobody counts."""
@@ -153,7 +160,9 @@ def open_store(shop: Shop, embed: Embed, protocol: Protocol = Protocol()) -> Sto
     users = Visitors(catalogue, protocol.rules, lambda query: embed_once([query])[0])
     asked = [users.ask(event) for event in shop.events]
     items = {item.item_id: item for item in shop.items}
-    return Store(shop, embed_once, protocol, catalogue, users, Scorer.untrained(catalogue.vectors.shape[1]), asked, items)
+    return Store(
+        shop, embed_once, protocol, catalogue, users, Scorer.untrained(catalogue.vectors.shape[1]), asked, items
+    )
 
 
 def _keeping(embed: Embed) -> Embed:

@@ -1,9 +1,10 @@
 """The live twin of the prequential evaluation: was what a user did next on the list that the user had?
 
-    a list is made ─► kept for its user ─► the user's next event comes ─► a hit? at which place? ─► figures of its version
+    a list is made ─► kept for its user ─► the user's next event comes ─► a hit? at which place? ─► figures of its
+    version
 
-Beside it stands what decayed popularity would have shown, without the items that the user had consumed. Figures are means over
-a sliding window of events, one for each model version.
+Beside it stands what decayed popularity would have shown, without the items that the user had consumed. Figures are
+means over a sliding window of events, one for each model version.
 """
 
 from collections import OrderedDict, deque
@@ -28,7 +29,9 @@ class Shown(NamedTuple):
 
 
 class Window:
-    """The newest events of a version, each with the place of its item on the list and among the popular, `_MISS` for none."""
+    """The newest events of a version, each with the place of its item on the list and among the popular, `_MISS` for
+    none.
+    """
 
     def __init__(self, most: int) -> None:
         self._most, self._places = most, deque()

@@ -3,7 +3,8 @@
 The keyed operator of the job and the evaluation both go through here, so an action means the same to both.
 
     event ─► impression: nothing; forget: no state is left, and an empty list says so
-         └─► interests (interest.py), consumed items (consumed.py) ─► a list is asked for; a positive action is an example
+         └─► interests (interest.py), consumed items (consumed.py) ─► a list is asked for; a positive action is an
+         example
 """
 
 from typing import NamedTuple
@@ -54,7 +55,9 @@ def request(state: bytes | None, user_id: str, event_id: str, time_ms: int, live
     return Request(user_id, event_id, time_ms, [], "", known.interests, known.consumed, live)
 
 
-def embedded(event: Event, item_key: int, encoder: int, vector: np.ndarray | None, query: np.ndarray | None = None) -> Embedded:
+def embedded(
+    event: Event, item_key: int, encoder: int, vector: np.ndarray | None, query: np.ndarray | None = None
+) -> Embedded:
     """An event as it travels from embed to update-interest: vectors in half precision.
 
     Shape: vector (64,) of its item or query in the interest space, query (dim,) as the encoder gave it.

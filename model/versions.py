@@ -1,11 +1,11 @@
-"""Which model versions serve: a fold over the records of `model-versions`, the same for job, learner, `models` and page.
+"""Which model versions serve: a fold over the records of `model-versions`, for job, learner, page and command.
 
     serving, epoch 0 ─► serving, epoch 0 ─► by hand: serving, epoch 1, pinned ─► serving, epoch 0: too late, no effect
                          counted: new counts of a version, wherever it stands
 
-A decision by hand begins a new epoch, and every record says in which epoch it was written. So a candidate that was learnt
-before a rollback cannot undo it, whenever its record comes. An epoch also outlives the compaction of the topic, of which a
-comparison with the version before would lose one side.
+A decision by hand begins a new epoch, and every record says in which epoch it was written. So a candidate that was
+learnt before a rollback cannot undo it, whenever its record comes. An epoch also outlives the compaction of the topic,
+of which a comparison with the version before would lose one side.
 """
 
 from collections.abc import Iterable
@@ -97,17 +97,19 @@ def follow(serving: Serving, version: ModelVersion) -> Serving:
     >>> after.paths
     ['r/v2', 'r/v1']
 
-    By hand v1 serves again, and stays: what is learnt from now on has to wait, and what was learnt before comes too late.
+    By hand v1 serves again, and stays: what is learnt from now on has to wait, and what was learnt before comes too
+    late.
 
     >>> after = follow(after, ModelVersion("v1", "r/v1", status="serving", epoch=1, pinned=True))
-    >>> for late in (ModelVersion("v3", "r/v3", status="serving"), ModelVersion("v4", "r/v4", status="serving", epoch=1)):
-    ...     after = follow(after, late)
+    >>> after = follow(after, ModelVersion("v3", "r/v3", status="serving"))
+    >>> after = follow(after, ModelVersion("v4", "r/v4", status="serving", epoch=1))
     >>> after
     Serving(paths=['r/v1', 'r/v2'], epoch=1, pinned=True, led=True)
 
     New counts of a version take the place of those before, wherever it stands.
 
-    >>> follow(Serving(["r/v2", "r/v1/counts-000007"]), ModelVersion("v1", "r/v1/counts-000008", status="counted")).paths
+    >>> counted = ModelVersion("v1", "r/v1/counts-000008", status="counted")
+    >>> follow(Serving(["r/v2", "r/v1/counts-000007"]), counted).paths
     ['r/v2', 'r/v1/counts-000008']
 
     A retired version stands in for the others, a rejected one never does.

@@ -1,4 +1,6 @@
-"""The words of made-up shops: categories in three languages, each with the things in it, what is said of them, and sizes."""
+"""The words of made-up shops: categories in three languages, each with the things in it, what is said of them, and
+sizes.
+"""
 
 from typing import NamedTuple
 
@@ -95,7 +97,9 @@ _CHINESE = """
 def _parse(text: str) -> list[Category]:
     """One category a line: name, nouns, qualities and sizes between colons."""
     lines = [[part.strip() for part in line.split(":")] for line in text.strip().splitlines()]
-    return [Category(name, *(tuple(word.strip() for word in part.split(", ")) for part in parts)) for name, *parts in lines]
+    return [
+        Category(name, *(tuple(word.strip() for word in part.split(", ")) for part in parts)) for name, *parts in lines
+    ]
 
 
 CATEGORIES = {"de": _parse(_GERMAN), "en": _parse(_ENGLISH), "zh": _parse(_CHINESE)}
@@ -105,8 +109,18 @@ BRANDS = {
     "zh": ("云山", "小禾", "东篱", "海月", "青竹"),
 }
 SENTENCES = {
-    "de": ("Robust und langlebig, für jeden Tag.", "Beliebt als Geschenk.", "In Deutschland geprüft, schnell geliefert.", "Angenehm im Gebrauch."),
-    "en": ("Built to last and easy to care for.", "A popular gift.", "Tested by professionals, delivered fast.", "Made for every day."),
+    "de": (
+        "Robust und langlebig, für jeden Tag.",
+        "Beliebt als Geschenk.",
+        "In Deutschland geprüft, schnell geliefert.",
+        "Angenehm im Gebrauch.",
+    ),
+    "en": (
+        "Built to last and easy to care for.",
+        "A popular gift.",
+        "Tested by professionals, delivered fast.",
+        "Made for every day.",
+    ),
     "zh": ("经久耐用，适合日常使用。", "送礼佳品。", "品质保证，快速发货。", "做工精细。"),
 }
 SHARES = {"de": 0.4, "en": 0.4, "zh": 0.2}

@@ -2,8 +2,8 @@
 
     scripts/behaviour.py [--shop N] [--events N] [--trained | --untrained] [--probe NAME ...] [--json FILE]
 
-Neither Flink nor Kafka is needed; docs/behaviour.md says what each figure is. Any setting of jobs/settings.py can be given too
-(`--half_life_s 86400`, `--encoder NAME`). The exit code is 1 where a row does not hold.
+Neither Flink nor Kafka is needed; docs/behaviour.md says what each figure is. Any setting of jobs/settings.py can be
+given too (`--half_life_s 86400`, `--encoder NAME`). The exit code is 1 where a row does not hold.
 """
 
 import argparse
@@ -43,17 +43,28 @@ def main(argv: list[str] | None = None) -> None:
     if not arguments.untrained:
         found["trained"] = measure(train(store, _line), settings.seed, arguments.probe)
     size = f"{len(shop.items)} products, {len(shop.likes):,} users, {len(shop.events):,} events"
-    report.show_behaviour({name: one.figures() for name, one in found.items()}, f"shop {arguments.shop}: {size}; of the category: items among the first 10")
+    report.show_behaviour(
+        {name: one.figures() for name, one in found.items()},
+        f"shop {arguments.shop}: {size}; of the category: items among the first 10",
+    )
     if arguments.json:
-        Path(arguments.json).write_text(json.dumps({name: behaviour.figures() for name, behaviour in found.items()}) + "\n")
+        Path(arguments.json).write_text(
+            json.dumps({name: behaviour.figures() for name, behaviour in found.items()}) + "\n"
+        )
     broken = {name: len(behaviour.broken()) for name, behaviour in found.items()}
-    print(f"rows that do not hold: {', '.join(f'{name} {count}' for name, count in broken.items())}; {time.perf_counter() - began:.0f} s")
+    print(
+        f"rows that do not hold: {', '.join(f'{name} {count}' for name, count in broken.items())}; {time.perf_counter() - began:.0f} s"
+    )
     raise SystemExit(int(any(broken.values())))
 
 
 def _arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    parser.add_argument("--shop", type=int, default=1, help="which shop: the seed of its categories, products and users (default 1)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument(
+        "--shop", type=int, default=1, help="which shop: the seed of its categories, products and users (default 1)"
+    )
     parser.add_argument("--events", type=int, default=30_000, help="of the shop's users (default 30,000)")
     parser.add_argument("--probe", nargs="+", choices=PROBES, default=(), help="only these")
     parser.add_argument("--json", help="write the figures to this file too")

@@ -37,7 +37,18 @@ from model.encoder import Encoder
 from model.finetune import Learner
 from model.interest import INTEREST_DIM, Rules
 from model.pace import Pace
-from model.schema import Action, Event, Example, HeadraceError, InvalidRecord, ItemVector, Request, decode_event, event_key, item_key
+from model.schema import (
+    Action,
+    Event,
+    Example,
+    HeadraceError,
+    InvalidRecord,
+    ItemVector,
+    Request,
+    decode_event,
+    event_key,
+    item_key,
+)
 from model.score import Scorer, score
 from scripts import data
 
@@ -69,7 +80,10 @@ def updating() -> Iterator[Pair]:
     for at in range(1_000):
         vector = tastes[at % 25, random.integers(8)] + 0.5 * units(INTEREST_DIM)
         events.append((at % 25, view(f"i{at}", f"e{at}", NOW_MS + at * 60_000), vector / np.linalg.norm(vector)))
-    plain = [(number, (event.event_time_ms, event_key(event.event_id), item_key(event.item_id)), vector.tolist()) for number, event, vector in events]
+    plain = [
+        (number, (event.event_time_ms, event_key(event.event_id), item_key(event.item_id)), vector.tolist())
+        for number, event, vector in events
+    ]
     states: dict[int, bytes] = {}
 
     def run(update: Callable, events: list, _: int) -> int:
@@ -131,9 +145,18 @@ def update_plainly(state: bytes | None, event: tuple[int, int, int], vector: lis
 
 def decoding() -> Iterator[Pair]:
     """10,000 events as they come from Kafka."""
-    record = {"user_id": "u1", "item_id": "i7", "action": "rating", "value": 4.0, "context": {"page": "home", "rank": 3}}
+    record = {
+        "user_id": "u1",
+        "item_id": "i7",
+        "action": "rating",
+        "value": 4.0,
+        "context": {"page": "home", "rank": 3},
+    }
     raw = [json.dumps({"event_id": f"e{at}", "event_time_ms": NOW_MS - at} | record).encode() for at in range(10_000)]
-    ours, plainly = lambda _: len([decode_event(one, NOW_MS) for one in raw]), lambda _: len([decode_plainly(one) for one in raw])
+    ours, plainly = (
+        lambda _: len([decode_event(one, NOW_MS) for one in raw]),
+        lambda _: len([decode_plainly(one) for one in raw]),
+    )
     yield Pair("decoding events", "events/s", ours, "json.loads, checks by hand", plainly)
 
 
@@ -157,7 +180,9 @@ def scoring() -> Iterator[Pair]:
     """Lists of 20 from random items for users with 20 events."""
     for items in (1_700, 10_000):
         catalogue = Catalogue()
-        catalogue.apply(ItemVector(f"i{at}", "bench", row.tobytes()) for at, row in enumerate(units(items, DIM).astype("<f2")))
+        catalogue.apply(
+            ItemVector(f"i{at}", "bench", row.tobytes()) for at, row in enumerate(units(items, DIM).astype("<f2"))
+        )
         scorer, requests = learnt(catalogue), [request(catalogue, f"u{number}") for number in range(256)]
         alone = partial(score_all, scorer, catalogue, [requests[at : at + 1] for at in range(16)])
         for size in (64, 256):
@@ -166,10 +191,17 @@ def scoring() -> Iterator[Pair]:
 
 
 def learnt(catalogue: Catalogue) -> Scorer:
-    """A scorer that has counted 30,000 events of 1,000 users, a tenth of them on a hundredth of the items; its network is as it began."""
+    """A scorer that has counted 30,000 events of 1,000 users, a tenth of them on a hundredth of the items; its network
+    is as it began.
+    """
     chosen = (len(catalogue) * random.random(30_000) ** 2).astype(int).tolist()
     learner = Learner(catalogue, pace=Pace(first_visits=0.0, visits=0.0, ranked=0.0))
-    learner.add([Example(f"u{at % 1_000}", f"e{at}", NOW_MS + at * 60_000, f"i{item}", "view") for at, item in enumerate(chosen)])
+    learner.add(
+        [
+            Example(f"u{at % 1_000}", f"e{at}", NOW_MS + at * 60_000, f"i{item}", "view")
+            for at, item in enumerate(chosen)
+        ]
+    )
     return learner.fine_tune()
 
 
@@ -194,7 +226,9 @@ def embedding() -> Iterator[Pair]:
         texts = [f"{title} {mark}{number}" for title in titles[::step]]
         return sum(len(encoder.embed(texts[at : at + size])) for at in range(0, len(texts), size))
 
-    yield Pair("embedding by length", "texts/s", partial(embed, 200, 1, "a"), "one text at a time", partial(embed, 1, 4, "b"))
+    yield Pair(
+        "embedding by length", "texts/s", partial(embed, 200, 1, "a"), "one text at a time", partial(embed, 1, 4, "b")
+    )
     yield Pair("embeddings kept", "texts/s", partial(embed, 200, 1, "a"), "computed anew", partial(embed, 200, 1, "c"))
 
 
@@ -215,7 +249,9 @@ def main() -> None:
     torch.set_num_threads(1)
     table = Table("what", "speed", "beside", "speed", "ratio", title="Headrace beside simpler ways")
     ratios = {}
-    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=Console(stderr=True)) as progress:
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=Console(stderr=True)
+    ) as progress:
         for kind in (updating, decoding, scoring, embedding):
             task = progress.add_task(kind.__name__, total=None)
             try:
@@ -227,7 +263,9 @@ def main() -> None:
             progress.update(task, total=len(pairs) * (REPEATS + 1))
             for pair in pairs:
                 ours, other, ratios[pair.name] = measure(pair, lambda: progress.advance(task))
-                table.add_row(pair.name, f"{ours:,.0f} {pair.unit}", pair.other_way, f"{other:,.0f}", f"{ratios[pair.name]:.2f} x")
+                table.add_row(
+                    pair.name, f"{ours:,.0f} {pair.unit}", pair.other_way, f"{other:,.0f}", f"{ratios[pair.name]:.2f} x"
+                )
     Console(width=120).print(table)
     print(json.dumps({name: round(ratio, 2) for name, ratio in ratios.items()}))
 

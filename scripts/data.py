@@ -1,7 +1,7 @@
 """Data and models in: any CSV or Parquet file, and the public ones that package registries carry.
 
-A row of a file of events becomes the JSON object of the topic `events` and is decoded as such: what is an event there is one
-here, and what is none is none.
+A row of a file of events becomes the JSON object of the topic `events` and is decoded as such: what is an event there
+is one here, and what is none is none.
 
 Nothing is committed and nothing is asked of a model hub: packages are fetched at run time into `.headrace/data`.
 MovieLens is for research only and may not be redistributed.
@@ -37,7 +37,10 @@ ITEM_COLUMNS = ("item_id", "title", "text", "categories")
 LEAST_MEDIAN_MS = 1e11
 """A stream whose middle event is older than this, March 1973, was not written in milliseconds."""
 _LARGEST_MS, _LARGEST_WHOLE_FLOAT = 2**48, 2**53
-_SEMESTER_MS, _EVALUATION_MS = 182 * 86_400_000, 600_000  # of inst-eval: how far a semester, and a rating in it, is from the next
+_SEMESTER_MS, _EVALUATION_MS = (
+    182 * 86_400_000,
+    600_000,
+)  # of inst-eval: how far a semester, and a rating in it, is from the next
 
 
 class DataError(HeadraceError):
@@ -76,7 +79,10 @@ def _download_debian(name: str, folder: Path) -> None:
     try:
         _run(["apt-get", "-q", "download", name], name, folder)
     except DataError:
-        state, cache = _made(DATA / "apt" / "lists" / "partial").parents[1], _made(DATA / "apt" / "archives" / "partial").parents[1]
+        state, cache = (
+            _made(DATA / "apt" / "lists" / "partial").parents[1],
+            _made(DATA / "apt" / "archives" / "partial").parents[1],
+        )
         ours = ["-o", f"Dir::State={state}", "-o", f"Dir::Cache={cache}"]
         print("fetching the lists of Debian's packages", file=sys.stderr)
         _run(["apt-get", "-q", *ours, "update"], name, folder)
@@ -87,7 +93,9 @@ def _run(command: list[str], what: str, folder: Path | None = None) -> None:
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     except FileNotFoundError:
-        raise DataError(f"{what}: cannot be fetched: there is no {command[0]} here; Debian or Ubuntu is needed") from None
+        raise DataError(
+            f"{what}: cannot be fetched: there is no {command[0]} here; Debian or Ubuntu is needed"
+        ) from None
     if done.returncode:
         raise DataError(f"{what}: cannot be fetched: {' '.join(command)}: {done.stderr.strip()[-400:]}")
 
@@ -150,12 +158,16 @@ def _inst_eval() -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def _r_object(package: str, name: str) -> pd.DataFrame:
-    """An object of an R package's lazy-load database: `.rdx` says where in the `.rdb` it lies, 4 bytes before its zlib stream."""
+    """An object of an R package's lazy-load database: `.rdx` says where in the `.rdb` it lies, 4 bytes before its zlib
+    stream.
+    """
     database = _debian_package(package, f"usr/lib/R/site-library/{package.removeprefix('r-cran-')}/data") / "Rdata"
     try:
         import rdata
     except ImportError:
-        raise DataError(f"{database}: cannot be read without rdata: `make setup`, or pip install 'headrace[evaluate]'") from None
+        raise DataError(
+            f"{database}: cannot be read without rdata: `make setup`, or pip install 'headrace[evaluate]'"
+        ) from None
 
     def read(stream: bytes):
         return rdata.conversion.convert(rdata.parser.parse_data(stream, extension=".rds"))
@@ -178,9 +190,9 @@ def read(events_file: str | Path, items_file: str | Path) -> tuple[pd.DataFrame,
     """Read two CSV or Parquet files; what is passed over of them is told on stderr.
 
     Returns:
-        events: `EVENT_COLUMNS` as text, None where a cell is empty, but `action` (default view), `event_time_ms` (int64) and
-            `value` (float or NaN); in time order, ties in the order of the file; the index is where a row stood in the file,
-            from 0.
+        events: `EVENT_COLUMNS` as text, None where a cell is empty, but `action` (default view), `event_time_ms`
+            (int64) and `value` (float or NaN); in time order, ties in the order of the file; the index is where a row
+            stood in the file, from 0.
         items: `item_id, title, text` (str), `categories` (lists of str; in a CSV separated by `|`).
 
     Raises:
@@ -226,12 +238,19 @@ def tell_refused(name: str, valid: Sequence[Event], refused: Sequence[str]) -> N
     if refused and not valid:
         raise DataError(f"{name}: no row is an event; the first: {refused[0]}")
     if refused:
-        print(f"headrace: {name}: rows that are no events are left out: {len(refused):,}; the first: {refused[0]}", file=sys.stderr)
+        print(
+            f"headrace: {name}: rows that are no events are left out: {len(refused):,}; the first: {refused[0]}",
+            file=sys.stderr,
+        )
 
 
 def _read_events(file: str | Path) -> pd.DataFrame:
     cells = _columns(file, EVENT_COLUMNS, needed=("user_id", "item_id", "event_time_ms"))
-    columns = {name: _convert(file, name, cells[name], _number if name == "value" else _text) for name in cells if name != "event_time_ms"}
+    columns = {
+        name: _convert(file, name, cells[name], _number if name == "value" else _text)
+        for name in cells
+        if name != "event_time_ms"
+    }
     columns["event_time_ms"] = _times(file, cells["event_time_ms"])
     columns["action"] = [action or "view" for action in columns["action"]]
     columns["value"] = np.array([np.nan if value is None else value for value in columns["value"]], float)
@@ -240,7 +259,9 @@ def _read_events(file: str | Path) -> pd.DataFrame:
 
 def _read_items(file: str | Path) -> pd.DataFrame:
     cells = _columns(file, ITEM_COLUMNS, needed=("item_id", "title"))
-    columns = {name: _convert(file, name, cells[name], _categories if name == "categories" else _text) for name in ITEM_COLUMNS}
+    columns = {
+        name: _convert(file, name, cells[name], _categories if name == "categories" else _text) for name in ITEM_COLUMNS
+    }
     for name, empty in (("title", ""), ("text", ""), ("categories", [])):
         columns[name] = [empty if cell is None else cell for cell in columns[name]]
     for row, values in enumerate(zip(*columns.values()), 1):
@@ -337,7 +358,15 @@ def _is_plain(kind) -> bool:
 
     if types.is_dictionary(kind) or types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
         return _is_plain(kind.value_type)
-    plain = (types.is_null, types.is_boolean, types.is_integer, types.is_floating, types.is_decimal, types.is_string, types.is_large_string)
+    plain = (
+        types.is_null,
+        types.is_boolean,
+        types.is_integer,
+        types.is_floating,
+        types.is_decimal,
+        types.is_string,
+        types.is_large_string,
+    )
     return any(is_one(kind) for is_one in plain)
 
 
@@ -362,7 +391,12 @@ def _text(cell) -> str:
         return cell
     if isinstance(cell, (float, np.floating)) and cell.is_integer() and abs(cell) < _LARGEST_WHOLE_FLOAT:
         return str(int(cell))
-    if isinstance(cell, Decimal) and cell == cell.to_integral_value() or isinstance(cell, int) and not isinstance(cell, bool):
+    if (
+        isinstance(cell, Decimal)
+        and cell == cell.to_integral_value()
+        or isinstance(cell, int)
+        and not isinstance(cell, bool)
+    ):
         return str(int(cell))
     raise ValueError("is no text and no whole number")
 
@@ -380,7 +414,9 @@ def _number(cell) -> float:
 def _time(cell) -> int:
     time_ms = _number(cell)
     if abs(time_ms) >= _LARGEST_MS:
-        raise ValueError("is no time in milliseconds since 1970; divide microseconds by 1,000 and nanoseconds by 1,000,000")
+        raise ValueError(
+            "is no time in milliseconds since 1970; divide microseconds by 1,000 and nanoseconds by 1,000,000"
+        )
     return int(time_ms)
 
 
@@ -388,7 +424,9 @@ def _times(file: str | Path, cells: Iterable) -> np.ndarray:
     """Milliseconds since 1970; int64."""
     times = _convert(file, "event_time_ms", cells, _time)
     if None in times:
-        raise DataError(f"{file}: column event_time_ms, row {times.index(None) + 1}: empty; a time in milliseconds since 1970 is needed")
+        raise DataError(
+            f"{file}: column event_time_ms, row {times.index(None) + 1}: empty; a time in milliseconds since 1970 is needed"
+        )
     middle = median(times)
     if 0 <= middle < LEAST_MEDIAN_MS:
         year = 1970 + int(middle / 31_556_952_000)

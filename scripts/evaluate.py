@@ -1,13 +1,14 @@
 """Prequential evaluation of any stream of events: Headrace beside the methods that one would use otherwise.
 
     scripts/evaluate.py --events events.csv --items items.csv
-    scripts/evaluate.py --data ml-100k --baselines all --json results.json --plot curves.png        # or ml-latest-2016, inst-eval
+    scripts/evaluate.py --data ml-100k --baselines all --json results.json --plot curves.png        # or ml-latest-2016,
+    inst-eval
 
     scripts/evaluate.py --data ml-100k --protocol leave-one-out        # beside RecBole's SASRec and GRU4Rec
 
 Neither Flink nor Kafka is needed. The last line of stdout is the result as one line of JSON. Any setting of
-jobs/settings.py can be given too (`--seed 1`); `--limit N` takes the first N events only; `--order-seed N` draws the order of events
-that have one time, `--liked-from X` predicts liked items alone; `--live` counts the lists that the job
+jobs/settings.py can be given too (`--seed 1`); `--limit N` takes the first N events only; `--order-seed N` draws the
+order of events that have one time, `--liked-from X` predicts liked items alone; `--live` counts the lists that the job
 makes too: right after a user's event, when nobody knows how long the next one will take.
 """
 
@@ -84,7 +85,9 @@ def _run(arguments: argparse.Namespace, settings: Settings, rest: list[str]) -> 
     seconds = time.perf_counter() - began
     if arguments.plot:
         report.draw(outcome, name, arguments.plot)
-    result = report.summarise(name, valid, len(refused), catalogue, outcome, seconds, report.explain(protocol, arguments.protocol))
+    result = report.summarise(
+        name, valid, len(refused), catalogue, outcome, seconds, report.explain(protocol, arguments.protocol)
+    )
     if arguments.behaviour:
         result["behaviour"] = behaviour_of(encoder, Protocol(seed=settings.seed, rules=settings.rules()))
     return result
@@ -107,12 +110,16 @@ def _queries(events: list[Event], encoder: "Encoder") -> Queries:
     return dict(zip(texts, encoder.embed(texts))) if texts else {}
 
 
-def _prequential(arguments: argparse.Namespace, events: list[Event], catalogue: Catalogue, protocol: Protocol, queries: Queries) -> Outcome:
+def _prequential(
+    arguments: argparse.Namespace, events: list[Event], catalogue: Catalogue, protocol: Protocol, queries: Queries
+) -> Outcome:
     with _bar("evaluating", len(events)) as progress:
         return evaluate(events, catalogue, protocol, progress, methods=arguments.baselines, queries=queries)
 
 
-def _leave_one_out(arguments: argparse.Namespace, events: list[Event], catalogue: Catalogue, protocol: Protocol, queries: Queries) -> Outcome:
+def _leave_one_out(
+    arguments: argparse.Namespace, events: list[Event], catalogue: Catalogue, protocol: Protocol, queries: Queries
+) -> Outcome:
     events = drawn_order(events, protocol.order_seed)
     protocol = replace(protocol, order_seed=None)
     with _bar("learning", len(events)) as progress:
@@ -137,10 +144,14 @@ def _methods(given: str | None) -> tuple[str, ...]:
     """
     if given is None:
         return POPULARITIES
-    names = {"all": METHODS, "none": ()}.get(given) or tuple(name.strip() for name in given.split(",") if given != "none")
+    names = {"all": METHODS, "none": ()}.get(given) or tuple(
+        name.strip() for name in given.split(",") if given != "none"
+    )
     unknown = [name for name in names if name not in METHODS]
     if unknown:
-        raise data.DataError(f"--baselines: no baseline {', '.join(unknown)}; there are all, none, {', '.join(METHODS)}")
+        raise data.DataError(
+            f"--baselines: no baseline {', '.join(unknown)}; there are all, none, {', '.join(METHODS)}"
+        )
     return names
 
 
@@ -177,7 +188,9 @@ def embed(items: pd.DataFrame, encoder: "Encoder", seed: int) -> Catalogue:
         for start in range(0, len(entries), 256):
             group = entries[start : start + 256]
             vectors = encoder.embed([item.as_text() for item in group]).astype("<f2")
-            catalogue.apply(ItemVector(item.item_id, encoder.version, vector.tobytes()) for item, vector in zip(group, vectors))
+            catalogue.apply(
+                ItemVector(item.item_id, encoder.version, vector.tobytes()) for item, vector in zip(group, vectors)
+            )
             progress(start + len(group), len(entries))
     return catalogue
 
@@ -189,8 +202,16 @@ def _protocol(settings: Settings, arguments: argparse.Namespace) -> Protocol:
 
 @contextmanager
 def _bar(what: str, total: int) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on stderr, a line for every tenth where that is no terminal; gives the function that moves it to (done, of)."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    """A progress bar on stderr, a line for every tenth where that is no terminal; gives the function that moves it to
+    (done, of).
+    """
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task(what, total=total)

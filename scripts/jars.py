@@ -36,8 +36,12 @@ def java_command() -> str:
     Raises:
         StackError: there is none, or it is too old.
     """
-    java = shutil.which("java", path=os.path.join(os.environ.get("JAVA_HOME") or "/none", "bin")) or shutil.which("java")
-    hint = f"Java {JAVA} or newer is wanted (Debian: apt-get install openjdk-17-jdk-headless), on the PATH or as JAVA_HOME"
+    java = shutil.which("java", path=os.path.join(os.environ.get("JAVA_HOME") or "/none", "bin")) or shutil.which(
+        "java"
+    )
+    hint = (
+        f"Java {JAVA} or newer is wanted (Debian: apt-get install openjdk-17-jdk-headless), on the PATH or as JAVA_HOME"
+    )
     if java is None:
         raise StackError(f"no Java here: {hint}")
     says = subprocess.run([java, "-version"], capture_output=True, text=True).stderr
@@ -49,7 +53,16 @@ def java_command() -> str:
 
 def kafka_command(main: str) -> list[str]:
     """The command line of one of Kafka's programs."""
-    return [java_command(), "-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Dlog4j2.level=INFO", "-cp", f"{JARS / 'kafka'}/*", main]
+    return [
+        java_command(),
+        "-Xmx512m",
+        "-XX:TieredStopAtLevel=1",
+        "-XX:+UseSerialGC",
+        "-Dlog4j2.level=INFO",
+        "-cp",
+        f"{JARS / 'kafka'}/*",
+        main,
+    ]
 
 
 # The lists in flink-conf/, and the jars
@@ -142,20 +155,26 @@ def flink_config(place: Place) -> dict[str, str | int]:
 
     run_dir = Path(place.run_dir).resolve()
     gpus = {"external-resources": "gpu", "external-resource.gpu.amount": place.gpus} if place.gpus else {}
-    return YAML(typ="safe").load(CONF / "config.yaml") | {
-        "jobmanager.rpc.address": place.flink_host,
-        "jobmanager.rpc.port": place.rpc_port,
-        "jobmanager.bind-host": place.bind,
-        "rest.address": place.flink_host,
-        "rest.port": place.flink_port,
-        "rest.bind-address": place.bind,
-        "taskmanager.host": "127.0.0.1" if place.bind == "127.0.0.1" else socket.gethostbyname(socket.gethostname()),
-        "taskmanager.bind-host": place.bind,
-        "execution.checkpointing.dir": (run_dir / "checkpoints").as_uri(),
-        "io.tmp.dirs": str(run_dir / "tmp"),
-        "python.executable": sys.executable,
-        "python.client.executable": sys.executable,
-    } | gpus
+    return (
+        YAML(typ="safe").load(CONF / "config.yaml")
+        | {
+            "jobmanager.rpc.address": place.flink_host,
+            "jobmanager.rpc.port": place.rpc_port,
+            "jobmanager.bind-host": place.bind,
+            "rest.address": place.flink_host,
+            "rest.port": place.flink_port,
+            "rest.bind-address": place.bind,
+            "taskmanager.host": "127.0.0.1"
+            if place.bind == "127.0.0.1"
+            else socket.gethostbyname(socket.gethostname()),
+            "taskmanager.bind-host": place.bind,
+            "execution.checkpointing.dir": (run_dir / "checkpoints").as_uri(),
+            "io.tmp.dirs": str(run_dir / "tmp"),
+            "python.executable": sys.executable,
+            "python.client.executable": sys.executable,
+        }
+        | gpus
+    )
 
 
 def broker_config(place: Place) -> str:

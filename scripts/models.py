@@ -1,10 +1,10 @@
 """Look at model versions, and decide which one serves.
 
     python scripts/models.py list
-    python scripts/models.py promote VERSION      this version serves; the next candidate that is not worse takes its place
-    python scripts/models.py pin VERSION          this version serves, and candidates wait
-    python scripts/models.py rollback             the one directly before serves again and is pinned, the present one is rejected
-    python scripts/models.py unpin                candidates may take its place again
+    python scripts/models.py promote VERSION      this version serves; the next candidate that is not worse takes its
+    place python scripts/models.py pin VERSION          this version serves, and candidates wait python
+    scripts/models.py rollback             the one directly before serves again and is pinned, the present one is
+    rejected python scripts/models.py unpin                candidates may take its place again
 
 Settings are given as for the job: `--bootstrap_servers HOST:PORT`, or HEADRACE_BOOTSTRAP_SERVERS.
 """
@@ -38,7 +38,9 @@ def show(versions: Versions) -> None:
         about, serves = version.metrics, current is not None and version.version == current.version
         figures = [f"{about[name]:.4f}" if name in about else "" for name in ("hr_at_10", "ndcg_at_10")]
         judged = f"{about['judged_on']:.0f}" if "judged_on" in about else ""
-        table.add_row(version.version, mark if serves else "", version.status, version.parent, *figures, judged, version.reason)
+        table.add_row(
+            version.version, mark if serves else "", version.status, version.parent, *figures, judged, version.reason
+        )
     Console(markup=False, emoji=False).print(table)
 
 

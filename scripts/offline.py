@@ -1,7 +1,8 @@
 """SASRec and GRU4Rec, as RecBole has them, on the split that `evaluate --protocol leave-one-out` makes.
 
-RecBole 1.2.1 needs numpy 1, which the rest cannot have, so it lives in an environment of its own below .headrace and runs as
-a process of its own (scripts/recbole_run.py), on the CPU. It ranks the items that somebody chose: others it does not know.
+RecBole 1.2.1 needs numpy 1, which the rest cannot have, so it lives in an environment of its own below .headrace and
+runs as a process of its own (scripts/recbole_run.py), on the CPU. It ranks the items that somebody chose: others it
+does not know.
 """
 
 import json
@@ -27,7 +28,12 @@ _HOME = DATA.parent / "recbole"
 
 
 def add_recbole(
-    outcome: Outcome, events: Sequence[Event], catalogue: Catalogue, seed: int, epochs: int, progress: Callable[[int, int], None]
+    outcome: Outcome,
+    events: Sequence[Event],
+    catalogue: Catalogue,
+    seed: int,
+    epochs: int,
+    progress: Callable[[int, int], None],
 ) -> None:
     """Train RecBole's models and put their lists beside the others'.
 
@@ -50,7 +56,10 @@ def _environment() -> Path:
     if not (_HOME / "ready").exists():
         print(f"making an environment for {RECBOLE} in {_HOME} (torch is the largest part)", file=sys.stderr)
         uv = _uv()
-        make, fill = [uv, "venv", "-q", "--clear", "--python", sys.executable, _HOME], [uv, "pip", "install", "-q", "--python", python]
+        make, fill = (
+            [uv, "venv", "-q", "--clear", "--python", sys.executable, _HOME],
+            [uv, "pip", "install", "-q", "--python", python],
+        )
         for command in (make, [*fill, *_NEEDS]):
             done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
             if done.returncode:
@@ -64,7 +73,9 @@ def _uv() -> str:
     ours = DATA.parent / "uv" / "bin" / "uv"
     found = shutil.which("uv") or (str(ours) if ours.exists() else None)
     if found is None:
-        subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--target", str(ours.parents[1]), "uv"], capture_output=True)
+        subprocess.run(
+            [sys.executable, "-m", "pip", "install", "-q", "--target", str(ours.parents[1]), "uv"], capture_output=True
+        )
         found = str(ours)
     return found
 

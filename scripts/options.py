@@ -1,4 +1,6 @@
-"""The options of `evaluate` and `replay`. Reading them imports nothing that takes seconds, and a wrong one ends the program."""
+"""The options of `evaluate` and `replay`. Reading them imports nothing that takes seconds, and a wrong one ends the
+program.
+"""
 
 import argparse
 import os
@@ -17,7 +19,9 @@ _ITEMS = "CSV or Parquet: item_id, title; text, categories (`A|B`) if there are"
 def evaluate(argv: list[str] | None, about: str) -> tuple[argparse.Namespace, list[str]]:
     """The options of scripts/evaluate.py, and the words that are settings."""
     parser = _parser(about)
-    parser.add_argument("--data", metavar="NAME", help=f"a public data set: {', '.join(PUBLIC)} (without --events: {DEFAULT})")
+    parser.add_argument(
+        "--data", metavar="NAME", help=f"a public data set: {', '.join(PUBLIC)} (without --events: {DEFAULT})"
+    )
     parser.add_argument("--events", metavar="FILE", help=_EVENTS)
     parser.add_argument("--items", metavar="FILE", help=_ITEMS)
     names = "all, none, or some, comma separated; a wrong name lists those there are (default: the popularities)"
@@ -48,7 +52,9 @@ def replay(argv: list[str] | None, about: str) -> tuple[argparse.Namespace, list
     parser.add_argument("--data", metavar="NAME", help=f"a public data set: {', '.join(PUBLIC)}")
     parser.add_argument("--events", metavar="FILE", help=_EVENTS)
     parser.add_argument("--items", metavar="FILE", help=_ITEMS)
-    parser.add_argument("--speed", type=_speed, default=200.0, metavar="N", help="events a second of the steady part (default 200)")
+    parser.add_argument(
+        "--speed", type=_speed, default=200.0, metavar="N", help="events a second of the steady part (default 200)"
+    )
     parser.add_argument("--json", type=new_file, metavar="FILE", help="write the figures to this file too")
     drawn = "seed of the order in which events of one time come (default 0)"
     parser.add_argument("--order-seed", type=_from(0), default=0, metavar="N", help=drawn)

@@ -1,8 +1,8 @@
 """The processes of a stack: where they live, how they are started, watched and ended.
 
 A process leads a group of its own, so that what it starts ends with it. `processes.json` in the run folder names every
-process that was started, so another program than the one that started them can end them, or start one again: the supervisor,
-which notes in `supervised.json` what became of each.
+process that was started, so another program than the one that started them can end them, or start one again: the
+supervisor, which notes in `supervised.json` what became of each.
 """
 
 import fcntl
@@ -68,7 +68,10 @@ class Place(Struct, frozen=True, kw_only=True):
         """(variable, default, meaning) of every field, for tables."""
         fields = msgspec.structs.fields(cls)
         home = f"{ROOT}{os.sep}"
-        return [(_variable(field.name), str(field.default).removeprefix(home), field.type.__metadata__[0].description) for field in fields]
+        return [
+            (_variable(field.name), str(field.default).removeprefix(home), field.type.__metadata__[0].description)
+            for field in fields
+        ]
 
     @classmethod
     def from_environ(cls, environ: dict[str, str]) -> Self:
@@ -255,7 +258,9 @@ class Processes:
         """Delete the run folder; one that is not a stack's is never deleted."""
         if self.run_dir.exists() and any(self.run_dir.iterdir()):
             if not self.logs.exists():
-                raise StackError(f"STACK_RUN_DIR={self.run_dir}: a folder with other things in it; an empty one is wanted")
+                raise StackError(
+                    f"STACK_RUN_DIR={self.run_dir}: a folder with other things in it; an empty one is wanted"
+                )
             shutil.rmtree(self.run_dir)
 
     # Watching
@@ -277,7 +282,9 @@ class Processes:
                 raise StackError(f"{name} has ended, {what} was wanted; {tail(self.log(name))}")
 
     def table(self) -> str:
-        """A line a process: name, pid, resident memory in MB with that of its children, log, how often it was started again."""
+        """A line a process: name, pid, resident memory in MB with that of its children, log, how often it was started
+        again.
+        """
         running, supervision = self.running(), self.supervision()
         rows = [
             f"{name:<14} {process.pid:>8} {_resident_mb(process):>6} MB  {self.log(name)}"
@@ -286,7 +293,10 @@ class Processes:
         ]  # fmt: skip
         rows += [f"{name:<14} {'':>18}  {self.log(name)}" for name in supervision if name not in self.all()]
         about = [supervision.get(row.split()[0], Supervision()) for row in rows]
-        return "\n".join(f"{row}  {each}".rstrip() for row, each in zip(rows, about)) or f"stack: nothing runs in {self.run_dir}"
+        return (
+            "\n".join(f"{row}  {each}".rstrip() for row, each in zip(rows, about))
+            or f"stack: nothing runs in {self.run_dir}"
+        )
 
     def resident_mb(self) -> int:
         """Resident memory of all of them, MB; pages that two processes share count twice."""

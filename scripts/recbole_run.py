@@ -2,9 +2,9 @@
 
     recbole_run.py FOLDER MODEL EPOCHS SEED
 
-FOLDER/events/events.inter holds what every user did, in order; the last event of a user is never trained on, the one before
-it decides when to stop. Each line on stdout is JSON: {"epoch", "valid"} after an epoch, at last {"lists", "learning_s",
-"lists_s"}: the first ten items for every user, without those that the user had.
+FOLDER/events/events.inter holds what every user did, in order; the last event of a user is never trained on, the one
+before it decides when to stop. Each line on stdout is JSON: {"epoch", "valid"} after an epoch, at last {"lists",
+"learning_s", "lists_s"}: the first ten items for every user, without those that the user had.
 """
 
 import copy
@@ -53,7 +53,10 @@ def main(folder: str, model: str, epochs: str, seed: str) -> None:
     fit(config, network, train, valid)
     trained = time.perf_counter()
     found = lists(network, dataset, folder)
-    print(json.dumps({"lists": found, "learning_s": trained - began, "lists_s": time.perf_counter() - trained}), flush=True)
+    print(
+        json.dumps({"lists": found, "learning_s": trained - began, "lists_s": time.perf_counter() - trained}),
+        flush=True,
+    )
 
 
 def fit(config, network, train, valid) -> None:
@@ -65,7 +68,9 @@ def fit(config, network, train, valid) -> None:
         if score > best["valid"]:
             best.update(valid=score, weights=copy.deepcopy(network.state_dict()))
 
-    get_trainer(config["MODEL_TYPE"], config["model"])(config, network).fit(train, valid, False, saved=False, callback_fn=keep)
+    get_trainer(config["MODEL_TYPE"], config["model"])(config, network).fit(
+        train, valid, False, saved=False, callback_fn=keep
+    )
     network.load_state_dict(best["weights"])
 
 

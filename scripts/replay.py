@@ -105,7 +105,8 @@ class Replay:
         self.at_speed(events[first:])
 
     def catalogue(self, events: list[Event]) -> int:
-        """Send the items, and wait until each has its vector; one event a second goes in meanwhile, for users do not wait.
+        """Send the items, and wait until each has its vector; one event a second goes in meanwhile, for users do not
+        wait.
 
         Returns:
             How many events were sent.
@@ -179,7 +180,9 @@ class Replay:
         """Print the list that came last, on one line."""
         newest = self.watch.newest
         if newest is not None and newest.items:
-            best = " · ".join(f"{self._titles.get(item.item_id, item.item_id)} {item.probability:.1%}" for item in newest.items[:3])
+            best = " · ".join(
+                f"{self._titles.get(item.item_id, item.item_id)} {item.probability:.1%}" for item in newest.items[:3]
+            )
             line = Text.assemble((f"  {newest.model_version}", "dim"), f"  user {newest.user_id:>6}  {best}")
             console.print(line, highlight=False, no_wrap=True)
 
@@ -289,7 +292,9 @@ def measure_behaviour(settings: Settings, given: list[str]) -> str:
 
 
 def _read(arguments, settings: Settings) -> tuple[list[Event], pd.DataFrame]:
-    """The events, in time order, those of one time in an order that is drawn, and the items; an event without an id gets one that no other replay has given."""
+    """The events, in time order, those of one time in an order that is drawn, and the items; an event without an id
+    gets one that no other replay has given.
+    """
     name = arguments.data or arguments.events
     events, items = data.public(arguments.data) if arguments.data else data.read(arguments.events, arguments.items)
     valid, refused = data.check_events(events, f"{time.time_ns() // 1_000_000:x}-", settings.max_future_s)

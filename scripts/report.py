@@ -29,8 +29,14 @@ _WIDTH = 150  # of the table, where there is no terminal
 def explain(protocol: Protocol, name: str = "prequential") -> str:
     """How the figures come about, in a paragraph."""
     lengths = protocol.rules.exclude_s.items()
-    left_out = [f"a {action} ({'for ever' if length == FOREVER else f'{length / 86_400:g} days'})" for action, length in lengths]
-    out = f"without what is left out after {', '.join(left_out)}" if left_out else "the user's own earlier items among them"
+    left_out = [
+        f"a {action} ({'for ever' if length == FOREVER else f'{length / 86_400:g} days'})" for action, length in lengths
+    ]
+    out = (
+        f"without what is left out after {', '.join(left_out)}"
+        if left_out
+        else "the user's own earlier items among them"
+    )
     liked = "" if protocol.liked_from is None else f", but ratings below {protocol.liked_from:g} are only learnt from"
     order = {
         "prequential": f"Prequential: events in time order, those of one time in an order that is drawn, for every method alike; the first {protocol.warm_up:.0%} are learnt from and not counted; then each "
@@ -60,7 +66,9 @@ def summarise(
         "refused": refused,
         "users": len({event.user_id for event in events}),
         "items": len(catalogue),
-        "unknown_items": sum(event.item_id is not None and catalogue.row(item_key(event.item_id)) < 0 for event in events),
+        "unknown_items": sum(
+            event.item_id is not None and catalogue.row(item_key(event.item_id)) < 0 for event in events
+        ),
         "predicted": outcome.predicted,
         "targets": _targets(outcome.targets),
         "protocol": protocol,
@@ -72,7 +80,11 @@ def summarise(
 def _targets(targets: Targets) -> dict:
     """How many targets no list could hold, by why, and how many the user had had before."""
     unreachable = Counter(why for why in targets.unreachable if why)
-    return {"had_before": sum(targets.again), "unreachable": dict(unreachable), "by_action": dict(Counter(targets.actions))}
+    return {
+        "had_before": sum(targets.again),
+        "unreachable": dict(unreachable),
+        "by_action": dict(Counter(targets.actions)),
+    }
 
 
 def told(predicted: int, targets: dict) -> list[str]:
@@ -83,8 +95,14 @@ def told(predicted: int, targets: dict) -> list[str]:
     """
     count, had = sum(targets["unreachable"].values()), targets["had_before"]
     why = ", ".join(f"{why} {number:,}" for why, number in targets["unreachable"].items())
-    text = f"of {predicted:,} targets {had:,} ({had / max(1, predicted):.0%}) the user had had before; ".replace("%", " %")
-    return [text + f"{count:,} ({count / max(1, predicted):.0%})".replace("%", " %") + f" no list could hold{': ' if why else ''}{why}"]
+    text = f"of {predicted:,} targets {had:,} ({had / max(1, predicted):.0%}) the user had had before; ".replace(
+        "%", " %"
+    )
+    return [
+        text
+        + f"{count:,} ({count / max(1, predicted):.0%})".replace("%", " %")
+        + f" no list could hold{': ' if why else ''}{why}"
+    ]
 
 
 def _methods(outcome: Outcome, catalogue: Catalogue) -> dict[str, dict]:
@@ -94,7 +112,9 @@ def _methods(outcome: Outcome, catalogue: Catalogue) -> dict[str, dict]:
     for group, chosen in _groups(outcome.targets).items():
         users = np.array(outcome.targets.users, np.int64)[chosen]
         values = [figure(all_ranks[chosen]) for all_ranks in ranks.values() for figure in (hits, gains)]
-        draws = user_bootstrap(users, np.array(values, float)).reshape(-1, len(ranks), 2)  # (draws, methods, HR and NDCG)
+        draws = user_bootstrap(users, np.array(values, float)).reshape(
+            -1, len(ranks), 2
+        )  # (draws, methods, HR and NDCG)
         for at, (method, all_ranks) in enumerate(ranks.items()):
             figures = _figures(all_ranks[chosen]) | _intervals(draws[:, at])
             if group == "all":
@@ -111,7 +131,9 @@ def _groups(targets: Targets) -> dict[str, np.ndarray]:
     every = np.ones(len(new_user), bool)
     groups = {"all": every, "new_users": new_user, "new_items": new_item, "rest": ~new_user & ~new_item}
     groups["reachable"] = np.array([not why for why in targets.unreachable], bool)
-    return groups | {action: np.array([one == action for one in targets.actions], bool) for action in sorted(set(targets.actions))}
+    return groups | {
+        action: np.array([one == action for one in targets.actions], bool) for action in sorted(set(targets.actions))
+    }
 
 
 def _figures(ranks: np.ndarray) -> dict[str, float]:
@@ -139,15 +161,34 @@ def show(result: dict) -> None:
     console = Console(markup=False, emoji=False)  # a file's name is text, whatever it holds
     console.width = console.width if console.is_terminal else _WIDTH
     title = f"{result['data']}: {result['events']:,} events, {result['users']:,} users, {result['items']:,} items"
-    columns = ("HR@10", "95 %", "NDCG@10", "MRR@10", "new users", "new items", "rest", "coverage", "distance", "ms a list", "learning")
-    table = Table("method", *columns, title=title, caption="HR@10 of new users, new items and the rest; learning: s per 1,000 events")
+    columns = (
+        "HR@10",
+        "95 %",
+        "NDCG@10",
+        "MRR@10",
+        "new users",
+        "new items",
+        "rest",
+        "coverage",
+        "distance",
+        "ms a list",
+        "learning",
+    )
+    table = Table(
+        "method",
+        *columns,
+        title=title,
+        caption="HR@10 of new users, new items and the rest; learning: s per 1,000 events",
+    )
     for column in table.columns[1:]:
         column.justify, column.no_wrap = "right", True
     for method, figures in sorted(result["methods"].items(), key=lambda one: -one[1]["hr_at_10"]):
         table.add_row(method, *_cells(figures))
     console.print(result["protocol"], table, sep="\n", highlight=False)
     counts = f"{result['predicted']:,} events predicted, {result['refused']:,} rows refused"
-    print(f"{counts}, {result['unknown_items']:,} events on items that are not in the catalogue, {result['seconds']:.0f} s")
+    print(
+        f"{counts}, {result['unknown_items']:,} events on items that are not in the catalogue, {result['seconds']:.0f} s"
+    )
     print(*told(result["predicted"], result["targets"]), sep="\n")
     _show_actions(result)
     print(beside(result["methods"]))
@@ -161,7 +202,9 @@ def _show_actions(result: dict) -> None:
     groups = [*(actions if len(actions) > 1 else ()), *(["reachable"] if result["targets"]["unreachable"] else [])]
     if not groups:
         return
-    table = Table("HR@10 over", "events", *result["methods"], title="HR@10 by what the user did, and of what could be hit")
+    table = Table(
+        "HR@10 over", "events", *result["methods"], title="HR@10 by what the user did, and of what could be hit"
+    )
     for group in groups:
         cells = [figures[group] for figures in result["methods"].values() if group in figures]
         if cells:
@@ -177,24 +220,38 @@ def beside(methods: dict[str, dict]) -> str:
     >>> beside({"headrace": {"hr_at_10": 0.3}, "ease": {"hr_at_10": 0.2}, "item-knn": {"hr_at_10": 0.1}})
     'HR@10 of headrace: 1.50 times that of ease, the best of the others; 3.00 times that of item-knn'
     """
-    others = {name: figures["hr_at_10"] for name, figures in methods.items() if name not in _OWN and figures["hr_at_10"]}
+    others = {
+        name: figures["hr_at_10"] for name, figures in methods.items() if name not in _OWN and figures["hr_at_10"]
+    }
     if not others:
         return "HR@10 of headrace: nothing to put beside it"
     best, ours = max(others, key=others.get), methods["headrace"]["hr_at_10"]
     text = f"HR@10 of headrace: {ours / others[best]:.2f} times that of {best}, the best of the others"
-    return text + (f"; {ours / others['item-knn']:.2f} times that of item-knn" if "item-knn" in others and best != "item-knn" else "")
+    return text + (
+        f"; {ours / others['item-knn']:.2f} times that of item-knn"
+        if "item-knn" in others and best != "item-knn"
+        else ""
+    )
 
 
 def _cells(figures: dict) -> list[str]:
     low, high = figures["hr_at_10_interval"]
-    groups = [f"{figures[group]['hr_at_10']:.4f}" if group in figures else "" for group in ("new_users", "new_items", "rest")]
-    first = [f"{figures['hr_at_10']:.4f}", f"{low:.3f}-{high:.3f}", f"{figures['ndcg_at_10']:.4f}", f"{figures['mrr_at_10']:.4f}"]
+    groups = [
+        f"{figures[group]['hr_at_10']:.4f}" if group in figures else "" for group in ("new_users", "new_items", "rest")
+    ]
+    first = [
+        f"{figures['hr_at_10']:.4f}",
+        f"{low:.3f}-{high:.3f}",
+        f"{figures['ndcg_at_10']:.4f}",
+        f"{figures['mrr_at_10']:.4f}",
+    ]
     last = [f"{figures['coverage']:.3f}", f"{figures['intra_list_distance']:.3f}"]
     return [*first, *groups, *last, f"{figures['ms_per_list']:.3f}", f"{figures['learning_s_per_1000_events']:.2f}"]
 
 
 def show_behaviour(found: dict[str, list[dict]], title: str) -> None:
-    """Print every figure of the probes beside what the contract wants, for each model, and how many rows hold; ✗ marks one that does not.
+    """Print every figure of the probes beside what the contract wants, for each model, and how many rows hold; ✗ marks
+    one that does not.
 
     Args:
         found: model -> `Behaviour.figures`.

@@ -1,19 +1,21 @@
 """The local stack: Kafka, a Flink cluster, the topics, the job, the learner and the page, on this machine alone.
 
-    python scripts/stack.py up [PART ...] [--SETTING VALUE ...]    start (all parts, or some: broker cluster job learner page)
-    python scripts/stack.py status                                 what runs, its memory, its log, how often it was started again
-    python scripts/stack.py down                                   stop; the logs stay
-    python scripts/stack.py prepare                                fetch and write what `run` needs: what an image holds
-    python scripts/stack.py run NAME                               one process in the foreground, or `topics`: what a container does
+    python scripts/stack.py up [PART ...] [--SETTING VALUE ...]    start (all parts, or some: broker cluster job learner
+    page) python scripts/stack.py status                                 what runs, its memory, its log, how often it
+    was started again python scripts/stack.py down                                   stop; the logs stay python
+    scripts/stack.py prepare                                fetch and write what `run` needs: what an image holds python
+    scripts/stack.py run NAME                               one process in the foreground, or `topics`: what a container
+    does
 
 Or, in a test:
 
     with Stack(Place(run_dir=folder, kafka_port=19092)).up(parts=("broker", "cluster")) as stack:
         ...
 
-What `up` has started is started again when it ends, by one more process: see scripts/supervisor.py. `Stack.up` starts it where
-it is asked to. Everything lives under `.headrace/`: `jars/` is fetched once, `run/` begins empty at each `up`. The servers listen on
-127.0.0.1 only. Where the stack lives is read from the environment, `STACK_KAFKA_PORT=19092`: see `Place`.
+What `up` has started is started again when it ends, by one more process: see scripts/supervisor.py. `Stack.up` starts
+it where it is asked to. Everything lives under `.headrace/`: `jars/` is fetched once, `run/` begins empty at each `up`.
+The servers listen on 127.0.0.1 only. Where the stack lives is read from the environment, `STACK_KAFKA_PORT=19092`: see
+`Place`.
 """
 
 import json
@@ -118,7 +120,9 @@ class Stack:
                 self.submit()
         if "page" in parts:
             with _step("page"):
-                self._processes.wait(f"the page on {self.page}", lambda: answers(self.place.bind, self.place.page_port), ["page"])
+                self._processes.wait(
+                    f"the page on {self.page}", lambda: answers(self.place.bind, self.place.page_port), ["page"]
+                )
         self._processes.check("a stack that stays up", list(self.processes()))
 
     def down(self) -> None:
@@ -166,9 +170,19 @@ class Stack:
                 return [str(self.home / "bin" / f"{script}.sh"), "start-foreground"]
             case "job":
                 parallelism = str(self.place.parallelism or self.place.taskmanagers)
-                return [str(self.home / "bin" / "flink"), "run", "-d", "-p", parallelism, "-py", "jobs/recommend.py", *self.settings()]
+                return [
+                    str(self.home / "bin" / "flink"),
+                    "run",
+                    "-d",
+                    "-p",
+                    parallelism,
+                    "-py",
+                    "jobs/recommend.py",
+                    *self.settings(),
+                ]
             case "learner":
-                # Only what the others leave of the processor (SCHED_IDLE): at the lowest niceness alone, lists came twice as late.
+                # Only what the others leave of the processor (SCHED_IDLE): at the lowest niceness alone, lists came
+                # twice as late.
                 return ["chrt", "--idle", "0", sys.executable, "jobs/finetune.py", *self.settings()]
             case "supervisor":
                 return [sys.executable, "scripts/supervisor.py", *self.arguments]
@@ -176,7 +190,9 @@ class Stack:
                 address = ["--host", self.place.bind, "--port", str(self.place.page_port)]
                 hosts = [word for host in self.place.page_hosts.split(",") if host for word in ("--allowed-host", host)]
                 return ["nice", "-n", "10", sys.executable, "-m", "serving.app", *address, *hosts, *self.settings()]
-        raise StackError(f"{name}: no such process; there are broker, jobmanager, taskmanager-1, job, learner, page, supervisor")
+        raise StackError(
+            f"{name}: no such process; there are broker, jobmanager, taskmanager-1, job, learner, page, supervisor"
+        )
 
     def settings(self) -> list[str]:
         """The settings that the job, the learner and the page share. `HEADRACE_…` variables reach them too."""
@@ -195,15 +211,19 @@ class Stack:
 
         The interpreter inside the TaskManager's JVM takes its packages from the first python3 on the PATH.
         """
-        return os.environ | self.place.as_environ() | {
-            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-            "FLINK_HOME": str(self.home),
-            "FLINK_CONF_DIR": str(self.run_dir / "conf"),
-            "FLINK_LOG_DIR": str(self.logs / "flink"),
-            "FLINK_PID_DIR": str(self.run_dir / "tmp"),
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
-            "PYTHONUNBUFFERED": "1",
-        }
+        return (
+            os.environ
+            | self.place.as_environ()
+            | {
+                "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+                "FLINK_HOME": str(self.home),
+                "FLINK_CONF_DIR": str(self.run_dir / "conf"),
+                "FLINK_LOG_DIR": str(self.logs / "flink"),
+                "FLINK_PID_DIR": str(self.run_dir / "tmp"),
+                "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+                "PYTHONUNBUFFERED": "1",
+            }
+        )
 
     def start(self, name: str) -> None:
         """Start a process, of which none runs yet."""
@@ -257,11 +277,13 @@ class Stack:
         admin = KafkaAdminClient(bootstrap_servers=self.bootstrap_servers)
         try:
             there = set(admin.list_topics())
-            admin.create_topics([
-                NewTopic(name, partitions, 1, topic_configs=config)
-                for name, (partitions, config) in topics().items()
-                if name not in there
-            ])
+            admin.create_topics(
+                [
+                    NewTopic(name, partitions, 1, topic_configs=config)
+                    for name, (partitions, config) in topics().items()
+                    if name not in there
+                ]
+            )
         finally:
             admin.close()
 
@@ -319,7 +341,9 @@ class Stack:
             self._job.unlink()
         request = urllib.request.Request(f"{self.rest}/jobs/{job_id}?mode=cancel", method="PATCH")
         urllib.request.urlopen(request, timeout=10).close()
-        self._processes.wait("the job to end", lambda: self.ask(f"/jobs/{job_id}").get("state") == "CANCELED", ["jobmanager"])
+        self._processes.wait(
+            "the job to end", lambda: self.ask(f"/jobs/{job_id}").get("state") == "CANCELED", ["jobmanager"]
+        )
 
     def ask(self, path: str) -> dict:
         """Ask the JobManager's REST interface; {} while it does not answer."""
@@ -399,7 +423,9 @@ def main(argv: list[str]) -> None:
                 parts, settings = parts_and_settings(words)
                 load_or_exit(settings, os.environ, "", check_encoder)
                 stack = Stack(arguments=settings).up(parts or PARTS, supervised=True)
-                print(f"stack: Kafka {stack.bootstrap_servers}, Flink {stack.rest}, page {stack.page}, logs {stack.logs}")
+                print(
+                    f"stack: Kafka {stack.bootstrap_servers}, Flink {stack.rest}, page {stack.page}, logs {stack.logs}"
+                )
             case ["status"]:
                 print(Stack().status())
             case ["down"]:

@@ -1,12 +1,14 @@
 """The supervisor of a local stack: what has ended is started again, and what became of it is noted down.
 
-    processes.json ─► every second: who has ended? ─► a pause: 1 s, 2 s, … 30 s ─► start ─► supervised.json ─► status, page
+    processes.json ─► every second: who has ended? ─► a pause: 1 s, 2 s, … 30 s ─► start ─► supervised.json ─► status,
+    page
 
-With the JobManager its job is gone. The one that was submitted last is submitted again, from its newest checkpoint where there
-is one; else with empty state, which the log says. A job that was cancelled stays so. On a cluster of your own, Kubernetes or
-Flink's high availability does all of this.
+With the JobManager its job is gone. The one that was submitted last is submitted again, from its newest checkpoint
+where there is one; else with empty state, which the log says. A job that was cancelled stays so. On a cluster of your
+own, Kubernetes or Flink's high availability does all of this.
 
-    python scripts/supervisor.py [--SETTING VALUE ...]      as a part of the stack: `make up` starts it, `make down` ends it
+    python scripts/supervisor.py [--SETTING VALUE ...]      as a part of the stack: `make up` starts it, `make down`
+    ends it
 """
 
 import logging
@@ -117,7 +119,12 @@ class Supervisor:
         checkpoint = self._checkpoint(job)
         began = f"from checkpoint {checkpoint.name}" if checkpoint else "with empty state: there is no checkpoint"
         logger.warning("the job %s is gone with its JobManager, it is submitted again %s", job.job_id, began)
-        self._note(JOB, running=False, ended_at_ms=time.time_ns() // 1_000_000, last_line=f"gone with its JobManager; begun again {began}")
+        self._note(
+            JOB,
+            running=False,
+            ended_at_ms=time.time_ns() // 1_000_000,
+            last_line=f"gone with its JobManager; begun again {began}",
+        )
         try:
             self._stack.submit(job.command, checkpoint)
         except (StackError, OSError) as error:

@@ -47,11 +47,18 @@ class Watch:
     def __init__(self, settings: Settings, sent: Container[str]) -> None:
         self._sent = sent
         servers = settings.bootstrap_servers.split(",")
-        self._topics = {settings.topic(name): name for name in ("recommendations", "rejected-events", "model-versions", "item-vectors")}
+        self._topics = {
+            settings.topic(name): name
+            for name in ("recommendations", "rejected-events", "model-versions", "item-vectors")
+        }
         self._consumer = KafkaConsumer(
             bootstrap_servers=servers, enable_auto_commit=False, isolation_level="read_committed"
         )
-        partitions = [TopicPartition(topic, n) for topic in self._topics for n in self._consumer.partitions_for_topic(topic) or {0}]
+        partitions = [
+            TopicPartition(topic, n)
+            for topic in self._topics
+            for n in self._consumer.partitions_for_topic(topic) or {0}
+        ]
         self._consumer.assign(partitions)
         self._consumer.seek_to_end()
         self._consumer.seek_to_beginning(*[at for at in partitions if self._topics[at.topic] == "item-vectors"])
@@ -71,7 +78,9 @@ class Watch:
         self._thread.start()
 
     def busy_s(self, began: float) -> float:
-        """Seconds from `began`, or from the first list with items if that was later, to the newest one; monotonic clock."""
+        """Seconds from `began`, or from the first list with items if that was later, to the newest one; monotonic
+        clock.
+        """
         return self._last_s - max(began, self.first_s or began)
 
     def close(self) -> None:
@@ -120,9 +129,9 @@ class Watch:
 class Quality:
     """Was what a user did next on the list that the user had?
 
-    The list is the one that answers the user's event before: what the user would have been shown if the stream ran at its
-    own pace, not at the replay's. The most popular items are asked the same, for the same events, without the items after
-    which nothing is listed again.
+    The list is the one that answers the user's event before: what the user would have been shown if the stream ran at
+    its own pace, not at the replay's. The most popular items are asked the same, for the same events, without the items
+    after which nothing is listed again.
 
     Args:
         excluding: actions after which an item is left out.
@@ -170,4 +179,8 @@ class Quality:
         """
         hits = [(item_id in tops[before], popular) for before, item_id, popular in self._asked if before in tops]
         rates = np.array(hits, float).reshape(-1, 2).mean(0) if hits else (0.0, 0.0)
-        return {"hr_at_10": round(float(rates[0]), 4), "hr_at_10_popularity": round(float(rates[1]), 4), "judged": len(hits)}
+        return {
+            "hr_at_10": round(float(rates[0]), 4),
+            "hr_at_10_popularity": round(float(rates[1]), 4),
+            "judged": len(hits),
+        }

@@ -1,6 +1,7 @@
 """The reference consumer: the newest list of every user over REST, and a live page.
 
-    python -m serving.app --port 8080 [--host 127.0.0.1] [--allowed-host NAME ...] [--bootstrap_servers HOST:PORT] [--SETTING VALUE ...]
+    python -m serving.app --port 8080 [--host 127.0.0.1] [--allowed-host NAME ...] [--bootstrap_servers HOST:PORT]
+    [--SETTING VALUE ...]
 
     GET /recommendations?user=ID   the user's newest list, or 404; any id, such as `..`, once it is percent-encoded
     GET /recommendations/ID        the same, for an id that survives as a path
@@ -9,7 +10,8 @@
     GET /                          the page
 
 Only requests for a name that the page answers to are served: loopback's names, that of `--host`, each `--allowed-host`.
-Where `STACK_RUN_DIR` names the folder of a local stack, its processes are shown, and how often each had to be started again.
+Where `STACK_RUN_DIR` names the folder of a local stack, its processes are shown, and how often each had to be started
+again.
 """
 
 import argparse
@@ -90,7 +92,9 @@ async def show_list(request: Request) -> Response:
         return answer(newest)
     if store.was_forgotten(user_id):
         return answer({"message": f"no list for user {user_id}: the user was forgotten"}, 404)
-    return answer({"message": f"no list for user {user_id}: none has come yet, or it had to make room for newer ones"}, 404)
+    return answer(
+        {"message": f"no list for user {user_id}: none has come yet, or it had to make room for newer ones"}, 404
+    )
 
 
 async def show_users(request: Request) -> Response:
@@ -115,7 +119,9 @@ def port(text: str) -> int:
 def allowed_host(text: str) -> str:
     """A name of this machine, for argparse."""
     if not host_name(text):
-        raise argparse.ArgumentTypeError(f"{text}: a host name is wanted, as it stands in the page's address, such as shop.example")
+        raise argparse.ArgumentTypeError(
+            f"{text}: a host name is wanted, as it stands in the page's address, such as shop.example"
+        )
     return host_name(text)
 
 
@@ -123,7 +129,9 @@ def arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Where to listen, and the words that are settings."""
     parser = argparse.ArgumentParser("serving.app", description=__doc__, epilog=usage(), allow_abbrev=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this machine alone)")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this machine alone)"
+    )
     named = "a further name that the page answers to; may be given several times"
     parser.add_argument("--allowed-host", default=[], type=allowed_host, action="append", help=named)
     parser.add_argument("--port", default=8080, type=port, help="port to listen on (default 8080)")

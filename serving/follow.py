@@ -84,7 +84,9 @@ class Follower:
             consumer.assign(partitions)
         for at in new:
             consumer.seek(at, self._begin(at, ends[at], len(there[at.topic])))
-        self._report(sum(end - consumer.position(at) for at, end in ends.items()), [topic for topic in there if not there[topic]])
+        self._report(
+            sum(end - consumer.position(at) for at, end in ends.items()), [topic for topic in there if not there[topic]]
+        )
 
     def _begin(self, at: TopicPartition, end: int, partitions: int) -> int:
         """Where it was; or near the end, if it never was there or the topic was made anew."""

@@ -1,7 +1,7 @@
 """Which names the page answers to.
 
-A site elsewhere can point a name of its own at this machine (DNS rebinding); the browser then takes the page's answers for
-that site's. Its requests still carry the site's name as their Host, and are refused.
+A site elsewhere can point a name of its own at this machine (DNS rebinding); the browser then takes the page's answers
+for that site's. Its requests still carry the site's name as their Host, and are refused.
 """
 
 import re
@@ -43,5 +43,9 @@ class AllowedHosts:
         named = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
         if len(named) == 1 and host_name(named[0]) in self._hosts:
             return await self._app(scope, receive, send)
-        wanted = f"this page answers to {', '.join(self._hosts)} alone (start it with --allowed-host NAME for another name)"
-        await answer({"message": f"Host {', '.join(named)[:_SHOWN] or 'is missing'}: {wanted}"}, 400)(scope, receive, send)
+        wanted = (
+            f"this page answers to {', '.join(self._hosts)} alone (start it with --allowed-host NAME for another name)"
+        )
+        await answer({"message": f"Host {', '.join(named)[:_SHOWN] or 'is missing'}: {wanted}"}, 400)(
+            scope, receive, send
+        )

@@ -33,5 +33,6 @@ def read_processes(run_dir: Path | None) -> list[dict[str, Any]]:
     except (OSError, msgspec.DecodeError):
         return []
     return [
-        {"name": name} | msgspec.structs.asdict(each) | {"last_line": each.last_line[:LINE_SHOWN]} for name, each in found.items()
+        {"name": name} | msgspec.structs.asdict(each) | {"last_line": each.last_line[:LINE_SHOWN]}
+        for name, each in found.items()
     ]

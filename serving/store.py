@@ -192,7 +192,9 @@ class Store:
 
     def _keep_list(self, user_id: str, kept: Kept) -> None:
         self._drop_list(user_id)
-        while self._lists and (len(self._lists) >= self._lists.most or self._list_bytes + len(kept.raw) > self._most_list_bytes):
+        while self._lists and (
+            len(self._lists) >= self._lists.most or self._list_bytes + len(kept.raw) > self._most_list_bytes
+        ):
             self._list_bytes -= len(self._lists.drop_oldest().raw)
         self._lists.put(user_id, kept)
         self._list_bytes += len(kept.raw)
@@ -325,12 +327,16 @@ class Store:
         return [self._show_version(each) for each in said[:VERSIONS_SHOWN]]
 
     def _show_version(self, said: Said) -> dict[str, Any]:
-        """A version as it stands, without its path: one serves at most, and one that was judged on nothing has no figures."""
+        """A version as it stands, without its path: one serves at most, and one that was judged on nothing has no
+        figures.
+        """
         version = said.version
         paths = [trained_path(path) for path in self._serving.paths[:1]]
         serves = trained_path(version.path) in paths
         judged = version.metrics.get("judged_on") != 0
-        metrics = {shown(name): value for name, value in version.metrics.items() if judged or not name.endswith("_at_10")}
+        metrics = {
+            shown(name): value for name, value in version.metrics.items() if judged or not name.endswith("_at_10")
+        }
         return {
             "version": shown(version.version),
             "parent": shown(version.parent),

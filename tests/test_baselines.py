@@ -55,7 +55,9 @@ def test_the_seed_decides(name):
     histories = learn(first, checkerboard())
     learn(again, checkerboard())
 
-    assert all(np.array_equal(first.scores(user, history), again.scores(user, history)) for user, history in histories.items())
+    assert all(
+        np.array_equal(first.scores(user, history), again.scores(user, history)) for user, history in histories.items()
+    )
 
 
 @EVERY
@@ -97,11 +99,16 @@ PERSONAL = ["transitions-1", "transitions-10", "item-knn", "ease", "session-knn"
 
 @pytest.mark.parametrize("name", PERSONAL)
 def test_tastes_are_found_where_there_are_some(name):
-    """The only even item that an even user does not have yet comes first, and so for the odd ones; for nearly every user."""
+    """The only even item that an even user does not have yet comes first, and so for the odd ones; for nearly every
+    user.
+    """
     methods = {"ease": lambda world: Ease(world, ridge=1.0), "bpr": lambda world: Bpr(world.items, 0, replayed=200)}
     method = methods.get(name, BASELINES[name])(make_world())
     histories = learn(method, checkerboard() * (2 if name == "ease" else 1))
-    right = [best_rows(method.scores(user, history), mask(history), 1)[0] % 2 == user % 2 for user, history in histories.items()]
+    right = [
+        best_rows(method.scores(user, history), mask(history), 1)[0] % 2 == user % 2
+        for user, history in histories.items()
+    ]
 
     assert np.mean(right) > 0.8
 

@@ -16,6 +16,8 @@ from scripts.report import show_behaviour
 from tests.test_udfs import FakeJob
 
 SEED, EVENTS = 1, 12_000
+
+
 @pytest.fixture(scope="module")
 def untrained() -> Store:
     """A shop whose users' interests are all that is known."""
@@ -51,15 +53,26 @@ def test_a_product_that_comes_while_counts_are_live_does_not_end_the_learner(sto
 def test_visitors_hold_what_the_job_holds_of_its_users(untrained):
     """The same events, searches and a change of mind among them, make the same requests in the keyed operator."""
     store, job = untrained.copy(), FakeJob()
-    steps = [("view", store.shop.items[3]), ("search", "Yogamatte"), ("dislike", store.shop.items[9]), ("skip", store.shop.items[9])]
+    steps = [
+        ("view", store.shop.items[3]),
+        ("search", "Yogamatte"),
+        ("dislike", store.shop.items[9]),
+        ("skip", store.shop.items[9]),
+    ]
     steps += [("rating", store.shop.items[40], 2.0), ("purchase", store.shop.items[77])]
     steps += [("search", "不锈钢保温杯"), ("view", store.shop.items[3])]
     for event in store.events(store.guest(), steps):
         ours, embedded = store.users.act(event), store.users.embedded(event)
-        told = [one for one in job.update.process_element(encode_packed(embedded), job.context) if isinstance(one, bytes)]
+        told = [
+            one for one in job.update.process_element(encode_packed(embedded), job.context) if isinstance(one, bytes)
+        ]
         theirs = decode_packed_request(told[0])
 
-        assert (theirs.interests, theirs.consumed, theirs.event_time_ms) == (ours.interests, ours.consumed, ours.event_time_ms)
+        assert (theirs.interests, theirs.consumed, theirs.event_time_ms) == (
+            ours.interests,
+            ours.consumed,
+            ours.event_time_ms,
+        )
         assert theirs.live == ours.live
 
 
@@ -107,7 +120,9 @@ def test_a_seed_makes_a_shop_and_another_one_another(shop):
 
     assert shop == make_shop(SEED)
     assert 10 < len(shop.categories.keys() & other.categories.keys()) < 35
-    assert {"de": 320, "en": 320, "zh": 160} == Counter(map(language, shop.items)) == Counter(map(language, other.items))
+    assert (
+        {"de": 320, "en": 320, "zh": 160} == Counter(map(language, shop.items)) == Counter(map(language, other.items))
+    )
 
 
 def test_a_shop_is_as_large_as_asked_for(shop):
@@ -121,7 +136,11 @@ def test_users_of_a_shop_have_tastes(shop):
     """Most of what they do is in their one to three favourite categories; elsewhere they rate lower and dislike more."""
     category_of = {item.item_id: category(item) for item in shop.items}
     liked = [category_of[event.item_id] in shop.likes[event.user_id] for event in shop.events if event.item_id]
-    ratings = [(event.value, category_of[event.item_id] in shop.likes[event.user_id]) for event in shop.events if event.action == "rating"]
+    ratings = [
+        (event.value, category_of[event.item_id] in shop.likes[event.user_id])
+        for event in shop.events
+        if event.action == "rating"
+    ]
     low, high = (np.mean([value for value, like in ratings if like is liked_]) for liked_ in (False, True))
 
     assert {1, 2, 3} == {len(likes) for likes in shop.likes.values()}
@@ -131,7 +150,9 @@ def test_users_of_a_shop_have_tastes(shop):
 
 def test_after_a_search_users_view_what_they_searched(shop):
     """The next event of the user is a view in the category of the words."""
-    of_word = {word: name for name, words in shop.words.items() for word in words} | {item.title: category(item) for item in shop.items}
+    of_word = {word: name for name, words in shop.words.items() for word in words} | {
+        item.title: category(item) for item in shop.items
+    }
     category_of = {item.item_id: category(item) for item in shop.items}
     last, followed = {}, []
     for event in shop.events:

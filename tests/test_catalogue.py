@@ -30,7 +30,13 @@ def records(*items: ItemVector | bytes | None, start: int = 0, partition: int = 
 
 def check(catalogue: Catalogue, expected: dict[str, int]) -> None:
     """The catalogue holds exactly these items, with the vectors of these seeds, and finds each at its row."""
-    assert len(expected) == len(catalogue) == len(catalogue.keys) == len(catalogue.vectors) == len(catalogue.interest_vectors)
+    assert (
+        len(expected)
+        == len(catalogue)
+        == len(catalogue.keys)
+        == len(catalogue.vectors)
+        == len(catalogue.interest_vectors)
+    )
     assert set(expected) == set(catalogue.item_ids)
     if not expected:
         return

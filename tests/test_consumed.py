@@ -45,7 +45,14 @@ def test_a_user_who_had_nothing_has_no_bytes():
 def test_an_item_takes_fourteen_bytes():
     """And the layout's number one, for all of them."""
     assert 14 == ROW.itemsize
-    assert [15, 29, 29] == [len(user(*events)) for events in ([(7, "view", 1)], [(7, "view", 1), (8, "view", 2)], [(7, "view", 1), (8, "view", 2), (7, "view", 3)])]
+    assert [15, 29, 29] == [
+        len(user(*events))
+        for events in (
+            [(7, "view", 1)],
+            [(7, "view", 1), (8, "view", 2)],
+            [(7, "view", 1), (8, "view", 2), (7, "view", 3)],
+        )
+    ]
 
 
 def test_an_item_is_kept_once_with_how_often_and_when():
@@ -80,7 +87,9 @@ def test_a_later_word_takes_the_place_of_an_earlier_one():
 
 
 def test_a_word_that_comes_late_does_not_take_the_place_of_a_newer_one():
-    """What a user said last follows from when it was said, not from when the job learnt of it; in one second the later one counts."""
+    """What a user said last follows from when it was said, not from when the job learnt of it; in one second the later
+    one counts.
+    """
     assert [(7, "like", 20)] == said(user((7, "like", 20), (7, "dislike", 10)))
     assert [(7, "dislike", 20)] == said(user((7, "like", 20), (7, "dislike", 20)))
     assert [(7, "skip", 5)] == said(user((7, "view", 20), (7, "skip", 5)))
@@ -123,7 +132,8 @@ def test_what_was_looked_at_or_liked_may_come_again(action):
 
 
 def test_nothing_is_left_out_by_a_time_before_it_was_seen():
-    """A list for an event that comes late is made for its time: items that were only looked at since are not left out, those
+    """A list for an event that comes late is made for its time: items that were only looked at since are not left out,
+    those
     that were bought since are."""
     kept = user((7, "view", 100), (8, "purchase", 100))
 
@@ -151,7 +161,9 @@ def test_each_row_may_have_a_time_of_its_own():
 def test_past_the_limit_those_had_longest_ago_are_dropped():
     """The bytes never grow beyond 14 x limit + 1; one that is had again stays, in its place."""
     kept = user(*((key, "view", key) for key in range(1, 100)), limit=16)
-    again = user(*((key, "view", key) for key in range(1, 17)), (3, "view", 50), (20, "view", 51), (21, "view", 52), limit=16)
+    again = user(
+        *((key, "view", key) for key in range(1, 17)), (3, "view", 50), (20, "view", 51), (21, "view", 52), limit=16
+    )
 
     assert 1 + 14 * 16 == len(kept)
     assert list(range(84, 100)) == opened(kept)["fingerprint"].tolist()
@@ -250,7 +262,10 @@ def test_past_the_limit_the_same_items_are_kept_with_what_was_said_of_them(seed)
     kept, rebuilt = opened(user(*events, limit=8)), opened(at_once(events, 8))
 
     assert 8 >= len(kept) == len(rebuilt)
-    by_item = (np.sort(rows[["fingerprint", "last_s", "said_s", "action"]], order="fingerprint").tolist() for rows in (kept, rebuilt))
+    by_item = (
+        np.sort(rows[["fingerprint", "last_s", "said_s", "action"]], order="fingerprint").tolist()
+        for rows in (kept, rebuilt)
+    )
     assert next(by_item) == next(by_item)
 
 
@@ -271,7 +286,7 @@ def test_adding_leaves_the_bytes_that_it_was_given_alone():
 
 def test_bytes_of_layout_1_can_be_read_for_ever():
     """A purchase and a look at another item, as this release writes them."""
-    kept = bytes.fromhex("01" "44443333" "28000000" "0a000000" "02" "03" "08000000" "14000000" "14000000" "ff" "00")
+    kept = bytes.fromhex("0144443333280000000a0000000203080000001400000014000000ff00")
 
     assert [(0x3333_4444, 40, 10, 2, 3), (8, 20, 20, 255, 0)] == opened(kept).tolist()
     assert kept == packed(opened(kept))
@@ -307,7 +322,12 @@ def test_the_marks_of_release_0_1_0_are_passed_over():
 def test_a_rating_does_not_undo_what_was_said(action):
     """Who buys coffee and praises it gets coffee again once the purchase is old enough."""
     events = (7, action, 10), (7, "rating", 20)
-    at_once = of_events(np.array([7, 7], np.uint64), np.array([ACTIONS.index(one) for _, one, _ in events]), np.array([10_000, 20_000]), 10)
+    at_once = of_events(
+        np.array([7, 7], np.uint64),
+        np.array([ACTIONS.index(one) for _, one, _ in events]),
+        np.array([10_000, 20_000]),
+        10,
+    )
 
     assert [(7, action, 10)] == said(user(*events))
     assert at_once == user(*events)

@@ -30,7 +30,11 @@ def views(user: str, items: list[str], from_ms: int = 0) -> list[Example]:
 
 def crowd(users: int, each: int = 5) -> list[Example]:
     """Users who take a few items each, all items alike."""
-    return [one for user in range(users) for one in views(f"u{user}", [f"i{(user * each + at) % ITEMS}" for at in range(each)], 600_000 * user)]
+    return [
+        one
+        for user in range(users)
+        for one in views(f"u{user}", [f"i{(user * each + at) % ITEMS}" for at in range(each)], 600_000 * user)
+    ]
 
 
 def counted(catalogue, *heaps: list[Example]) -> tuple[Learner, Scorer]:
@@ -54,7 +58,9 @@ def test_a_choice_counts_one_and_fades_with_each_half_life(catalogue):
     _, scorer = counted(catalogue, [one for user in range(4) for one in views(f"u{user}", [f"i{user}"])])
 
     assert [1.0] * 4 == [count_of(scorer, f"i{number}") for number in range(4)]
-    assert [0.5 ** (3 / half_life) for half_life in HALF_LIVES] == pytest.approx([count_of(scorer, "i0", at) for at in range(len(HALF_LIVES))])
+    assert [0.5 ** (3 / half_life) for half_life in HALF_LIVES] == pytest.approx(
+        [count_of(scorer, "i0", at) for at in range(len(HALF_LIVES))]
+    )
 
 
 def test_one_user_who_takes_one_item_again_and_again_adds_one(catalogue):
@@ -81,13 +87,16 @@ def test_who_comes_back_to_an_item_after_a_while_counts_again(catalogue):
 
 
 def test_one_user_makes_at_most_a_twentieth_of_each_popularity():
-    """A bot takes 500 different items among 2,000 events of others: 5 % of the events is all that counts of it, whether old choices
+    """A bot takes 500 different items among 2,000 events of others: 5 % of the events is all that counts of it, whether
+    old choices
     fade or not. Of the others every choice counts."""
     wide = make_catalogue(540)
     others, bot = crowd(400), views("bot", [f"i{number}" for number in range(ITEMS, 540)])
     mixed = [one for at, own in enumerate(bot) for one in (*others[4 * at : 4 * at + 4], own)]
     _, scorer = counted(wide, mixed)
-    of_bot = np.array([[count_of(scorer, f"i{number}", at) for number in range(ITEMS, 540)] for at in range(len(HALF_LIVES))]).sum(1)
+    of_bot = np.array(
+        [[count_of(scorer, f"i{number}", at) for number in range(ITEMS, 540)] for at in range(len(HALF_LIVES))]
+    ).sum(1)
     rest = [sum(count_of(scorer, f"i{number}", at) for number in range(ITEMS)) for at in range(len(HALF_LIVES))]
     whole = np.array([sum(0.5 ** (age / half_life) for age in range(len(mixed))) for half_life in HALF_LIVES])
 
@@ -138,7 +147,9 @@ def test_who_is_kept_track_of_is_bounded(monkeypatch):
 
 @pytest.mark.parametrize("kind", ["one item", "all items", "some twice", "dislikes between"])
 def test_forgetting_takes_out_exactly_what_was_counted(catalogue, kind):
-    """The counts, pairs and what came next are those of a learner that never met the user, whatever part of it had been cut."""
+    """The counts, pairs and what came next are those of a learner that never met the user, whatever part of it had been
+    cut.
+    """
     items = {
         "one item": ["i7"] * 60,
         "all items": [f"i{at % ITEMS}" for at in range(120)],
@@ -146,8 +157,14 @@ def test_forgetting_takes_out_exactly_what_was_counted(catalogue, kind):
         "dislikes between": ["i1", "i2", "i3", "i1", "i4", "i3", "i5"],
     }[kind]
     users = Users(catalogue)
-    actions = ["view", "dislike", "view", "view", "skip", "view", "like"] if kind == "dislikes between" else ["view"] * len(items)
-    events = [Event(f"z{at}", "z", action, 10**9 + 5_000 * at, item) for at, (item, action) in enumerate(zip(items, actions))]
+    actions = (
+        ["view", "dislike", "view", "view", "skip", "view", "like"]
+        if kind == "dislikes between"
+        else ["view"] * len(items)
+    )
+    events = [
+        Event(f"z{at}", "z", action, 10**9 + 5_000 * at, item) for at, (item, action) in enumerate(zip(items, actions))
+    ]
     own = [one.example for one in map(users.ask, events) if one.example]
     learner, _ = counted(catalogue, crowd(20), own)
     learner.add([Example("z", "f", 10**10, forget=True)])
@@ -156,10 +173,17 @@ def test_forgetting_takes_out_exactly_what_was_counted(catalogue, kind):
     faded = torch.tensor([0.5 ** (len(own) / half_life) for half_life in HALF_LIVES])[:, None]
     assert torch.allclose(after.counts, never.counts * faded, atol=1e-3)
     assert (after.first < 0).sum() == (never.first < 0).sum()
-    for mine, theirs, half_lives in ((learner.counts.pairs, stranger.counts.pairs, 3), (learner.counts.next, stranger.counts.next, 1)):
+    for mine, theirs, half_lives in (
+        (learner.counts.pairs, stranger.counts.pairs, 3),
+        (learner.counts.next, stranger.counts.next, 1),
+    ):
         theirs.fade(len(own))
-        for (partners, weights), (others, their_weights) in zip(mine.rows(np.arange(ITEMS)), theirs.rows(np.arange(ITEMS))):
-            assert _dense(partners, weights, half_lives) == pytest.approx(_dense(others, their_weights, half_lives), abs=1e-3)
+        for (partners, weights), (others, their_weights) in zip(
+            mine.rows(np.arange(ITEMS)), theirs.rows(np.arange(ITEMS))
+        ):
+            assert _dense(partners, weights, half_lives) == pytest.approx(
+                _dense(others, their_weights, half_lives), abs=1e-3
+            )
 
 
 def _dense(partners: np.ndarray, weights: np.ndarray, half_lives: int) -> np.ndarray:
@@ -172,11 +196,20 @@ def _dense(partners: np.ndarray, weights: np.ndarray, half_lives: int) -> np.nda
 # What came next
 
 
-def chosen(rows: list[int], times_ms: list[int], positive: list[bool] | None = None, starts: list[int] | None = None) -> Chosen:
+def chosen(
+    rows: list[int], times_ms: list[int], positive: list[bool] | None = None, starts: list[int] | None = None
+) -> Chosen:
     """All events are chosen, the newest last; they are of one user if not said otherwise."""
     count = len(rows)
     starts = np.array(starts or [0] * count)
-    return Chosen(np.array(rows), np.array(times_ms), np.array(positive or [True] * count), starts, np.arange(count), np.zeros(count, int))
+    return Chosen(
+        np.array(rows),
+        np.array(times_ms),
+        np.array(positive or [True] * count),
+        starts,
+        np.arange(count),
+        np.zeros(count, int),
+    )
 
 
 def pairs(one: Chosen) -> list[tuple[int, int, float]]:
@@ -193,13 +226,17 @@ def test_what_came_next_is_what_came_within_twenty_seconds():
 
 
 def test_nothing_comes_next_within_one_time():
-    """What came at one time came in no order: nothing is learnt of how rows were sorted; what came a second before leads to all of it."""
+    """What came at one time came in no order: nothing is learnt of how rows were sorted; what came a second before
+    leads to all of it.
+    """
     assert [] == pairs(chosen([1, 2, 3, 4], [5_000] * 4))
     assert [(2, 1, 1.0), (3, 1, 0.5)] == pairs(chosen([1, 2, 3], [4_000, 5_000, 5_000]))
 
 
 def test_what_came_next_stays_with_the_user_and_with_what_was_wanted():
-    """Not beyond the first event of the user, not an item with itself, not from or to what was only searched for or said no to."""
+    """Not beyond the first event of the user, not an item with itself, not from or to what was only searched for or
+    said no to.
+    """
     assert [(3, 2, 1.0)] == pairs(chosen([1, 2, 3], [0, 1, 2], starts=[0, 1, 1]))
     assert [] == pairs(chosen([1, 1], [0, 1]))
     assert [(3, 1, 0.5)] == pairs(chosen([1, 2, 3], [0, 1, 2], positive=[True, False, True]))
@@ -214,7 +251,11 @@ def test_what_came_next_fades_with_the_events_since():
 
 def test_rows_of_one_time_teach_the_table_nothing(catalogue):
     """Users who rate three items in one second, always sorted by id: i1 does not lead to i2, nor i2 to i3."""
-    heap = [Example(f"u{user}", f"{user}-{at}", 1_000_000 * user, f"i{at}", "rating", b"") for user in range(30) for at in (1, 2, 3)]
+    heap = [
+        Example(f"u{user}", f"{user}-{at}", 1_000_000 * user, f"i{at}", "rating", b"")
+        for user in range(30)
+        for at in (1, 2, 3)
+    ]
     _, scorer = counted(catalogue, heap)
 
     assert 0 == scorer.neighbours("next")[1].abs().max()

@@ -39,13 +39,23 @@ def test_movielens_2016_has_the_shape_of_every_data_set(monkeypatch):
 
 def test_inst_eval_comes_semester_by_semester_and_student_by_student(monkeypatch):
     """`lectage` is how many semesters ago a lecture was rated; a student's ratings of one semester come together."""
-    columns = {"s": [1, 2, 1, 2, 1, 2], "d": [7, 7, 8, 8, 9, 9], "dept": [4, 4, 5, 5, 4, 4], "y": [5, 1, 2, 3, 4, 5], "lectage": [1, 1, 6, 6, 1, 1]}
-    monkeypatch.setattr(data, "_r_object", lambda package, name: pd.DataFrame(columns).astype({"lectage": "category", "s": "category"}))
+    columns = {
+        "s": [1, 2, 1, 2, 1, 2],
+        "d": [7, 7, 8, 8, 9, 9],
+        "dept": [4, 4, 5, 5, 4, 4],
+        "y": [5, 1, 2, 3, 4, 5],
+        "lectage": [1, 1, 6, 6, 1, 1],
+    }
+    monkeypatch.setattr(
+        data, "_r_object", lambda package, name: pd.DataFrame(columns).astype({"lectage": "category", "s": "category"})
+    )
     events, items = data.public("inst-eval")
 
     assert 6 == events["event_time_ms"].nunique() and events["event_time_ms"].is_monotonic_increasing
     assert ["lecturer 8"] * 2 == events["item_id"].tolist()[:2]
-    assert events["user_id"].iloc[2] == events["user_id"].iloc[3] != events["user_id"].iloc[4] == events["user_id"].iloc[5]
+    assert (
+        events["user_id"].iloc[2] == events["user_id"].iloc[3] != events["user_id"].iloc[4] == events["user_id"].iloc[5]
+    )
     assert 2.0 == events.set_index(["user_id", "item_id"])["value"]["student 1", "lecturer 8"]
     assert ["lecturer 7", ["department 4"]] in items[["title", "categories"]].values.tolist()
 
@@ -63,14 +73,18 @@ def test_where_apt_has_no_lists_it_is_given_lists_of_our_own(monkeypatch, tmp_pa
     monkeypatch.setattr(data, "DATA", tmp_path)
     data._download_debian("r-cran-dslabs", tmp_path)
 
-    assert ["download", "update", "download"] == [next(word for word in command if word in ("download", "update")) for command in asked]
+    assert ["download", "update", "download"] == [
+        next(word for word in command if word in ("download", "update")) for command in asked
+    ]
     assert all(f"Dir::State={tmp_path}/apt" in command for command in asked[1:])
 
 
 def test_where_there_is_no_apt_the_message_says_so(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setattr(data, "DATA", tmp_path)
-    with pytest.raises(data.DataError, match="r-cran-dslabs: cannot be fetched: there is no apt-get here; Debian or Ubuntu is needed"):
+    with pytest.raises(
+        data.DataError, match="r-cran-dslabs: cannot be fetched: there is no apt-get here; Debian or Ubuntu is needed"
+    ):
         data.public("ml-latest-2016")
     assert not (tmp_path / "r-cran-dslabs").exists()
 
@@ -162,13 +176,18 @@ def test_text_is_text_and_only_an_empty_cell_is_empty(tmp_path):
         'item_id,title,text\nnull,None,NA\nNULL,nan,""\nN/A,,#N/A\n',
     )
 
-    assert [("NA", "null"), ("nan", "null"), ("None", "NULL")] == list(events[["user_id", "item_id"]].itertuples(index=False, name=None))
+    assert [("NA", "null"), ("nan", "null"), ("None", "NULL")] == list(
+        events[["user_id", "item_id"]].itertuples(index=False, name=None)
+    )
     assert ["None", "nan", ""] == items["title"].tolist()
     assert ["NA", "", "#N/A"] == items["text"].tolist()
 
 
 SHIFTED = {
-    "one comma too many in the first row": (f"u,1,{T},view,\nu,1,{T},view\n", r"row 1 \(line 2\) has 5 cells, the header 4"),
+    "one comma too many in the first row": (
+        f"u,1,{T},view,\nu,1,{T},view\n",
+        r"row 1 \(line 2\) has 5 cells, the header 4",
+    ),
     "one comma too many in every row": (f"u,1,{T},view,\n" * 3, r"row 1 \(line 2\) has 5 cells, the header 4"),
     "an unquoted comma": (f"u,1,{T},view\nSmith, J.,1,{T},view\n", r"row 2 \(line 3\) has 5 cells.*quoted"),
     "a comma too few": (f"u,1,{T},view\n\nu,{T},view\n", r"row 2 \(line 4\) has 3 cells"),
@@ -184,7 +203,9 @@ def test_a_row_whose_columns_would_shift_is_refused_and_named(tmp_path, rows, me
 
 
 def test_a_title_may_hold_commas_quotes_and_lines(tmp_path):
-    _, items = read(tmp_path, f"user_id,item_id,event_time_ms\nu,1,{T}\n", 'item_id,title\n1,"Lamp, 5""\nwhite"\n2,5" disk\n')
+    _, items = read(
+        tmp_path, f"user_id,item_id,event_time_ms\nu,1,{T}\n", 'item_id,title\n1,"Lamp, 5""\nwhite"\n2,5" disk\n'
+    )
 
     assert ['Lamp, 5"\nwhite', '5" disk'] == items["title"].tolist()
 
@@ -204,7 +225,9 @@ def test_a_column_that_comes_twice_is_refused(tmp_path):
 
 
 def test_a_file_with_other_separators_is_told_what_is_wanted(tmp_path):
-    with pytest.raises(data.DataError, match="no column user_id, item_id, event_time_ms; .* in a CSV, commas separate the columns"):
+    with pytest.raises(
+        data.DataError, match="no column user_id, item_id, event_time_ms; .* in a CSV, commas separate the columns"
+    ):
         read(tmp_path, f"user_id;item_id;event_time_ms\nu;1;{T}\n")
 
 
@@ -229,7 +252,9 @@ def test_whole_numbers_are_one_id_whatever_type_a_file_gives_them(tmp_path):
     assert [("7", "1", "view", 1.0), ("8", None, "search", None), ("9", "2", "like", 3.0)] == [
         (event.user_id, event.item_id, event.action, event.value) for event in valid
     ]
-    assert [["1", "Lamp", "", ["4"]], ["2", "", "", ["5"]]] == items[["item_id", "title", "text", "categories"]].values.tolist()
+    assert [["1", "Lamp", "", ["4"]], ["2", "", "", ["5"]]] == items[
+        ["item_id", "title", "text", "categories"]
+    ].values.tolist()
 
 
 @pytest.mark.parametrize(
@@ -245,7 +270,9 @@ def test_whole_numbers_are_one_id_whatever_type_a_file_gives_them(tmp_path):
 def test_categories_are_lists_of_texts(tmp_path, cells, expected):
     """A bar separates the categories of a text; a list is one already; one number is one category."""
     events = {"user_id": ["u"], "item_id": ["1"], "event_time_ms": [T]}
-    _, items = data.read(*write_parquet(tmp_path, events, {"item_id": ["1", "2"], "title": ["", ""], "categories": cells}))
+    _, items = data.read(
+        *write_parquet(tmp_path, events, {"item_id": ["1", "2"], "title": ["", ""], "categories": cells})
+    )
 
     assert expected == items["categories"].tolist()
 
@@ -302,9 +329,13 @@ def test_any_column_that_pandas_writes_is_read_or_refused_in_a_sentence(tmp_path
     assert 2 == len(valid) + len(refused) == len(read_items)
 
 
-@pytest.mark.parametrize("kind", ["int8", "uint64", "float32", "category of integers", "Decimal", "Int64 with an empty cell"])
+@pytest.mark.parametrize(
+    "kind", ["int8", "uint64", "float32", "category of integers", "Decimal", "Int64 with an empty cell"]
+)
 def test_an_item_id_of_any_kind_of_number_meets_its_text(tmp_path, kind):
-    events, _ = data.read(*write_parquet(tmp_path, {"user_id": ["u", "v"], "item_id": COLUMNS[kind], "event_time_ms": [T, T + 1]}))
+    events, _ = data.read(
+        *write_parquet(tmp_path, {"user_id": ["u", "v"], "item_id": COLUMNS[kind], "event_time_ms": [T, T + 1]})
+    )
 
     assert "1" == events["item_id"].iloc[0]
 
@@ -326,7 +357,10 @@ TIMES = {
     "seconds": (T // 1_000, "the middle one is 1700000000, in the year 1970 .* multiply them by 1,000"),
     "days": (19_675, "multiply them by 1,000 .days by 86,400,000."),
     "microseconds": (T * 1_000, "is no time in milliseconds since 1970; divide microseconds by 1,000"),
-    "nanoseconds": (T * 1_000_000, "is no time in milliseconds since 1970; divide microseconds by 1,000 and nanoseconds by 1,000,000"),
+    "nanoseconds": (
+        T * 1_000_000,
+        "is no time in milliseconds since 1970; divide microseconds by 1,000 and nanoseconds by 1,000,000",
+    ),
 }
 
 

@@ -3,7 +3,20 @@
 import numpy as np
 import pytest
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz", "two", "men", "meet", "in", "a", "city"]
+WORDS = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    *"abcdefghijklmnopqrstuvwxyz",
+    "two",
+    "men",
+    "meet",
+    "in",
+    "a",
+    "city",
+]
 TEXTS = ["two men", "a city", "two men meet in a city", "", "b", "zzz ñ 日本"]
 DIM = 16
 
@@ -185,7 +198,11 @@ def test_a_name_is_looked_up_on_the_hub_a_folder_is_not(folders, monkeypatch):
     from model.encoder import folder_of
 
     asked = []
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, ignore_patterns: asked.append((name, ignore_patterns)) or folders[0])
+    monkeypatch.setattr(
+        huggingface_hub,
+        "snapshot_download",
+        lambda name, ignore_patterns: asked.append((name, ignore_patterns)) or folders[0],
+    )
 
     assert [folders[0], folders[1]] == [folder_of("somebody/tiny-bert"), folder_of(folders[1])]
     assert [("somebody/tiny-bert", True)] == [(name, "*.onnx" in left_out) for name, left_out in asked]

@@ -50,11 +50,18 @@ class World:
         self.producer.send(self.prefix + "events", value=raw)
         self.producer.flush()
 
-    def event(self, user_id: str, action: str = "view", item_id: str | None = None, event_id: str | None = None, **more) -> str:
+    def event(
+        self, user_id: str, action: str = "view", item_id: str | None = None, event_id: str | None = None, **more
+    ) -> str:
         """Send an event and return its event_id."""
         self.number += 1
         event_id = event_id or f"e{self.number}"
-        record = {"event_id": event_id, "user_id": user_id, "action": action, "event_time_ms": NOW_MS + self.number} | more
+        record = {
+            "event_id": event_id,
+            "user_id": user_id,
+            "action": action,
+            "event_time_ms": NOW_MS + self.number,
+        } | more
         self.send(json.dumps(record | ({"item_id": item_id} if item_id else {})).encode())
         return event_id
 
@@ -70,7 +77,9 @@ class World:
                 if wanted(record):
                     return record
             self.poll()
-        raise AssertionError(f"{what}: not on {topic} within {PATIENCE_S} s; {len(self.seen[topic])} records came, logs in {self.stack.logs}")
+        raise AssertionError(
+            f"{what}: not on {topic} within {PATIENCE_S} s; {len(self.seen[topic])} records came, logs in {self.stack.logs}"
+        )
 
     def list_for(self, event_id: str) -> dict:
         topic = self.prefix + "recommendations"
@@ -80,7 +89,9 @@ class World:
         return [item["item_id"] for item in self.list_for(event_id)["items"]]
 
     def rejected(self, reason: str) -> dict:
-        return self.wait("rejected-events", lambda record: reason in record["reason"], f"a record rejected for {reason!r}")
+        return self.wait(
+            "rejected-events", lambda record: reason in record["reason"], f"a record rejected for {reason!r}"
+        )
 
 
 def _json(record) -> dict | None:
@@ -105,7 +116,20 @@ def free_ports(count: int) -> list[int]:
 def world():
     names = ("kafka_port", "controller_port", "flink_port", "rpc_port", "page_port")
     place = Place(run_dir=str(ROOT / ".headrace" / "test-run"), **dict(zip(names, free_ports(5))))
-    pace = ["--fine_tune_every", "60", "--holdout", "20", "--gate_events", "20", "--gate_tolerance", "1000", "--k", "5", "--checkpoint_interval_ms", "1000"]
+    pace = [
+        "--fine_tune_every",
+        "60",
+        "--holdout",
+        "20",
+        "--gate_events",
+        "20",
+        "--gate_tolerance",
+        "1000",
+        "--k",
+        "5",
+        "--checkpoint_interval_ms",
+        "1000",
+    ]
     stack = Stack(place, pace)
     with stack.up(parts=("broker", "cluster", "learner")):
         world = World(stack)
@@ -204,7 +228,9 @@ def test_a_forgotten_user_is_new_again(world):
 
     assert ("joe", [], True) == (farewell["user_id"], farewell["items"], farewell["forgotten"])
     assert "love3" in world.items_for(world.event("joe", "search", query="Wedding summer 3"))
-    assert world.wait("training-examples", lambda record: record.get("forget"), "the forget example")["user_id"] == "joe"
+    assert (
+        world.wait("training-examples", lambda record: record.get("forget"), "the forget example")["user_id"] == "joe"
+    )
 
 
 def test_a_version_is_learnt_and_goes_live_without_a_restart(world):
@@ -230,7 +256,9 @@ def test_a_version_is_learnt_and_goes_live_without_a_restart(world):
 
 def test_flink_tells_how_a_version_does_in_the_stream(world):
     """The live twin's figures are among the metrics of the step `score`."""
-    [vertex] = [one["id"] for one in world.stack.ask(f"/jobs/{world.job}")["vertices"] if one["name"].startswith("score")]
+    [vertex] = [
+        one["id"] for one in world.stack.ask(f"/jobs/{world.job}")["vertices"] if one["name"].startswith("score")
+    ]
     deadline, wanted = time.monotonic() + 60, {}
     while not wanted:
         assert time.monotonic() < deadline, "no metric of a model version"
@@ -262,11 +290,17 @@ def test_a_broken_version_is_refused_and_the_old_one_serves_on(world):
 
 
 def test_what_is_no_version_is_rejected_and_neither_job_nor_learner_restarts(world):
-    """Brackets 50,000 deep, a record without a value, and bytes that are no text, on the topic that the whole job listens to."""
+    """Brackets 50,000 deep, a record without a value, and bytes that are no text, on the topic that the whole job
+    listens to.
+    """
     for raw, reason in ((b'{"x":' + b"[" * 50_000, "recursion"), (None, "has no value"), (b"\xff\xfe", "no UTF-8")):
         world.producer.send("model-versions", key=b"poison", value=raw)
         world.producer.flush()
-        refused = world.wait("rejected-events", lambda record: record["source"] == "model-versions" and reason in record["reason"], reason)
+        refused = world.wait(
+            "rejected-events",
+            lambda record: record["source"] == "model-versions" and reason in record["reason"],
+            reason,
+        )
         assert refused["offset"] >= 0
         assert (raw or b"")[:1_024] == base64.b64decode(refused["raw"])
     answer = world.list_for(world.event("ann", "search", query="space"))
@@ -286,7 +320,9 @@ def test_exactly_once_shows_lists_once_they_are_committed(world):
     world.stack.cancel(world.job)
     world.prefix = "once-"
     admin = KafkaAdminClient(bootstrap_servers=world.stack.bootstrap_servers)
-    admin.create_topics([NewTopic("once-" + name, 1, 1, topic_configs=config) for name, (_, config) in topics().items()])
+    admin.create_topics(
+        [NewTopic("once-" + name, 1, 1, topic_configs=config) for name, (_, config) in topics().items()]
+    )
     admin.close()
     command = world.stack.command("job") + ["--topic_prefix", "once-", "--delivery", "exactly-once"]
     world.job = world.stack.submit(command)

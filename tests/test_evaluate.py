@@ -19,6 +19,7 @@ from scripts.evaluate import _bar, check_events, main
 from scripts.report import explain, summarise
 from tests.test_score import ITEMS, make_catalogue
 
+
 def make_events(users: int = 40, length: int = 8) -> list[Event]:
     """Users come one after the other; each stays with the even or with the odd items."""
     random, events = np.random.default_rng(1), []
@@ -50,7 +51,9 @@ def test_an_event_is_predicted_before_it_is_learnt():
 
 
 def test_the_lists_of_the_job_are_counted_too():
-    """A live list is made right after the event before: it holds the same as a late one as long as no gap was learnt from."""
+    """A live list is made right after the event before: it holds the same as a late one as long as no gap was learnt
+    from.
+    """
     events = [Event(f"e{at}", "u", "view", 86_400_000 * at, item_id=f"i{at}") for at in range(20)]
     users = Users(make_catalogue())
     asked = [users.ask(event) for event in events]
@@ -74,7 +77,9 @@ STREAMS = {
     "the same item again and again": [view(at, time_ms=at) for at in range(20)],
     "items nobody knows": [view(at, f"u{at % 2}", f"nowhere{at % 3}", time_ms=at) for at in range(20)],
     "only dislikes": [view(at, f"u{at % 2}", f"i{at}", "dislike", at) for at in range(20)],
-    "impressions without an item": [view(at, "u", None if at % 2 else "i3", "impression" if at % 2 else "view", at) for at in range(20)],
+    "impressions without an item": [
+        view(at, "u", None if at % 2 else "i3", "impression" if at % 2 else "view", at) for at in range(20)
+    ],
 }
 
 
@@ -156,7 +161,12 @@ def test_leave_one_out_of_users_with_too_few_events_gives_figures():
 
 def test_rows_that_are_no_events_are_left_out_and_told():
     """The row is the one in the file, whatever the order in time."""
-    rows = [("u", "i", 5, "view", 1.0), ("u", "i", 5, "jump", 1.0), ("u", "i", -5, "view", float("nan")), ("", "i", 5, "view", 0.0)]
+    rows = [
+        ("u", "i", 5, "view", 1.0),
+        ("u", "i", 5, "jump", 1.0),
+        ("u", "i", -5, "view", float("nan")),
+        ("", "i", 5, "view", 0.0),
+    ]
     events = pd.DataFrame(rows, columns=["user_id", "item_id", "event_time_ms", "action", "value"])
     valid, refused = check_events(events.iloc[::-1])
 
@@ -183,7 +193,8 @@ def at_once(users: int, times: int, items: int) -> list[Event]:
 
 
 def test_how_the_rows_of_one_time_are_sorted_wins_nothing():
-    """In random choices there is nothing to be learnt but the order of the rows, and that is drawn: no list is better than that of
+    """In random choices there is nothing to be learnt but the order of the rows, and that is drawn: no list is better
+    than that of
     popularity. Taken as the rows stand, HR@10 would be .60 beside .45."""
     protocol = Protocol(fine_tune_every=500, rules=NOT_AGAIN)
     results = evaluate(at_once(400, 3, 30), make_catalogue(), protocol, methods=("popularity",)).results
@@ -193,12 +204,16 @@ def test_how_the_rows_of_one_time_are_sorted_wins_nothing():
 
 
 def test_events_are_drawn_within_their_time_only():
-    """Those of another time stay before or after; whatever the file's order, no event comes first more often than the others."""
+    """Those of another time stay before or after; whatever the file's order, no event comes first more often than the
+    others.
+    """
     events = [view(at, time_ms=5 + at // 3) for at in range(9)]
     orders = [[event.event_id for event in drawn_order(events[::way], seed)] for seed in range(600) for way in (1, -1)]
     first = Counter(order[0] for order in orders)
 
-    assert all(sorted(order[at : at + 3]) == [f"e{at}", f"e{at + 1}", f"e{at + 2}"] for order in orders for at in (0, 3, 6))
+    assert all(
+        sorted(order[at : at + 3]) == [f"e{at}", f"e{at + 1}", f"e{at + 2}"] for order in orders for at in (0, 3, 6)
+    )
     assert {"e0", "e1", "e2"} == first.keys() and min(first.values()) > 340
     assert drawn_order(events, 3) == drawn_order(events, 3) != drawn_order(events, 4)
     assert [] == drawn_order([], 0)
@@ -208,9 +223,14 @@ def test_events_of_different_times_have_one_order():
     """However the file is sorted, and whatever the seed: the same figures."""
     events = make_events(12)
     shuffled = [events[at] for at in np.random.default_rng(0).permutation(len(events))]
-    first, other = (evaluate(rows, make_catalogue(), Protocol(order_seed=seed)).results for rows, seed in ((events, 0), (shuffled, 1)))
+    first, other = (
+        evaluate(rows, make_catalogue(), Protocol(order_seed=seed)).results
+        for rows, seed in ((events, 0), (shuffled, 1))
+    )
 
-    assert {name: result.ranks for name, result in first.items()} == {name: result.ranks for name, result in other.items()}
+    assert {name: result.ranks for name, result in first.items()} == {
+        name: result.ranks for name, result in other.items()
+    }
 
 
 # What no list could hold
@@ -218,9 +238,19 @@ def test_events_of_different_times_have_one_order():
 
 @pytest.mark.parametrize("protocol", [evaluate, leave_one_out])
 def test_what_no_list_could_hold_is_counted_with_its_reason(protocol):
-    """Every row twice: the second time the item is left out after its rating, for every method; an unknown item is in no list."""
-    once = [Event(f"{user}-{at}", f"u{user}", "rating", 1_000 * (4 * user + at), f"i{user}{at}" if at < 3 else "nowhere") for user in (1, 2) for at in range(4)]
-    twice = [structs.replace(event, event_id=f"{event.event_id} {again}", event_time_ms=event.event_time_ms + again) for event in once for again in (0, 1)]
+    """Every row twice: the second time the item is left out after its rating, for every method; an unknown item is in
+    no list.
+    """
+    once = [
+        Event(f"{user}-{at}", f"u{user}", "rating", 1_000 * (4 * user + at), f"i{user}{at}" if at < 3 else "nowhere")
+        for user in (1, 2)
+        for at in range(4)
+    ]
+    twice = [
+        structs.replace(event, event_id=f"{event.event_id} {again}", event_time_ms=event.event_time_ms + again)
+        for event in once
+        for again in (0, 1)
+    ]
     outcome = protocol(twice, make_catalogue(), Protocol(warm_up=0.0), methods=("popularity", "text"))
     left_out, not_there = "it is left out after a rating", "the item is not in the catalogue"
 
@@ -231,10 +261,18 @@ def test_what_no_list_could_hold_is_counted_with_its_reason(protocol):
 
 
 def test_what_may_come_again_can_be_held():
-    """A view, or a purchase a month ago, leaves nothing out; a purchase of yesterday does, and so does whatever the rules say."""
+    """A view, or a purchase a month ago, leaves nothing out; a purchase of yesterday does, and so does whatever the
+    rules say.
+    """
     day_ms = 86_400_000
-    events = [Event(f"e{at}", "u", action, at * day_ms, "i1") for at, action in ((0, "view"), (1, "purchase"), (2, "view"), (40, "view"))]
-    reasons = {name: evaluate(events, make_catalogue(), Protocol(warm_up=0.0, rules=rules)).targets.unreachable for name, rules in (("default", Rules()), ("views", NOT_AGAIN))}
+    events = [
+        Event(f"e{at}", "u", action, at * day_ms, "i1")
+        for at, action in ((0, "view"), (1, "purchase"), (2, "view"), (40, "view"))
+    ]
+    reasons = {
+        name: evaluate(events, make_catalogue(), Protocol(warm_up=0.0, rules=rules)).targets.unreachable
+        for name, rules in (("default", Rules()), ("views", NOT_AGAIN))
+    }
 
     assert ["", "", "it is left out after a purchase", ""] == reasons["default"]
     assert ["", "it is left out after a view", "", ""] == reasons["views"]
@@ -247,12 +285,21 @@ def test_what_may_come_again_can_be_held():
 def test_ratings_below_a_bound_are_learnt_from_and_not_predicted(protocol, predicted):
     """With `liked_from`: a 4 and a 5 are, and what has no value; 1 to 3 are not. All of them are learnt."""
     values = (4.0, 1.0, 5.0, 3.9, None, 2.0)
-    events = [Event(f"{user}-{at}", f"u{user}", "rating", 10 * user + at, f"i{user}{at}", value) for user in (1, 2) for at, value in enumerate(values)]
+    events = [
+        Event(f"{user}-{at}", f"u{user}", "rating", 10 * user + at, f"i{user}{at}", value)
+        for user in (1, 2)
+        for at, value in enumerate(values)
+    ]
     outcome = protocol(events, make_catalogue(), Protocol(warm_up=0.0, liked_from=4.0), methods=("popularity",))
     everything = protocol(events, make_catalogue(), Protocol(warm_up=0.0), methods=("popularity",))
     liked = outcome.targets
 
-    assert predicted == outcome.predicted == len(outcome.results["headrace"].ranks) == len(outcome.results["popularity"].ranks)
+    assert (
+        predicted
+        == outcome.predicted
+        == len(outcome.results["headrace"].ranks)
+        == len(outcome.results["popularity"].ranks)
+    )
     assert [2, 4] == sorted({at for at in liked.user_events if at}) or protocol is leave_one_out
     assert everything.predicted == (12 if protocol is evaluate else 2)
     assert 12 - (predicted if protocol is leave_one_out else 0) == outcome.results["popularity"].learnt
@@ -262,7 +309,8 @@ def test_ratings_below_a_bound_are_learnt_from_and_not_predicted(protocol, predi
 
 
 def click_sessions(clicks: int, items: int) -> list[Event]:
-    """Sessions of a shop, each a user of its own: few items are popular; from each, a Markov chain leads to six others; every third
+    """Sessions of a shop, each a user of its own: few items are popular; from each, a Markov chain leads to six others;
+    every third
     click goes back to an item of the session."""
     random = np.random.default_rng(7)
     popular = 1 / (np.arange(items) + 3.0)
@@ -290,7 +338,9 @@ def click_sessions(clicks: int, items: int) -> list[Event]:
 def test_in_click_sessions_headrace_is_ahead_of_transitions():
     """At the defaults, where a third of the clicks are on items that the session had: nobody is kept from repeats."""
     events = click_sessions(6_000, 200)
-    outcome = evaluate(events, make_catalogue(200), Protocol(fine_tune_every=2_000), methods=("popularity", "transitions-10"))
+    outcome = evaluate(
+        events, make_catalogue(200), Protocol(fine_tune_every=2_000), methods=("popularity", "transitions-10")
+    )
     rates = {name: hit_rate_at_k(np.array(result.ranks)) for name, result in outcome.results.items()}
     print({name: round(rate, 3) for name, rate in rates.items()})
 
@@ -353,7 +403,9 @@ def test_where_there_is_no_terminal_progress_is_a_line_for_every_tenth(capsys):
             show(done, 40)
     lines = capsys.readouterr().err.splitlines()
 
-    assert [f"evaluating: {done} of 40 after" for done in range(4, 41, 4)] == [line.rpartition(" after")[0] + " after" for line in lines]
+    assert [f"evaluating: {done} of 40 after" for done in range(4, 41, 4)] == [
+        line.rpartition(" after")[0] + " after" for line in lines
+    ]
 
 
 def test_what_was_left_out_is_told(monkeypatch, tmp_path, capsys):
@@ -372,7 +424,10 @@ WRONG = {
     "i.csv: no column title; there are item_id, name": (f"{HEAD}\nu,i0,{T}\n", "item_id,name\ni0,Title\n"),
     "e.csv: column event_time_ms, row 2: 'noon' is no number": (f"{HEAD}\nu,i0,{T}\nu,i1,noon\n", CATALOGUE),
     "e.csv: column event_time_ms, row 1: 'inf' is no number": (f"{HEAD}\nu,i0,inf\n", CATALOGUE),
-    "e.csv: column event_time_ms, row 2: '1e30' is no time in milliseconds": (f"{HEAD}\nu,i0,{T}\nu,i0,1e30\n", CATALOGUE),
+    "e.csv: column event_time_ms, row 2: '1e30' is no time in milliseconds": (
+        f"{HEAD}\nu,i0,{T}\nu,i0,1e30\n",
+        CATALOGUE,
+    ),
     "e.csv: no row is an event; the first: row 1: a view needs an item_id": (f"{HEAD}\nu,,{T}\n", CATALOGUE),
     "e.csv: no row is an event; the first: row 1: Expected `int` >= 0": (f"{HEAD}\nu,i0,-5\n", CATALOGUE),
     "e.csv: no item of any event is in": (f"{HEAD}\nu,x1,{T}\n", CATALOGUE),

@@ -32,11 +32,16 @@ def vector_of(kind: str, number: int) -> bytes:
 
 def put(catalogue: Catalogue, *item_ids: str) -> None:
     """Add items, as shoe-3."""
-    catalogue.apply(ItemVector(item_id, "enc", vector_of(item_id.split("-")[0], int(item_id.split("-")[1]))) for item_id in item_ids)
+    catalogue.apply(
+        ItemVector(item_id, "enc", vector_of(item_id.split("-")[0], int(item_id.split("-")[1]))) for item_id in item_ids
+    )
 
 
 def views(user: str, *item_ids: str, from_ms: int = 0) -> list[Example]:
-    return [Example(user, f"{user}-{from_ms}-{at}", from_ms + 60_000 * at, item, "view", b"") for at, item in enumerate(item_ids)]
+    return [
+        Example(user, f"{user}-{from_ms}-{at}", from_ms + 60_000 * at, item, "view", b"")
+        for at, item in enumerate(item_ids)
+    ]
 
 
 class World:
@@ -105,7 +110,9 @@ def test_an_item_takes_the_tenth_place_before_the_learner_knows_of_it(world):
 
 def explored(world: World, *viewed: str, scores: list[float]) -> tuple[list[int], bool]:
     """The rows in the order of these scores, after exploring, and whether an item was lifted."""
-    batch = open_requests(world.catalogue, [make_request(world.catalogue, list(viewed))], Rules(), 20, torch.device("cpu"))
+    batch = open_requests(
+        world.catalogue, [make_request(world.catalogue, list(viewed))], Rules(), 20, torch.device("cpu")
+    )
     scores = torch.tensor([scores])
     _, lifted = explore(world.scorer.table(world.catalogue), batch, scores)
     return scores.argsort(descending=True, stable=True)[0].tolist(), bool(lifted)
@@ -118,7 +125,9 @@ def test_an_item_that_stands_further_up_anyway_stays_there(world):
     for place in (0, 8, 9, 10, 40):
         order = [number for number in range(len(world.catalogue)) if number != row]
         order.insert(place, row)
-        after, lifted = explored(world, *LIKES_SHOES, scores=[-float(order.index(number)) for number in range(len(order))])
+        after, lifted = explored(
+            world, *LIKES_SHOES, scores=[-float(order.index(number)) for number in range(len(order))]
+        )
 
         assert min(place, 9) == after.index(row)
         assert lifted == (place > 9)
@@ -131,8 +140,13 @@ def test_only_the_nearest_new_item_is_lifted(world):
     list_ = world.list_of(*LIKES_SHOES)
     new = [item.item_id for item in list_ if [reason.signal for reason in item.reasons] == ["new"]]
     table = world.scorer.table(world.catalogue)
-    interests = open_requests(world.catalogue, [make_request(world.catalogue, list(LIKES_SHOES))], Rules(), 20, torch.device("cpu")).interests
-    nearness = {item: (interests[0, 0] - table.mean) @ table.contrast[world.catalogue.item_ids.index(item)] for item in ("shoe-90", "shoe-91")}
+    interests = open_requests(
+        world.catalogue, [make_request(world.catalogue, list(LIKES_SHOES))], Rules(), 20, torch.device("cpu")
+    ).interests
+    nearness = {
+        item: (interests[0, 0] - table.mean) @ table.contrast[world.catalogue.item_ids.index(item)]
+        for item in ("shoe-90", "shoe-91")
+    }
 
     assert [max(nearness, key=nearness.get)] == new
 
@@ -156,7 +170,9 @@ def test_a_new_user_explores_nothing(world):
 def test_an_item_that_must_not_be_listed_does_not(world):
     """Who disliked it is never shown it; the next new one takes the place."""
     world.add("shoe-90")
-    request = request_after(world.catalogue, [*(click(item, at) for at, item in enumerate(LIKES_SHOES)), click("shoe-90", 9, "dislike")])
+    request = request_after(
+        world.catalogue, [*(click(item, at) for at, item in enumerate(LIKES_SHOES)), click("shoe-90", 9, "dislike")]
+    )
     [list_] = score(world.scorer, world.catalogue, [request], 100)
     world.add("shoe-91")
     [then] = score(world.scorer, world.catalogue, [request], 100)
@@ -242,7 +258,10 @@ def test_where_all_but_a_few_items_are_left_out_nothing_breaks(world):
     """Fewer than ten can be listed: the new one is among them, with a probability that is a number."""
     world.add("shoe-90")
     everything = [item for item in world.catalogue.item_ids if item not in ("shoe-90", "shoe-0", "hat-0")]
-    request = request_after(world.catalogue, [click(item, at, "dislike" if item[:4] != "shoe" else "purchase") for at, item in enumerate(everything)])
+    request = request_after(
+        world.catalogue,
+        [click(item, at, "dislike" if item[:4] != "shoe" else "purchase") for at, item in enumerate(everything)],
+    )
     [list_] = score(world.scorer, world.catalogue, [request], K)
 
     assert {"shoe-90", "shoe-0", "hat-0"} == set(ids(list_))
@@ -252,10 +271,15 @@ def test_where_all_but_a_few_items_are_left_out_nothing_breaks(world):
 def test_a_micro_batch_gives_what_one_by_one_gives(world):
     """Each user explores for themselves."""
     world.add("shoe-90", "hat-91")
-    requests = [make_request(world.catalogue, items) for items in (list(LIKES_SHOES), ["hat-1", "hat-2", "hat-3"], [], ["tea-1"])]
+    requests = [
+        make_request(world.catalogue, items)
+        for items in (list(LIKES_SHOES), ["hat-1", "hat-2", "hat-3"], [], ["tea-1"])
+    ]
     together = score(world.scorer, world.catalogue, requests, K)
 
-    assert [ids(score(world.scorer, world.catalogue, [request], K)[0]) for request in requests] == [ids(list_) for list_ in together]
+    assert [ids(score(world.scorer, world.catalogue, [request], K)[0]) for request in requests] == [
+        ids(list_) for list_ in together
+    ]
     assert [["shoe-90"], ["hat-91"], [], []] == [
         [item.item_id for item in list_ if item.reasons and item.reasons[0].signal == "new"] for list_ in together
     ]
@@ -275,7 +299,10 @@ def test_excluded_items_are_not_counted_as_the_tenth(world):
     """What must not be listed scores -inf before and after."""
     world.add("shoe-90")
     request = request_after(world.catalogue, [click(item, at, "purchase") for at, item in enumerate(LIKES_SHOES)])
-    batch, table = open_requests(world.catalogue, [request], Rules(), 20, torch.device("cpu")), world.scorer.table(world.catalogue)
+    batch, table = (
+        open_requests(world.catalogue, [request], Rules(), 20, torch.device("cpu")),
+        world.scorer.table(world.catalogue),
+    )
     excluded = excluded_items(batch, len(world.catalogue))
     scores = torch.zeros(1, len(world.catalogue)).masked_fill(excluded, -torch.inf)
     explore(table, batch, scores)
@@ -286,7 +313,9 @@ def test_excluded_items_are_not_counted_as_the_tenth(world):
 def test_who_searches_is_not_shown_a_new_item_instead(world):
     """The place is left to what was searched."""
     world.add("shoe-50")
-    request = structs.replace(request_after(world.catalogue, [click("shoe-0", 0), click("shoe-1", 1)], 2_000), event_id="s")
+    request = structs.replace(
+        request_after(world.catalogue, [click("shoe-0", 0), click("shoe-1", 1)], 2_000), event_id="s"
+    )
     searching = [click("shoe-0", 0), click("shoe-1", 1), Event("s", "u", "search", 2_000, query="tea")]
     (explored,), (searched,) = (
         score(world.scorer, world.catalogue, [one], K)
@@ -300,7 +329,12 @@ def test_who_searches_is_not_shown_a_new_item_instead(world):
 def test_new_items_that_are_as_near_take_turns(world):
     """Each event draws one of them, always the same one for the same event."""
     world.add(*(f"shoe-{number}" for number in range(50, 54)))
-    asked = [structs.replace(request_after(world.catalogue, [click("shoe-0", 0), click("shoe-1", 1)], 2_000), event_id=f"e{at}") for at in range(60)]
+    asked = [
+        structs.replace(
+            request_after(world.catalogue, [click("shoe-0", 0), click("shoe-1", 1)], 2_000), event_id=f"e{at}"
+        )
+        for at in range(60)
+    ]
     lists, again = ([ids(one)[:PLACE] for one in score(world.scorer, world.catalogue, asked, K)] for _ in range(2))
     shown = {item for one in lists for item in one if item in {f"shoe-{number}" for number in range(50, 54)}}
 

@@ -33,7 +33,9 @@ def make_world() -> Catalogue:
         for number in range(EACH):
             noise = random.standard_normal(DIM - len(KINDS))
             vector = axis_of(kind) + 0.33 * np.concatenate((np.zeros(len(KINDS)), noise / np.linalg.norm(noise)))
-            catalogue.apply([ItemVector(f"{kind}-{number}", "enc", (vector / np.linalg.norm(vector)).astype("<f2").tobytes())])
+            catalogue.apply(
+                [ItemVector(f"{kind}-{number}", "enc", (vector / np.linalg.norm(vector)).astype("<f2").tobytes())]
+            )
     return catalogue
 
 
@@ -52,13 +54,17 @@ def did(*events: str | tuple[str, str], user: str = "u") -> list[Event]:
     made = []
     for at, event in enumerate(events):
         action, what = ("view", event) if isinstance(event, str) else event
-        made.append(Event(f"e{at}", user, action, 1_000 * at, query=what) if action == "search" else click(what, at, action))
+        made.append(
+            Event(f"e{at}", user, action, 1_000 * at, query=what) if action == "search" else click(what, at, action)
+        )
     return made
 
 
 def asked(world: Catalogue, *events, at_s: float | None = None) -> Request:
     """What is asked for a user after these events; right after the last one if not said otherwise."""
-    return request_after(world, did(*events), 1_000 * (len(events) - 1) if at_s is None else round(1_000 * at_s), embed=axis_of)
+    return request_after(
+        world, did(*events), 1_000 * (len(events) - 1) if at_s is None else round(1_000 * at_s), embed=axis_of
+    )
 
 
 def opened(world: Catalogue, *requests: Request) -> MicroBatch:
@@ -71,7 +77,10 @@ def terms(world: Catalogue, scorer: Scorer, *requests: Request) -> dict[str, tor
 
 def by_kind(world: Catalogue, term: torch.Tensor) -> dict[str, float]:
     """The mean over the items of each kind; term (n,)."""
-    return {kind: float(term[[row for row, item in enumerate(world.item_ids) if item.startswith(kind)]].mean()) for kind in KINDS}
+    return {
+        kind: float(term[[row for row, item in enumerate(world.item_ids) if item.startswith(kind)]].mean())
+        for kind in KINDS
+    }
 
 
 def of_item(world: Catalogue, term: torch.Tensor, item_id: str) -> float:
@@ -85,7 +94,9 @@ def test_a_search_lifts_what_is_near_its_query(world, untrained):
     """By its cosine times a constant, and nothing else."""
     term = terms(world, untrained, asked(world, "shoe-0", ("search", "tea")))["search"][0]
 
-    assert by_kind(world, term) == pytest.approx({"shoe": 0.0, "hat": 0.0, "tea": 0.95 * SEARCH, "lamp": 0.0}, abs=0.02 * SEARCH)
+    assert by_kind(world, term) == pytest.approx(
+        {"shoe": 0.0, "hat": 0.0, "tea": 0.95 * SEARCH, "lamp": 0.0}, abs=0.02 * SEARCH
+    )
 
 
 def test_a_search_leads_the_next_list(world, untrained):
@@ -98,7 +109,9 @@ def test_a_search_leads_the_next_list(world, untrained):
 
 def test_a_search_fades_with_the_events_after_it(world, untrained):
     """Each leaves 60 % of it; when it is no longer among the last events it says nothing."""
-    requests = [asked(world, ("search", "tea"), *(f"shoe-{at % EACH}" for at in range(count))) for count in (0, 1, 2, 20)]
+    requests = [
+        asked(world, ("search", "tea"), *(f"shoe-{at % EACH}" for at in range(count))) for count in (0, 1, 2, 20)
+    ]
     said = terms(world, untrained, *requests)["search"]
     tea = [by_kind(world, term)["tea"] for term in said]
 
@@ -108,7 +121,9 @@ def test_a_search_fades_with_the_events_after_it(world, untrained):
 def test_a_search_fades_with_time(world, untrained):
     """Half is left a day later, a thousandth after ten."""
     day_s = 86_400
-    said = terms(world, untrained, *(asked(world, ("search", "tea"), at_s=at_s) for at_s in (0, day_s, 10 * day_s)))["search"]
+    said = terms(world, untrained, *(asked(world, ("search", "tea"), at_s=at_s) for at_s in (0, day_s, 10 * day_s)))[
+        "search"
+    ]
     tea = [by_kind(world, term)["tea"] for term in said]
 
     assert tea[1:] == pytest.approx([tea[0] / 2, tea[0] / 1_024], rel=0.01)
@@ -143,7 +158,9 @@ def test_what_is_near_to_what_was_pushed_away_falls(world, untrained, action):
 
 def test_a_dislike_says_more_than_a_skip(world, untrained):
     """As their strengths do: four times as much."""
-    dislike, skip = terms(world, untrained, *(asked(world, "hat-0", (action, "shoe-0")) for action in ("dislike", "skip")))["disliked"]
+    dislike, skip = terms(
+        world, untrained, *(asked(world, "hat-0", (action, "shoe-0")) for action in ("dislike", "skip"))
+    )["disliked"]
 
     assert by_kind(world, dislike)["shoe"] == pytest.approx(4 * by_kind(world, skip)["shoe"], rel=1e-3)
 
@@ -153,7 +170,10 @@ def test_after_a_dislike_what_is_near_stands_below_where_it_was(world, untrained
     """And further down with the next one; on a list it is the one that fell."""
     scorer = untrained if untrained_or_not == "untrained" else learnt
     viewed = ["hat-0", "tea-0", "shoe-0"]
-    requests = [asked(world, *viewed, *events) for events in ([], [("dislike", "shoe-1")], [("dislike", "shoe-1"), ("dislike", "shoe-2")])]
+    requests = [
+        asked(world, *viewed, *events)
+        for events in ([], [("dislike", "shoe-1")], [("dislike", "shoe-1"), ("dislike", "shoe-2")])
+    ]
     chances = [{item.item_id: item.probability for item in list_} for list_ in score(scorer, world, requests, 4 * EACH)]
     shoes = [sum(one.get(f"shoe-{at}", 0.0) for at in range(3, EACH)) for one in chances]
 
@@ -166,12 +186,17 @@ def test_a_dislike_does_not_push_what_is_near_to_more_that_was_wanted(world, unt
     viewed = [f"shoe-{at}" for at in range(5)]
 
     assert 0 == terms(world, untrained, asked(world, *viewed, ("dislike", "shoe-6")))["disliked"][0].abs().max()
-    assert by_kind(world, terms(world, untrained, asked(world, viewed[0], ("dislike", "shoe-6")))["disliked"][0])["shoe"] < 0
+    assert (
+        by_kind(world, terms(world, untrained, asked(world, viewed[0], ("dislike", "shoe-6")))["disliked"][0])["shoe"]
+        < 0
+    )
 
 
 def test_a_dislike_loses_its_force_as_other_events_follow(world, untrained):
     """Each of them takes a twentieth of it; a like of the same kind takes it away."""
-    requests = [asked(world, ("dislike", "shoe-0"), *events) for events in ([], ["hat-0"] * 10, [("like", "shoe-1"), "shoe-2"])]
+    requests = [
+        asked(world, ("dislike", "shoe-0"), *events) for events in ([], ["hat-0"] * 10, [("like", "shoe-1"), "shoe-2"])
+    ]
     first, later, liked = (by_kind(world, term)["shoe"] for term in terms(world, untrained, *requests)["disliked"])
 
     assert later == pytest.approx(0.95**10 * first, rel=0.05)
@@ -191,7 +216,10 @@ def test_a_low_rating_says_less_the_more_a_user_rates(world, untrained):
     """Who rates all the time means less by it than who says it once."""
     once = did("hat-0") + [click("shoe-0", 1, "rating", value=1.0)]
     often = [click("hat-0", at, "rating", value=3.0) for at in range(3)] + [click("shoe-0", 3, "rating", value=1.0)]
-    pushes = [by_kind(world, terms(world, untrained, request_after(world, events, 1_000))["disliked"][0])["shoe"] for events in (once, often)]
+    pushes = [
+        by_kind(world, terms(world, untrained, request_after(world, events, 1_000))["disliked"][0])["shoe"]
+        for events in (once, often)
+    ]
 
     assert pushes[0] < pushes[1] < 0
 
@@ -201,11 +229,15 @@ def test_a_low_rating_says_less_the_more_a_user_rates(world, untrained):
 
 def test_what_says_more_than_a_view_lifts_what_is_near_the_more_it_says(world, untrained):
     """A purchase more than a cart or a like, of which each says the same; the other kinds are not lifted."""
-    said = terms(world, untrained, *(asked(world, "hat-0", (action, "shoe-0")) for action in ("like", "cart", "purchase")))["liked"]
+    said = terms(
+        world, untrained, *(asked(world, "hat-0", (action, "shoe-0")) for action in ("like", "cart", "purchase"))
+    )["liked"]
     like, cart, purchase = (by_kind(world, term) for term in said)
 
     assert 0 < like["shoe"] == cart["shoe"] < purchase["shoe"]
-    assert LIKED / 2 == pytest.approx(of_item(world, said[0], "shoe-0"), rel=0.01), "one of two events says one more than a view"
+    assert LIKED / 2 == pytest.approx(of_item(world, said[0], "shoe-0"), rel=0.01), (
+        "one of two events says one more than a view"
+    )
     assert {0.0} == {one[kind] for one in (like, cart, purchase) for kind in ("hat", "tea", "lamp")}
 
 
@@ -216,14 +248,20 @@ def test_on_a_list_what_was_said_lifts_monotonically(world, untrained, learnt, a
     for scorer in (untrained, learnt):
         requests = [asked(world, "shoe-0", "tea-0", "shoe-1", one) for one in ("tea-1", (action, what))]
         lists = score(scorer, world, requests, 4 * EACH)
-        viewed, said = (sum(item.probability for item in list_ if item.item_id in {f"tea-{at}" for at in range(2, EACH)}) for list_ in lists)
+        viewed, said = (
+            sum(item.probability for item in list_ if item.item_id in {f"tea-{at}" for at in range(2, EACH)})
+            for list_ in lists
+        )
 
         assert said > viewed
 
 
 def test_who_only_views_and_clicks_has_no_term(world, untrained):
     """For them the score is what is learnt, to the bit; also beside others who said something."""
-    viewer, buyer = asked(world, "shoe-0", ("click", "hat-1"), ("rating", "tea-1")), asked(world, ("purchase", "shoe-0"))
+    viewer, buyer = (
+        asked(world, "shoe-0", ("click", "hat-1"), ("rating", "tea-1")),
+        asked(world, ("purchase", "shoe-0")),
+    )
 
     assert {} == terms(world, untrained, viewer) == terms(world, untrained, asked(world))
     both = terms(world, untrained, viewer, buyer)
@@ -232,7 +270,9 @@ def test_who_only_views_and_clicks_has_no_term(world, untrained):
 
 def test_a_term_has_a_name_of_its_own(world, untrained):
     """Those that `TERMS` lists, in its order."""
-    assert TERMS == tuple(terms(world, untrained, asked(world, "hat-0", ("like", "shoe-0"), ("dislike", "tea-0"), ("search", "lamp"))))
+    assert TERMS == tuple(
+        terms(world, untrained, asked(world, "hat-0", ("like", "shoe-0"), ("dislike", "tea-0"), ("search", "lamp")))
+    )
 
 
 # Contracts
@@ -251,7 +291,9 @@ def test_a_micro_batch_gives_what_one_by_one_gives(world, untrained):
     for row, request in enumerate(requests):
         alone = terms(world, untrained, request)
         for name, term in together.items():
-            assert torch.allclose(alone[name][0] if name in alone else torch.zeros(len(world)), term[row], atol=1e-5), name
+            assert torch.allclose(alone[name][0] if name in alone else torch.zeros(len(world)), term[row], atol=1e-5), (
+                name
+            )
 
 
 def test_what_is_unknown_says_nothing(world, untrained):
@@ -265,7 +307,9 @@ def test_every_term_is_finite_in_a_catalogue_of_one_item(untrained):
     """Its text beside the mean of all is nothing."""
     one = Catalogue()
     one.apply([ItemVector("a", "enc", axis_of("tea").astype("<f2").tobytes())])
-    said = terms(one, untrained, request_after(one, did(("like", "a"), ("search", "tea"), ("dislike", "a")), embed=axis_of))
+    said = terms(
+        one, untrained, request_after(one, did(("like", "a"), ("search", "tea"), ("dislike", "a")), embed=axis_of)
+    )
 
     assert all(torch.isfinite(term).all() for term in said.values())
 
@@ -284,9 +328,18 @@ def teach(world: Catalogue, users: range, rewarded: float = 0.0) -> list[Example
         states, words = Users(world, embed_query=axis_of), []
         for kind in ("shoe", "hat") * 3:
             said = [("search", "tea"), ("dislike", f"shoe-{random.integers(EACH)}")]
-            words += [f"{kind}-{random.integers(EACH)}", *said, *([f"tea-{random.integers(EACH)}"] if random.random() < rewarded else [])]
+            words += [
+                f"{kind}-{random.integers(EACH)}",
+                *said,
+                *([f"tea-{random.integers(EACH)}"] if random.random() < rewarded else []),
+            ]
         events = did(*words, user=f"u{user}")
-        events = [structs.replace(one, event_id=f"{user}-{at}", user_id=f"u{user}", event_time_ms=10_000_000 * user + 1_000 * at) for at, one in enumerate(events)]
+        events = [
+            structs.replace(
+                one, event_id=f"{user}-{at}", user_id=f"u{user}", event_time_ms=10_000_000 * user + 1_000 * at
+            )
+            for at, one in enumerate(events)
+        ]
         examples += [one.example for one in map(states.ask, events) if one.example]
     return examples
 
@@ -354,7 +407,9 @@ def test_a_search_leads_whatever_of_its_kind_was_disliked_before(world, untraine
     """Who asks for tea wants to see tea; what was disliked itself stays away."""
     events = did(*((("dislike", f"tea-{at}") for at in range(3))))
     search = Event("e9", "u", "search", 1_000 * (before_s + 9), query="tea")
-    (list_,) = score(untrained, world, [request_after(world, [*events, search], search.event_time_ms, embed=axis_of)], 5)
+    (list_,) = score(
+        untrained, world, [request_after(world, [*events, search], search.event_time_ms, embed=axis_of)], 5
+    )
 
     assert {f"tea-{at}" for at in range(3, EACH)} == set(ids(list_))
 
@@ -371,7 +426,10 @@ def test_a_search_finds_what_was_bought_lately(world, untrained):
     """It is left out of other lists for a time; what was disliked is not found."""
     events = did(("purchase", "tea-0"), ("dislike", "tea-1"), "shoe-0")
     searched = [*events, Event("e9", "u", "search", 9_000, query="tea")]
-    other, found = (ids(score(untrained, world, [request_after(world, one, 9_000, embed=axis_of)], 40)[0]) for one in (events, searched))
+    other, found = (
+        ids(score(untrained, world, [request_after(world, one, 9_000, embed=axis_of)], 40)[0])
+        for one in (events, searched)
+    )
 
     assert (False, False) == ("tea-0" in other, "tea-1" in other)
     assert (True, False) == ("tea-0" in found, "tea-1" in found)

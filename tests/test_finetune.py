@@ -18,7 +18,9 @@ HALF = ITEMS // 2
 torch.set_num_threads(1)  # the tensors are tiny
 
 
-def make_examples(catalogue, users: range, taste=lambda user: user % 2, length: int = 8, seed: int = 0) -> list[Example]:
+def make_examples(
+    catalogue, users: range, taste=lambda user: user % 2, length: int = 8, seed: int = 0
+) -> list[Example]:
     """Users who stay with the even or with the odd items, each in an order of their own."""
     random, examples = np.random.default_rng(seed), []
     for user in users:
@@ -66,7 +68,9 @@ def test_two_tastes_are_told_apart(blind, checkerboard):
 
 def test_the_seed_decides(blind):
     """The same examples and seed give the same weights, another seed gives others."""
-    first, again, other = (learn(blind, make_examples(blind, range(20)), seed=seed)[1].state_dict() for seed in (1, 1, 2))
+    first, again, other = (
+        learn(blind, make_examples(blind, range(20)), seed=seed)[1].state_dict() for seed in (1, 1, 2)
+    )
 
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert any(not torch.equal(first[name], other[name]) for name in first)
@@ -158,7 +162,9 @@ def test_a_learner_goes_on_from_other_weights_with_its_own_counts(blind):
     learner.resume(before)
     resumed = learner.count()
 
-    assert torch.equal(before.network.ids, resumed.network.ids) and torch.equal(before.blend.find.mean, resumed.blend.find.mean)
+    assert torch.equal(before.network.ids, resumed.network.ids) and torch.equal(
+        before.blend.find.mean, resumed.blend.find.mean
+    )
     assert (160, 320) == (before.counts[0].sum(), resumed.counts[0].sum())
     learner.add(make_examples(blind, range(40, 44)))
     assert not torch.equal(before.network.ids, learner.fine_tune().network.ids)
@@ -187,7 +193,9 @@ def test_items_that_were_not_there_are_not_taken_out_of_the_counts(blind):
         catalogue.apply([_vector("i12", make_catalogue().vectors[12])])
     learner.add([Example("u", "f", 9, forget=True)])
 
-    assert [1.0, 1.0] == [round(float(learner.count().counts[0][row]), 3) for row in (1, 10)]  # twice in a row counts once
+    assert [1.0, 1.0] == [
+        round(float(learner.count().counts[0][row]), 3) for row in (1, 10)
+    ]  # twice in a row counts once
 
 
 class Shop:
@@ -195,7 +203,15 @@ class Shop:
 
     def __init__(self, seed: int) -> None:
         self.catalogue, self.random = make_catalogue(8), np.random.default_rng(seed)
-        few = {"window": 8, "windows": 2, "most_steps": 3, "negatives": 16, "ranked": 0.3, "ranked_batch": 8, "kept_ranked": 32}
+        few = {
+            "window": 8,
+            "windows": 2,
+            "most_steps": 3,
+            "negatives": 16,
+            "ranked": 0.3,
+            "ranked_batch": 8,
+            "kept_ranked": 32,
+        }
         tiny = Pace(neighbours=8, ease_every=400, **few)
         self.learner = Learner(self.catalogue, replay_capacity=300, pace=tiny)
         self.scorer, self.events, self.gone, self.recent = None, 0, [], []
@@ -209,7 +225,8 @@ class Shop:
         put = {0: news if len(here) < 60 else [], 1: drawn[:1], 2: [], 3: [], 4: self.gone[-3:]}[how]
         self.gone = [item for item in self.gone + taken if item not in put][-80:]
         self.catalogue.apply(
-            [ItemVector(item, deleted=True) for item in taken] + [_vector(item, self.random.standard_normal(DIM) / 4) for item in put]
+            [ItemVector(item, deleted=True) for item in taken]
+            + [_vector(item, self.random.standard_normal(DIM) / 4) for item in put]
         )
 
     def step(self) -> None:
@@ -340,7 +357,10 @@ def test_another_encoder_begins_with_new_weights(blind):
     catalogue = make_catalogue()
     learner, _ = learn(catalogue, make_examples(catalogue, range(6)))
     wide = make_catalogue(ITEMS, "wide", 24)
-    catalogue.apply(ItemVector(item_id, "wide", vector.astype("<f2").tobytes()) for item_id, vector in zip(wide.item_ids, wide.vectors))
+    catalogue.apply(
+        ItemVector(item_id, "wide", vector.astype("<f2").tobytes())
+        for item_id, vector in zip(wide.item_ids, wide.vectors)
+    )
     learner.add(make_examples(catalogue, range(6, 12)))
     scorer = learner.fine_tune()
 
@@ -435,12 +455,16 @@ def test_examples_are_judged_as_the_job_asks(blind):
 
 
 def test_the_learner_knows_what_the_user_had_as_the_job_does(blind):
-    """An item taken twice is kept once; beyond the limit the ones had longest ago are dropped. What was said in between, of which
+    """An item taken twice is kept once; beyond the limit the ones had longest ago are dropped. What was said in
+    between, of which
     no example tells, comes with the interests of the next example."""
     users = Users(blind, Rules(max_consumed=3))
     actions = ["click", "dislike", "view", "purchase", "search", "view", "skip", "rating", "like", "view"]
     items = ["i1", "i2", "i1", "i3", None, "i3", "i4", "i1", "i5", "i1"]
-    asked = [users.ask(Event(f"e{at}", "u", action, 1_000 * at, item)) for at, (action, item) in enumerate(zip(actions, items))]
+    asked = [
+        users.ask(Event(f"e{at}", "u", action, 1_000 * at, item))
+        for at, (action, item) in enumerate(zip(actions, items))
+    ]
     learner = Learner(blind, rules=Rules(max_consumed=3))
     learner.add([one.example for one in asked if one.example])
 
@@ -489,7 +513,9 @@ def test_pairs_are_the_same_wherever_they_stand():
             pairs.fade(100)
         settled.settled()
 
-    for (partners, weights), (late_partners, late_weights) in zip(settled.rows(np.arange(18)), late.rows(np.arange(18))):
+    for (partners, weights), (late_partners, late_weights) in zip(
+        settled.rows(np.arange(18)), late.rows(np.arange(18))
+    ):
         order = np.argsort(late_partners)
         assert partners.tolist() == late_partners[order].tolist()
         assert np.array_equal(weights, late_weights[:, order])

@@ -25,14 +25,24 @@ def between(axis: int, other: int, similarity: float) -> np.ndarray:
     return (similarity * AXES[axis] + np.sqrt(1 - similarity**2) * AXES[other]).astype(np.float32)
 
 
-def take(interests: Interests, action: str, number: int, after_ms: int, vector: np.ndarray | None, rules: Rules = RULES, **more) -> bool:
+def take(
+    interests: Interests,
+    action: str,
+    number: int,
+    after_ms: int,
+    vector: np.ndarray | None,
+    rules: Rules = RULES,
+    **more,
+) -> bool:
     """Fold event e<number> on item <number>, so many ms after the start; `value` of a rating, `query` of a search."""
     event = Event(f"e{number}", "u", action, START_MS + after_ms, value=more.get("value"))
     return fold(interests, event, 0 if action == "search" else number, vector, rules, more.get("query"))
 
 
 def user(*events: tuple, rules: Rules = RULES) -> Interests:
-    """Interests after (action, vector or None, time in ms after the start, value, query); the n-th event is on item n, from 1."""
+    """Interests after (action, vector or None, time in ms after the start, value, query); the n-th event is on item n,
+    from 1.
+    """
     interests = Interests()
     for number, (action, vector, after_ms, *more) in enumerate(events, 1):
         take(interests, action, number, after_ms, vector, rules, **dict(zip(("value", "query"), more)))
@@ -87,7 +97,8 @@ def golden() -> Interests:
 def test_bytes_of_layout_1_can_be_read_for_ever():
     """The golden file holds a user with three interests and five events, one of them pending and one a search.
 
-    It was written before there were strengths, ratings and queries: strengths are those of the actions, the others none.
+    It was written before there were strengths, ratings and queries: strengths are those of the actions, the others
+    none.
     """
     interests = decode(GOLDEN_1.read_bytes())
 
@@ -103,7 +114,12 @@ def test_bytes_of_layout_1_can_be_read_for_ever():
     after_ms = [0, 0, HALF_LIFE_MS, HALF_LIFE_MS + 1, 2 * HALF_LIFE_MS]
     assert [START_MS + ms for ms in after_ms] == interests.times_ms.tolist()
     assert [1.0, 3.0, 2.0, 1.0, 1.5] == interests.strengths.tolist()
-    assert (0, 0.0, 0, None) == (interests.ratings, interests.mean_rating, len(interests.query), since_search(interests))
+    assert (0, 0.0, 0, None) == (
+        interests.ratings,
+        interests.mean_rating,
+        len(interests.query),
+        since_search(interests),
+    )
 
 
 def test_a_user_of_layout_1_goes_on_in_the_one_of_now():
@@ -128,7 +144,9 @@ def test_bytes_of_layout_2_can_be_read_for_ever():
 
     assert (0x1234ABCD, START_MS + 2 * HALF_LIFE_MS, 2) == (interests.encoder, interests.newest_ms, interests.last)
     assert AXES[0].tolist() == interests.vectors[0].tolist()
-    assert ["click", "purchase", "rating", "view", "search", "rating"] == [ACTIONS[action] for action in interests.actions]
+    assert ["click", "purchase", "rating", "view", "search", "rating"] == [
+        ACTIONS[action] for action in interests.actions
+    ]
     assert [1, 2, 3, 4, 0, 6] == interests.item_keys.tolist()
     assert [event_key(f"e{number}") for number in range(1, 7)] == interests.log["event_key"].tolist()
     assert [False, False, False, True, False, False] == interests.pending.tolist()
@@ -165,7 +183,9 @@ def test_a_user_takes_at_most_a_thousand_bytes():
 def test_what_is_read_is_written_back_the_same(seed):
     """Opening and packing a user changes no byte, so a user who rests never drifts."""
     rng = np.random.default_rng(seed)
-    ratings = [("rating", AXES[1], 50 * 86_400_000 + at, float(value)) for at, value in enumerate(rng.integers(1, 6, 5))]
+    ratings = [
+        ("rating", AXES[1], 50 * 86_400_000 + at, float(value)) for at, value in enumerate(rng.integers(1, 6, 5))
+    ]
     search = ("search", AXES[2], 60 * 86_400_000, None, rng.standard_normal(32).astype(np.float32))
     data = encode(user(*random_events(rng, 40), *ratings, search))
 
@@ -338,7 +358,8 @@ def strengths(*values: float, scale: tuple[float, float] = (1.0, 5.0)) -> list[f
 
 
 def test_a_rating_says_what_its_value_says():
-    """The first one is held against the middle of the scale: the best says as much as a like, the middle as much as a view, and
+    """The first one is held against the middle of the scale: the best says as much as a like, the middle as much as a
+    view, and
     the lowest pushes away as a dislike does."""
     assert [2.0, 1.5, 1.0, -0.5, -2.0] == [strengths(value)[0] for value in (5.0, 4.0, 3.0, 2.0, 1.0)]
     assert STRENGTHS["like"] == strengths(5.0)[0] and STRENGTHS["dislike"] == strengths(1.0)[0]
@@ -371,7 +392,10 @@ def test_the_mean_is_that_of_all_ratings_however_long_ago():
 def test_a_low_rating_pushes_an_interest_away_and_a_high_one_pulls():
     """As a dislike and a like do."""
     for value, action in ((1.0, "dislike"), (5.0, "like")):
-        rated, said = (user(("like", AXES[0], 0), event) for event in (("rating", between(0, 1, 0.8), 1, value), (action, between(0, 1, 0.8), 1)))
+        rated, said = (
+            user(("like", AXES[0], 0), event)
+            for event in (("rating", between(0, 1, 0.8), 1, value), (action, between(0, 1, 0.8), 1))
+        )
 
         assert np.allclose(said.vectors, rated.vectors)
         assert said.weights.tolist() == rated.weights.tolist()
@@ -433,7 +457,11 @@ def test_a_query_of_another_encoder_is_dropped():
     interests = user(("search", AXES[2], 0, None, QUERY))
     use_encoder(interests, 7)
 
-    assert (0, None, ["search"]) == (len(interests.query), since_search(interests), [ACTIONS[action] for action in interests.actions])
+    assert (0, None, ["search"]) == (
+        len(interests.query),
+        since_search(interests),
+        [ACTIONS[action] for action in interests.actions],
+    )
 
 
 # Events that come again, or late
@@ -515,7 +543,9 @@ def test_an_event_from_long_ago_leaves_the_interests_sound(action, vector, half_
 def test_interests_that_faded_to_nothing_can_wake_up():
     """A user comes back after years: the old interests weigh nothing, and nothing breaks."""
     rules = Rules(half_life_s=1)
-    interests = user(("click", AXES[0], 0), ("click", AXES[1], HALF_LIFE_MS), ("dislike", AXES[0], HALF_LIFE_MS), rules=rules)
+    interests = user(
+        ("click", AXES[0], 0), ("click", AXES[1], HALF_LIFE_MS), ("dislike", AXES[0], HALF_LIFE_MS), rules=rules
+    )
 
     assert [0.0, 1.0] == interests.weights.tolist()
     assert [0.0, 2.0] == user(
@@ -601,11 +631,24 @@ def test_interests_are_rebuilt_from_the_last_events_when_the_encoder_changes():
 def test_whatever_comes_interests_stay_sound(seed):
     """Vectors have unit length, weights and edges are finite and not below 0, and no more is kept than the rules say."""
     rng = np.random.default_rng(100 + seed)
-    rules = Rules(max_interests=int(rng.integers(1, 8)), last_n=int(rng.integers(1, 30)), half_life_s=float(rng.choice([3e5, 1e6])))
+    rules = Rules(
+        max_interests=int(rng.integers(1, 8)),
+        last_n=int(rng.integers(1, 30)),
+        half_life_s=float(rng.choice([3e5, 1e6])),
+    )
     interests = Interests()
     for number, (action, vector, after_ms) in enumerate(random_events(rng, 120), 1):
         query = interest_space(rng.standard_normal((1, 48)))[0] if number % 3 else None
-        take(interests, action, number, after_ms, vector, rules, value=float(rng.normal(3, 2)) if number % 2 else None, query=query)
+        take(
+            interests,
+            action,
+            number,
+            after_ms,
+            vector,
+            rules,
+            value=float(rng.normal(3, 2)) if number % 2 else None,
+            query=query,
+        )
         if number % 7 == 0:
             interests = decode(encode(interests))
         if number % 11 == 0:
@@ -654,4 +697,8 @@ def test_the_newest_event_is_read_without_opening_the_rest():
     take(interests, "view", 7, 2_000, None)
     take(interests, "skip", 8, 1_000, None)
 
-    assert [None, None, (7, "view", event_key("e7"))] == [newest(b""), newest(encode(Interests())), newest(encode(interests))]
+    assert [None, None, (7, "view", event_key("e7"))] == [
+        newest(b""),
+        newest(encode(Interests())),
+        newest(encode(interests)),
+    ]

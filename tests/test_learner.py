@@ -1,4 +1,6 @@
-"""The learner's turns: when it counts, when it makes a candidate, what becomes of it. Kafka is a fake, the rest is real."""
+"""The learner's turns: when it counts, when it makes a candidate, what becomes of it. Kafka is a fake, the rest is
+real.
+"""
 
 import math
 from collections import namedtuple
@@ -78,7 +80,9 @@ class World:
 
     def __init__(self, registry: Path, **settings):
         self.catalogue = make_catalogue()
-        self.settings = Settings(**{"registry": str(registry), "holdout": 20, "gate_events": 20, "gate_tolerance": 1_000.0} | settings)
+        self.settings = Settings(
+            **{"registry": str(registry), "holdout": 20, "gate_events": 20, "gate_tolerance": 1_000.0} | settings
+        )
         self.examples = sorted(make_examples(self.catalogue, range(60)), key=lambda one: one.event_time_ms)
         self.start()
 
@@ -119,7 +123,13 @@ def world(tmp_path, topic) -> World:
 def inbox() -> finetune.Inbox:
     """One that is connected to nothing."""
     inbox = finetune.Inbox.__new__(finetune.Inbox)
-    inbox.examples, inbox.why, inbox.passed_over, inbox._said, inbox._requests = [], "", 0, -math.inf, "fine-tune-requests"
+    inbox.examples, inbox.why, inbox.passed_over, inbox._said, inbox._requests = (
+        [],
+        "",
+        0,
+        -math.inf,
+        "fine-tune-requests",
+    )
     return inbox
 
 
@@ -155,7 +165,9 @@ def test_a_request_that_cannot_be_read_asks_for_nothing(inbox, raw):
     assert ("age", 1) == (inbox.why, inbox.passed_over)
 
 
-@pytest.mark.parametrize("raw", [None, b"\xff", b'{"x":' + b"[" * 50_000, b'{"version":"v9","path":"r/v9","epoch":1' + b"0" * 40 + b"}"])
+@pytest.mark.parametrize(
+    "raw", [None, b"\xff", b'{"x":' + b"[" * 50_000, b'{"version":"v9","path":"r/v9","epoch":1' + b"0" * 40 + b"}"]
+)
 def test_what_is_no_version_changes_nothing(topic, raw):
     """For the learner and for `models`; the records around it count."""
     topic += [Record(b"v1", encode_json(ModelVersion("v1", "r/v1", status="serving"))), Record(b"v9", raw)]
@@ -179,7 +191,9 @@ def test_a_version_outside_the_registry_is_not_loaded_and_learning_goes_on(world
 
 def test_before_a_version_serves_examples_wait_for_a_request_and_until_they_are_enough(world):
     """There is nothing to count for; a request with few examples has nothing to be judged on."""
-    assert [False, False, True] == [world.step.due(*state) for state in ((50, "", 99.0), (19, "count", 99.0), (20, "count", 0.0))]
+    assert [False, False, True] == [
+        world.step.due(*state) for state in ((50, "", 99.0), (19, "count", 99.0), (20, "count", 0.0))
+    ]
 
 
 def test_what_was_asked_for_stays_asked_for_until_there_are_enough_examples(world):
@@ -239,11 +253,15 @@ def test_the_first_candidate_waits_too(tmp_path, topic):
 
 
 def test_one_user_does_not_decide(world, topic):
-    """Of the examples that a candidate is judged on one in twenty, at least one, may be of the same user: bots wait with the others."""
+    """Of the examples that a candidate is judged on one in twenty, at least one, may be of the same user: bots wait
+    with the others.
+    """
     world.take(60, "count")
     world.take(50)
     world.take(10, "count")
-    world.step.turn([Example("bot", f"bot-{number}", number, f"i{number % 30}", "click", b"") for number in range(100)], "")
+    world.step.turn(
+        [Example("bot", f"bot-{number}", number, f"i{number % 30}", "click", b"") for number in range(100)], ""
+    )
 
     assert [("v00001", "serving")] == topic.said()
     assert (1, 6) == (world.step._trial.by_user["bot"], len(world.step._trial.ours.hit))
@@ -251,7 +269,9 @@ def test_one_user_does_not_decide(world, topic):
 
 def test_examples_on_items_that_are_not_there_prove_nothing(world, topic):
     """No list could have held them: a candidate judged on them alone would look like any other."""
-    world.step.turn([Example(f"u{number}", f"e{number}", number, "nowhere", "click", b"") for number in range(60)], "count")
+    world.step.turn(
+        [Example(f"u{number}", f"e{number}", number, "nowhere", "click", b"") for number in range(60)], "count"
+    )
     assert [] == topic.said()
     world.take(60)
 
@@ -349,7 +369,9 @@ def test_counts_go_on_after_a_change_of_the_catalogue(world):
 
     assert "v00001.1" == name_of(world.versions.current().path)
     assert 31 == len(after.keys) == len(after.network.ids) and 5 == after.counts[0, 30]
-    assert "new" in [item.item_id for item in score.score(after, world.catalogue, [make_request(world.catalogue, [])], 31)[0]]
+    assert "new" in [
+        item.item_id for item in score.score(after, world.catalogue, [make_request(world.catalogue, [])], 31)[0]
+    ]
 
 
 def test_counts_go_on_after_a_rejected_candidate(world):
@@ -383,7 +405,9 @@ def test_counts_go_on_for_a_version_that_somebody_else_made(world, tmp_path):
 
 
 def test_a_learner_that_starts_again_counts_what_came_before_it_and_learns_nothing_from_it(world, topic):
-    """The version that serves has learnt from it; counts go on, none is written over, and the next candidate waits for new examples."""
+    """The version that serves has learnt from it; counts go on, none is written over, and the next candidate waits for
+    new examples.
+    """
     past = world.examples[:100]
     world.take(60, "count")
     world.take(40)
@@ -527,7 +551,9 @@ def test_a_decision_by_hand_while_a_candidate_is_written_is_not_overtaken(world,
 
 
 def test_a_compacted_topic_says_the_same(world, topic, monkeypatch):
-    """Whoever starts later reads the last record of every key: what serves, the ones before it and the pin are the same."""
+    """Whoever starts later reads the last record of every key: what serves, the ones before it and the pin are the
+    same.
+    """
     for _ in range(4):
         world.take(60, "count")
         world.take(20)

@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from model.metrics import coverage, hit_rate_at_k, interval, intra_list_distance, mrr_at_k, ndcg_at_k, sliding, user_bootstrap
+from model.metrics import (
+    coverage,
+    hit_rate_at_k,
+    interval,
+    intra_list_distance,
+    mrr_at_k,
+    ndcg_at_k,
+    sliding,
+    user_bootstrap,
+)
 
 RANKS = np.array([0, 1, 9, 10, -1])
 

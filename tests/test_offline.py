@@ -1,4 +1,6 @@
-"""RecBole's part of a leave-one-out evaluation: what it is given, and how its lists come back. RecBole itself is not run."""
+"""RecBole's part of a leave-one-out evaluation: what it is given, and how its lists come back. RecBole itself is not
+run.
+"""
 
 import sys
 from pathlib import Path

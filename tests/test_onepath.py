@@ -1,4 +1,6 @@
-"""The evaluation and the job are one path: for the same stream and model version, the same lists and examples, by every action."""
+"""The evaluation and the job are one path: for the same stream and model version, the same lists and examples, by every
+action.
+"""
 
 import json
 from types import SimpleNamespace
@@ -46,13 +48,22 @@ def of_action(event: Event, at: int, action: str) -> Event:
 
 @pytest.fixture(scope="module")
 def events() -> list[Event]:
-    """Sixteen users who come and go and do all that there is to do: some are forgotten, some events come again, some at one time."""
+    """Sixteen users who come and go and do all that there is to do: some are forgotten, some events come again, some at
+    one time.
+    """
     random = np.random.default_rng(4)
     events = [msgspec.structs.replace(event, user_id=f"u{random.integers(16)}") for event in make_events(48, 8)]
-    events = [of_action(event, at, "forget" if at % 41 == 40 else CYCLE[at % len(CYCLE)]) for at, event in enumerate(events)]
+    events = [
+        of_action(event, at, "forget" if at % 41 == 40 else CYCLE[at % len(CYCLE)]) for at, event in enumerate(events)
+    ]
     again = {at: at - int(random.integers(1, 30)) for at in range(60, len(events), 11)}
-    events = [one for at, event in enumerate(events) for one in ([event, events[again[at]]] if at in again else [event])]
-    return [msgspec.structs.replace(event, event_time_ms=event.event_time_ms - event.event_time_ms % 3_000) for event in events]
+    events = [
+        one for at, event in enumerate(events) for one in ([event, events[again[at]]] if at in again else [event])
+    ]
+    return [
+        msgspec.structs.replace(event, event_time_ms=event.event_time_ms - event.event_time_ms % 3_000)
+        for event in events
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +82,9 @@ class Sent(NamedTuple):
 def sent(events, catalogue) -> list[Sent]:
     """Every event through embed and update-interest, each in its own micro-batch."""
     embed = Embed("tiny", "cpu", "nowhere:9092", "item-vectors", "/nowhere", 1, max_future_s=300, max_bytes=10_000)
-    embed._encoder = SimpleNamespace(version=catalogue.encoder_version, embed=lambda texts: np.stack([query_vector(text) for text in texts]))
+    embed._encoder = SimpleNamespace(
+        version=catalogue.encoder_version, embed=lambda texts: np.stack([query_vector(text) for text in texts])
+    )
     embed._number, embed._interest_space = catalogue.encoder, interest_space
     embed._follower = SimpleNamespace(catalogue=catalogue, refresh=lambda: None)
     jobs: dict[str, FakeJob] = {}
@@ -94,7 +107,9 @@ def asked(events, catalogue) -> list[Asked]:
 
 @pytest.fixture(scope="module")
 def pairs(events, sent, asked) -> list[tuple[Request, Request]]:
-    """The list that the job asks for after a user's event, and the one that the evaluation asks for, live, before the user's next."""
+    """The list that the job asks for after a user's event, and the one that the evaluation asks for, live, before the
+    user's next.
+    """
     last, found = {}, []
     for event, job, evaluated in zip(events, sent, asked):
         if event.user_id in last:
@@ -121,14 +136,21 @@ def test_every_action_comes_and_events_come_again(events):
     assert len(ids) - len(set(ids)) > 20
     assert any(event.item_id == "nowhere" for event in events)
     assert {1.0, 5.0, None} < {event.value for event in events if event.action == "rating"}
-    assert any(one.event_time_ms == other.event_time_ms and one.user_id == other.user_id for one, other in zip(events, events[1:]))
+    assert any(
+        one.event_time_ms == other.event_time_ms and one.user_id == other.user_id
+        for one, other in zip(events, events[1:])
+    )
 
 
 def test_the_requests_of_the_job_are_those_of_the_evaluation(pairs):
     """Byte by byte: interests, items had, and the time of the list. After a forget the user is a new one to both."""
     assert len(pairs) > 300
     for job, evaluated in pairs:
-        assert (job.interests, job.consumed, job.event_time_ms) == (evaluated.interests, evaluated.consumed, evaluated.event_time_ms)
+        assert (job.interests, job.consumed, job.event_time_ms) == (
+            evaluated.interests,
+            evaluated.consumed,
+            evaluated.event_time_ms,
+        )
         assert job.live and evaluated.live
     assert any(job.forget for job, _ in pairs)
 
@@ -160,7 +182,9 @@ def _repeated_or_shown(events: list[Event], at: int) -> bool:
 
 
 def test_the_lists_of_the_job_are_those_of_the_evaluation(events, pairs, catalogue):
-    """The same items with the same probabilities, by a version that was learnt from all of it; who was forgotten gets none."""
+    """The same items with the same probabilities, by a version that was learnt from all of it; who was forgotten gets
+    none.
+    """
     queries = {event.query: query_vector(event.query) for event in events if event.query}
     scorer = evaluate(events, catalogue, Protocol(fine_tune_every=120), methods=(), queries=queries).scorer
     theirs = job_lists([job for job, _ in pairs], catalogue, scorer)

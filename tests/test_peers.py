@@ -35,14 +35,19 @@ def learnt() -> tuple[Learner, Scorer]:
     for user in range(8):
         items = [f"i{2 * at + user % 2}" for at in range(4)]
         requests = [make_request(catalogue, items[:at]) for at in range(4)]
-        learner.add(Example(f"u{user}", f"{user}-{at}", 1_000 * at, items[at], "click", requests[at].interests) for at in range(4))
+        learner.add(
+            Example(f"u{user}", f"{user}-{at}", 1_000 * at, items[at], "click", requests[at].interests)
+            for at in range(4)
+        )
     return learner, learner.fine_tune()
 
 
 def of_peers(learner: Learner, scorer: Scorer, history: list[str]) -> dict[str, float]:
     """The signal of each item."""
     catalogue = learner.catalogue
-    batch = open_requests(catalogue, [make_request(catalogue, history)], Rules(), scorer.sizes.last_n, torch.device("cpu"))
+    batch = open_requests(
+        catalogue, [make_request(catalogue, history)], Rules(), scorer.sizes.last_n, torch.device("cpu")
+    )
     signal = everywhere(scorer.table(catalogue), batch, ["peers"])["peers"]
     return dict(zip(catalogue.item_ids, signal[0].tolist()))
 

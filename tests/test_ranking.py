@@ -9,7 +9,9 @@ ITEMS, CANDIDATES, DRAWN, EXAMPLES = 50, 12, 8, 20_000
 
 
 def test_what_is_drawn_stands_for_all_that_could_be_on_a_list():
-    """Of 50 items 12 are candidates, of which one came and two are excluded; 4 others are excluded too: 44 could be on a list."""
+    """Of 50 items 12 are candidates, of which one came and two are excluded; 4 others are excluded too: 44 could be on
+    a list.
+    """
     random = np.random.default_rng(0)
     candidates = torch.arange(CANDIDATES).expand(EXAMPLES, -1)
     excluded = torch.zeros(EXAMPLES, ITEMS, dtype=torch.bool)
@@ -28,4 +30,6 @@ def test_what_is_drawn_stands_for_all_that_could_be_on_a_list():
 def test_what_came_counts_once_though_it_is_no_candidate():
     target, candidates, drawn, uniform = (torch.tensor([rows]) for rows in ([9], [0, 1], [0, 0], [9, 5]))
 
-    assert [[1.0, 1.0, 1.0, 0.0, 5.0]] == offsets(target, candidates, drawn, uniform, torch.zeros(1, 10, dtype=torch.bool)).exp().round(decimals=3).tolist()
+    assert [[1.0, 1.0, 1.0, 0.0, 5.0]] == offsets(
+        target, candidates, drawn, uniform, torch.zeros(1, 10, dtype=torch.bool)
+    ).exp().round(decimals=3).tolist()

@@ -75,7 +75,9 @@ DECODERS = {
     "model-versions": schema.decode_model_version,
     "rejected-events": msgspec.json.Decoder(Refused).decode,
 }
-RECORDS = [(last(r"(?:^\*\*|on )`([a-z-]+)`", block), block) for block in blocks("json") if "operations" not in block.page]
+RECORDS = [
+    (last(r"(?:^\*\*|on )`([a-z-]+)`", block), block) for block in blocks("json") if "operations" not in block.page
+]
 
 
 @pytest.mark.parametrize("topic, block", RECORDS, ids=lambda value: str(value)[:40])
@@ -92,14 +94,18 @@ def test_every_topic_has_a_record_a_row_and_the_command_that_creates_it():
     for block in blocks("", page="docs/topics.md"):
         for line in block.text.splitlines():
             given = shlex.split(line)
-            value = {given[at]: given[at + 1] for at in range(len(given) - 1) if given[at] in ("--topic", "--partitions")}
+            value = {
+                given[at]: given[at + 1] for at in range(len(given) - 1) if given[at] in ("--topic", "--partitions")
+            }
             config = dict(given[at + 1].split("=") for at, word in enumerate(given) if word == "--config")
             created[value["--topic"]] = (int(value["--partitions"]), config)
 
     assert stack.topics() == created
     assert set(created) == {topic for topic, block in RECORDS if block.page == "docs/topics.md"}
     for name, (partitions, config) in created.items():
-        assert re.search(rf"^\| `{name}` \| [\w ]+ \| {partitions} \| {config.get('cleanup.policy', 'delete')} \|", page, re.M)
+        assert re.search(
+            rf"^\| `{name}` \| [\w ]+ \| {partitions} \| {config.get('cleanup.policy', 'delete')} \|", page, re.M
+        )
 
 
 @pytest.mark.parametrize("record, fields", [("events", schema.Event), ("items", schema.Item)])
@@ -111,7 +117,9 @@ def test_every_field_that_a_producer_writes_is_told(record, fields):
 
     assert [] == [name for name in fields.__struct_fields__ if f"| `{name}` |" not in told and name not in unread]
     for struct in (schema.Recommendation, schema.RecommendedItem, schema.Reason):
-        assert [] == [name for name in struct.__struct_fields__ if not re.search(rf"\| .*`(\w+\[\]\.)*{name}`.* \|", page)]
+        assert [] == [
+            name for name in struct.__struct_fields__ if not re.search(rf"\| .*`(\w+\[\]\.)*{name}`.* \|", page)
+        ]
 
 
 # Python, Node, files
@@ -173,7 +181,9 @@ exports.Kafka = class {
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="no Node here")
-@pytest.mark.parametrize("block", blocks("js"), ids=lambda block: "producer" if ".producer()" in block.text else "consumer")
+@pytest.mark.parametrize(
+    "block", blocks("js"), ids=lambda block: "producer" if ".producer()" in block.text else "consumer"
+)
 def test_node_runs(block, tmp_path):
     """On a stand-in for kafkajs, as Python does."""
     (tmp_path / "node_modules" / "kafkajs").mkdir(parents=True)
@@ -184,7 +194,9 @@ def test_node_runs(block, tmp_path):
 
     assert (0, "") == (done.returncode, done.stderr)
     if ".producer()" in block.text:
-        check_sent([(topic, key.encode(), value.encode()) for topic, key, value in map(json.loads, done.stdout.splitlines())])
+        check_sent(
+            [(topic, key.encode(), value.encode()) for topic, key, value in map(json.loads, done.stdout.splitlines())]
+        )
     else:
         assert json.loads(LIST)["user_id"] in done.stdout
 
@@ -210,7 +222,12 @@ def make_store() -> Store:
     store.apply("recommendations", b"ann", schema.encode_json(made), 1_795_677_000_001)
     figures = ("hr_at_10", "ndcg_at_10", "serving_hr_at_10", "serving_ndcg_at_10")
     metrics = dict.fromkeys((*figures, "examples", "judged_on", "judged_users", "seconds"), 1.0)
-    store.apply("model-versions", b"v00001", schema.encode_json(schema.ModelVersion("v00001", "p", metrics=metrics, status="serving")), 1)
+    store.apply(
+        "model-versions",
+        b"v00001",
+        schema.encode_json(schema.ModelVersion("v00001", "p", metrics=metrics, status="serving")),
+        1,
+    )
     store.apply("rejected-events", None, schema.Rejected("events", 0, 1, "why", b"raw").as_json(), 1)
     return store
 
@@ -219,7 +236,11 @@ def shape(value):
     """The keys of an answer, and those of the first entry of each list in it."""
     if isinstance(value, dict):
         return {key: shape(each) for key, each in value.items()}
-    return [shape(value[0])] if isinstance(value, list) and value and isinstance(value[0], dict) else type(value).__name__ == "list"
+    return (
+        [shape(value[0])]
+        if isinstance(value, list) and value and isinstance(value[0], dict)
+        else type(value).__name__ == "list"
+    )
 
 
 @pytest.mark.parametrize("block", blocks("json", page="operations"), ids=str)
@@ -236,7 +257,9 @@ def test_the_answer_of_a_rest_call_is_one(block, tmp_path):
 def test_every_rest_call_is_shown():
     routes = {route.path.partition("{")[0] for route in app.make_app(make_store()).routes} - {"/"}
 
-    assert routes == {re.match(r"/\w+/?", line.split(":8080")[1].strip('"'))[0] for _, line in COMMANDS if line.startswith("curl")}
+    assert routes == {
+        re.match(r"/\w+/?", line.split(":8080")[1].strip('"'))[0] for _, line in COMMANDS if line.startswith("curl")
+    }
 
 
 # Commands, flags, variables, files
@@ -255,7 +278,12 @@ OF_OTHERS = {
 
 
 def own_flags(capsys) -> set[str]:
-    for read in (lambda words_: options.evaluate(words_, ""), lambda words_: options.replay(words_, ""), app.arguments, behaviour.main):
+    for read in (
+        lambda words_: options.evaluate(words_, ""),
+        lambda words_: options.replay(words_, ""),
+        app.arguments,
+        behaviour.main,
+    ):
         with pytest.raises(SystemExit):
             read(["--help"])
     told = capsys.readouterr().out + "".join(text() for text in HELP.values()) + "--help"
@@ -266,12 +294,16 @@ def test_every_flag_that_is_named_exists(capsys):
     known = own_flags(capsys) | OF_OTHERS
     named = {flag for text in TEXTS.values() for flag in re.findall(r"(?<![\w-])--[a-zA-Z][\w-]*", text)}
 
-    assert set() == {flag for flag in named if flag not in known and flag.replace("-", "_").replace("__", "--", 1) not in known}
+    assert set() == {
+        flag for flag in named if flag not in known and flag.replace("-", "_").replace("__", "--", 1) not in known
+    }
 
 
 def test_every_variable_that_is_named_exists():
     named = {name for text in TEXTS.values() for name in re.findall(r"\b(?:HEADRACE|STACK)_[A-Z_]+[A-Z]\b", text)}
-    known = {variable for variable, _, _ in Place.rows()} | {f"HEADRACE_{name.upper()}" for name in settings.Settings.__struct_fields__}
+    known = {variable for variable, _, _ in Place.rows()} | {
+        f"HEADRACE_{name.upper()}" for name in settings.Settings.__struct_fields__
+    }
 
     assert {"HEADRACE_PORT"} == named - known and ["HEADRACE_PORT"] == settings.no_settings({"HEADRACE_PORT": ""})
 
@@ -280,7 +312,9 @@ def test_every_make_target_and_file_that_is_named_exists():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
     for page, text in TEXTS.items():
         named = re.findall(r"(?:^|`)make ([a-z-]+)(?= +(?:ARGS|#)|`|$)", text, re.M)
-        files = re.findall(r"\b((?:scripts|jobs|udfs|model|serving|docs|flink-conf|tests)/[\w-]+\.(?:py|md|txt|yaml))", text)
+        files = re.findall(
+            r"\b((?:scripts|jobs|udfs|model|serving|docs|flink-conf|tests)/[\w-]+\.(?:py|md|txt|yaml))", text
+        )
 
         assert set(named) <= targets, page
         assert [] == [name for name in files if not (ROOT / name).exists()], page
@@ -339,7 +373,11 @@ def test_every_setting_is_in_the_table():
 def test_every_variable_of_a_stack_is_in_the_table():
     page = TEXTS["docs/operations.md"]
 
-    assert [] == [name for name, default, meaning in Place.rows() if f"| `{name}` | `{default or chr(32)}` | {meaning} |" not in page]
+    assert [] == [
+        name
+        for name, default, meaning in Place.rows()
+        if f"| `{name}` | `{default or chr(32)}` | {meaning} |" not in page
+    ]
 
 
 def test_every_signal_has_words_and_they_are_shown():
@@ -348,7 +386,9 @@ def test_every_signal_has_words_and_they_are_shown():
 
     assert {*NAMES, "new"} == set(words.PHRASES) == set(re.findall(r"^\| `([\w-]+)` \|", page, re.M))
     for name, (with_items, alone) in words.PHRASES.items():
-        assert re.search(rf"^\| `{name}` \| .+ \| {re.escape(with_items.replace('{}', '…'))} \| {re.escape(alone)} \|$", page, re.M), name
+        assert re.search(
+            rf"^\| `{name}` \| .+ \| {re.escape(with_items.replace('{}', '…'))} \| {re.escape(alone)} \|$", page, re.M
+        ), name
 
 
 def test_the_readme_is_one_page():

@@ -15,8 +15,11 @@ from serving.words import PHRASES, say
 from tests.test_score import DIM, make_catalogue, make_request
 
 
-def given(popular: list[float], trending: list[float], said=None, explored=(), **more: list[float]) -> list[list[tuple[str, float]]]:
-    """The reasons for each item of a catalogue of which two signals are known; both weigh the same and are 0 on average.
+def given(
+    popular: list[float], trending: list[float], said=None, explored=(), **more: list[float]
+) -> list[list[tuple[str, float]]]:
+    """The reasons for each item of a catalogue of which two signals are known; both weigh the same and are 0 on
+    average.
 
     Args:
         more: further signals; `had` weighs as much as the others, against the item.
@@ -25,7 +28,9 @@ def given(popular: list[float], trending: list[float], said=None, explored=(), *
     """
     catalogue = make_catalogue(len(popular))
     batch = open_requests(catalogue, [make_request(catalogue, ["i0"])], Rules(), 20, torch.device("cpu"))
-    found = {name: torch.tensor([values]) for name, values in {"popular": popular, "trending": trending, **more}.items()}
+    found = {
+        name: torch.tensor([values]) for name, values in {"popular": popular, "trending": trending, **more}.items()
+    }
     rows = torch.arange(len(popular))[None]
     weights = torch.tensor([[-1.0 if name == "had" else 1.0 for name in SIGNALS]])
     scored = Scores(found, said or {}, weights, rows, sum(found.values()))
@@ -52,7 +57,8 @@ def test_a_signal_below_that_of_the_average_item_is_no_reason():
 
 
 def test_what_a_user_said_outright_is_a_reason_beside_the_signals():
-    """A search that lifts an item by three times what its popularity does has three quarters of it, whatever the signals weigh; what
+    """A search that lifts an item by three times what its popularity does has three quarters of it, whatever the
+    signals weigh; what
     it pushes down has no reason from it."""
     near, far = given(popular=[0.5, -0.5], trending=[0.0, 0.0], said={"search": torch.tensor([[1.5, -1.5]])})
 

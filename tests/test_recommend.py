@@ -39,10 +39,14 @@ print(json.dumps(list(found.values())))
 
 @pytest.fixture(scope="module")
 def steps():
-    """Every transformation of the job: [name, uid, class of its operator, if it tells]. A process of its own, because PyFlink never lets its JVM go."""
+    """Every transformation of the job: [name, uid, class of its operator, if it tells]. A process of its own, because
+    PyFlink never lets its JVM go.
+    """
     stack.fetch_jars()
     jars = [jar.as_uri() for jar in (stack.JARS / "flink").glob("*.jar")]
-    done = subprocess.run([sys.executable, "-c", BUILD, *jars], capture_output=True, text=True, cwd=stack.ROOT, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", BUILD, *jars], capture_output=True, text=True, cwd=stack.ROOT, timeout=120
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -65,7 +69,15 @@ def test_the_steps_of_the_picture_are_there(steps):
     """What the docstring draws is what the job is made of."""
     uids = {uid for _, uid, _ in steps}
 
-    assert {"read-events", "read-items", "read-model-versions", "embed", "update-interest", "score", "embed-items"} <= uids
+    assert {
+        "read-events",
+        "read-items",
+        "read-model-versions",
+        "embed",
+        "update-interest",
+        "score",
+        "embed-items",
+    } <= uids
     assert {
         "write-recommendations", "write-item-vectors", "write-training-examples", "write-fine-tune-requests",
         "write-rejected-events",

@@ -18,7 +18,9 @@ def path(registry, tmp_path):
     """A version that is whole."""
     import torch
 
-    return registry.write(str(tmp_path), "v1", {"weights": torch.arange(3.0)}, {"encoder_version": "minilm-1", "width": 64})
+    return registry.write(
+        str(tmp_path), "v1", {"weights": torch.arange(3.0)}, {"encoder_version": "minilm-1", "width": 64}
+    )
 
 
 @pytest.fixture

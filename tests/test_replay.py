@@ -57,10 +57,16 @@ def test_every_field_of_an_event_is_sent_on(feed):
 
 
 def test_events_that_call_for_no_list_are_counted(feed):
-    """An impression, and an event whose id was sent before; its first sending is the one that is timed. A forget is answered."""
+    """An impression, and an event whose id was sent before; its first sending is the one that is timed. A forget is
+    answered.
+    """
     feed.event(Event("a1", "u1", "view", T, "m1"))
     first = feed.sent["a1"]
-    for event in (Event("a1", "u1", "view", T, "m1"), Event("a2", "u1", "impression", T), Event("a3", "u1", "forget", T)):
+    for event in (
+        Event("a1", "u1", "view", T, "m1"),
+        Event("a2", "u1", "impression", T),
+        Event("a3", "u1", "forget", T),
+    ):
         feed.event(event)
 
     assert (4, 2, first) == (feed.read, feed.unanswered, feed.sent["a1"])
@@ -96,11 +102,15 @@ def test_a_file_that_is_replayed_is_read_as_the_topic_reads_it(tmp_path, capsys)
 
     assert ["a1", "2"] == [event.event_id.rpartition("-")[2] for event in events]
     assert events[1].event_id.endswith("-2") and ["Lamp"] == items["title"].tolist()
-    assert "rows that are no events are left out: 1; the first: row 2: Invalid enum value 'hop'" in capsys.readouterr().err
+    assert (
+        "rows that are no events are left out: 1; the first: row 2: Invalid enum value 'hop'" in capsys.readouterr().err
+    )
 
 
 def test_after_a_forget_a_user_has_no_list_to_be_judged_by():
-    """What was on the list before, or on the empty one that answers the forget, proves nothing; nor is anything consumed."""
+    """What was on the list before, or on the empty one that answers the forget, proves nothing; nor is anything
+    consumed.
+    """
     quality = Quality(["a", "b"])
     actions = ("view", "a"), ("forget", None), ("view", "a"), ("view", "b")
     for number, (action, item) in enumerate(actions):
@@ -108,7 +118,9 @@ def test_after_a_forget_a_user_has_no_list_to_be_judged_by():
         quality.ask(event)
         quality.add(event)
 
-    assert {"hr_at_10": 1.0, "hr_at_10_popularity": 1.0, "judged": 1} == quality.metrics({"e0": ["a"], "e1": [], "e2": ["b"], "e3": []})
+    assert {"hr_at_10": 1.0, "hr_at_10_popularity": 1.0, "judged": 1} == quality.metrics(
+        {"e0": ["a"], "e1": [], "e2": ["b"], "e3": []}
+    )
 
 
 EVIL = "[/] [bold]x[/x] :smile:"
@@ -147,7 +159,11 @@ def test_the_figures_of_a_replay_are_printed_as_text(capsys):
 def test_model_versions_are_printed_as_text(capsys):
     """A reason may name a path in brackets."""
     version = ModelVersion("[/v1]", "p", parent="[/]", reason="[x]y[/x] :smile:")
-    models.show(type("Versions", (), {"known": {"[/v1]": version}, "serving": Serving(["p"]), "current": lambda self: version})())
+    models.show(
+        type(
+            "Versions", (), {"known": {"[/v1]": version}, "serving": Serving(["p"]), "current": lambda self: version}
+        )()
+    )
     out = capsys.readouterr().out
 
     assert all(text in out for text in ("[/v1]", "[/]", "[x]y[/x]", ":smile:"))

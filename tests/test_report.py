@@ -15,7 +15,9 @@ def make_outcome() -> Outcome:
     """Two users with four targets each: Headrace hits all of the second one's, popularity one in all."""
     headrace = Result([-1] * 4 + [0] * 4, [MISS] * 4 + [HIT] * 4, seconds=0.8, learning_s=2.0, learnt=1_000)
     popular = Result([-1] * 7 + [9], [MISS] * 7 + [HIT])
-    targets = Targets([0] * 4 + [1] * 4, ["view"] * 8, [0, 1, 2, 3, 6, 7, 8, 9], [9] * 6 + [0, 0], [False] * 8, [""] * 8)
+    targets = Targets(
+        [0] * 4 + [1] * 4, ["view"] * 8, [0, 1, 2, 3, 6, 7, 8, 9], [9] * 6 + [0, 0], [False] * 8, [""] * 8
+    )
     return Outcome({"popularity": popular, "headrace": headrace}, targets, Scorer.untrained(16))
 
 
@@ -35,7 +37,9 @@ def test_the_table_has_the_best_method_first_and_the_protocol_above_it(capsys):
     show(summarise("two users", [], 0, make_catalogue(), make_outcome(), 1.0, explain(Protocol())))
     out = capsys.readouterr().out
 
-    assert out.startswith("Prequential: events in time order, those of one time in an order that is drawn, for every method alike; the first 20%")
+    assert out.startswith(
+        "Prequential: events in time order, those of one time in an order that is drawn, for every method alike; the first 20%"
+    )
     assert 0 < out.index("headrace") < out.index("popularity")
     assert out.endswith("HR@10 of headrace: 4.00 times that of popularity, the best of the others\n")
     assert "8 events predicted, 0 rows refused, 0 events on items that are not in the catalogue" in out

@@ -34,15 +34,24 @@ BAD_EVENTS = {
     "integer item id": (changed(b'"m1"', b"7"), "Expected `str | null`, got `int` - at `$.item_id`"),
     "time as text": (changed(b":5", b':"5"'), "Expected `int`, got `str` - at `$.event_time_ms`"),
     "time before 1970": (changed(b":5", b":-1"), "Expected `int` >= 0 - at `$.event_time_ms`"),
-    "time past 48 bits": (changed(b":5", b":281474976710656"), "Expected `int` <= 281474976710655 - at `$.event_time_ms`"),
+    "time past 48 bits": (
+        changed(b":5", b":281474976710656"),
+        "Expected `int` <= 281474976710655 - at `$.event_time_ms`",
+    ),
     "empty id": (changed(b'"u1"', b'""'), "Expected `str` of length >= 1 - at `$.user_id`"),
     "long id": (changed(b"u1", b"u" * 257), "Expected `str` of length <= 256 - at `$.user_id`"),
     "an id with NUL": (changed(b"m1", b"m\\u00001"), r"Expected `str` matching regex '\\A[^\\0]*\\Z' - at `$.item_id`"),
     "unknown action": (changed(b"click", b"jump"), "Invalid enum value 'jump' - at `$.action`"),
     "far future": (changed(b":5", b":1700000301000"), "event_time_ms is 301 s in the future: at most 300 s are taken"),
     "search without query": (changed(b"click", b"search"), "a search needs a query"),
-    "search with an empty query": (changed(b"click", b'search","query":"'), "Expected `str` of length >= 1 - at `$.query`"),
-    "view without item": (b'{"event_id":"e","user_id":"u","action":"view","event_time_ms":5}', "a view needs an item_id"),
+    "search with an empty query": (
+        changed(b"click", b'search","query":"'),
+        "Expected `str` of length >= 1 - at `$.query`",
+    ),
+    "view without item": (
+        b'{"event_id":"e","user_id":"u","action":"view","event_time_ms":5}',
+        "a view needs an item_id",
+    ),
     "view with item null": (changed(b'"m1","action":"click"', b'null,"action":"view"'), "a view needs an item_id"),
     "no UTF-8": (changed(b"u1", b"\xff"), "no UTF-8: invalid start byte at byte 28"),
     "no UTF-8 in a field that is not ours": (
@@ -130,7 +139,10 @@ BAD_ITEMS = {
     "no item id": (b"{}", "Object missing required field `item_id`"),
     "integer item id": (b'{"item_id":5}', "Expected `str`, got `int` - at `$.item_id`"),
     "title null": (b'{"item_id":"m1","title":null}', "Expected `str`, got `null` - at `$.title`"),
-    "a category that is no text": (b'{"item_id":"m1","categories":["a",1]}', "Expected `str`, got `int` - at `$.categories[1]`"),
+    "a category that is no text": (
+        b'{"item_id":"m1","categories":["a",1]}',
+        "Expected `str`, got `int` - at `$.categories[1]`",
+    ),
     "an id with NUL": (b'{"item_id":"m\\u0000"}', r"Expected `str` matching regex '\\A[^\\0]*\\Z' - at `$.item_id`"),
     "too large": (b'{"item_id":"m1","text":"' + b"x" * 100 + b'"}', "126 bytes: at most 100 are taken"),
 }
@@ -190,7 +202,11 @@ def test_a_rejected_record_keeps_its_bytes():
 
 def modules_with_examples() -> list[str]:
     root = Path(__file__).parent.parent
-    files = [file for layer in ("model", "udfs", "jobs", "serving", "scripts") for file in sorted((root / layer).glob("*.py"))]
+    files = [
+        file
+        for layer in ("model", "udfs", "jobs", "serving", "scripts")
+        for file in sorted((root / layer).glob("*.py"))
+    ]
     return [f"{file.parent.name}.{file.stem}" for file in files if ">>> " in file.read_text()]
 
 

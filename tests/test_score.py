@@ -44,7 +44,9 @@ def click(item_id: str, number: int, action: str = "click", **more) -> Event:
     return Event(f"e{number}", "u", action, 1_000 * number, item_id, **more)
 
 
-def request_after(catalogue: Catalogue, events: list[Event], at_ms: int = 1_000_000, user_id: str = "u", embed=None) -> Request:
+def request_after(
+    catalogue: Catalogue, events: list[Event], at_ms: int = 1_000_000, user_id: str = "u", embed=None
+) -> Request:
     """What is asked for a user after these events; `embed` gives the encoder's vector of a query."""
     users = Users(catalogue, embed_query=embed or (lambda query: None))
     for event in events:
@@ -97,10 +99,13 @@ def test_a_list_holds_probabilities_best_first(which, catalogue, trained, reques
 
 
 def test_what_a_user_said_outright_is_left_out_before_the_probabilities_are_normalised(catalogue, trained):
-    """Items that were bought or disliked are not on the list, and the others share the whole probability; one that was only
+    """Items that were bought or disliked are not on the list, and the others share the whole probability; one that was
+    only
     clicked may come again, and where nothing is left out all of them do."""
     request = request_after(catalogue, [click("i0", 0), click("i2", 1, "purchase"), click("i4", 2, "dislike")])
-    (without,), (with_,) = (score(trained, catalogue, [request], ITEMS, rules) for rules in (Rules(), Rules(exclude_s={})))
+    (without,), (with_,) = (
+        score(trained, catalogue, [request], ITEMS, rules) for rules in (Rules(), Rules(exclude_s={}))
+    )
 
     assert set(catalogue.item_ids) - {"i2", "i4"} == set(ids(without))
     assert len(with_) == ITEMS
@@ -112,7 +117,9 @@ def test_what_was_bought_comes_back_when_its_time_is_over(catalogue, trained):
     events, day_ms = [click("i2", 0, "purchase"), click("i4", 1, "dislike")], 86_400_000
     requests = [request_after(catalogue, events, days * day_ms) for days in (29, 31, 9_999)]
 
-    assert [{"i2", "i4"}, {"i4"}, {"i4"}] == [set(catalogue.item_ids) - set(ids(list_)) for list_ in score(trained, catalogue, requests, ITEMS)]
+    assert [{"i2", "i4"}, {"i4"}, {"i4"}] == [
+        set(catalogue.item_ids) - set(ids(list_)) for list_ in score(trained, catalogue, requests, ITEMS)
+    ]
 
 
 def test_a_user_who_bought_everything_gets_an_empty_list(catalogue, trained):
@@ -186,7 +193,9 @@ def test_a_new_item_is_found_by_its_text(trained):
 def test_events_on_unknown_items_are_skipped(catalogue, trained):
     """A history with an unknown item gives the list of the history without it."""
     known, unknown = (make_request(catalogue, items) for items in (["i1", "i3"], ["i1", "i3", "nowhere"]))
-    assert ids(score(Scorer.untrained(DIM), catalogue, [known], 5)[0]) == ids(score(Scorer.untrained(DIM), catalogue, [unknown], 5)[0])
+    assert ids(score(Scorer.untrained(DIM), catalogue, [known], 5)[0]) == ids(
+        score(Scorer.untrained(DIM), catalogue, [unknown], 5)[0]
+    )
 
 
 def test_an_item_that_got_its_vector_late_counts_as_soon_as_it_has_it():
@@ -236,7 +245,9 @@ def test_a_version_that_cannot_be_read_says_why(tmp_path, catalogue, trained):
     (tmp_path / "v1" / "model.safetensors").write_bytes(b"half")
     with pytest.raises(VersionError, match="write it again"):
         load(path)
-    with pytest.raises(VersionError, match=r"vectors of enc-1 \(16 dimensions\), the catalogue has those of wide \(24\)"):
+    with pytest.raises(
+        VersionError, match=r"vectors of enc-1 \(16 dimensions\), the catalogue has those of wide \(24\)"
+    ):
         score(trained, make_catalogue(4, "wide", 24), [make_request(catalogue, [])], 3)
     with pytest.raises(VersionError, match="fine-tune a version with this encoder"):
         trained.table(make_catalogue(4, "enc-2"))

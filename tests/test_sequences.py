@@ -18,14 +18,20 @@ DRAWS = 80
 """Of negatives, with one seed each; losses and gradients are means over them."""
 SKEWED = torch.tensor([0.5, 0.2, 0.1] + [0.2 / 9] * 9)
 """How often each item is chosen."""
-THE_SAME = {"value": pytest.approx(0, abs=0.01), "cosine": pytest.approx(1, abs=0.0005), "length": pytest.approx(1, abs=0.01)}
+THE_SAME = {
+    "value": pytest.approx(0, abs=0.01),
+    "cosine": pytest.approx(1, abs=0.0005),
+    "length": pytest.approx(1, abs=0.01),
+}
 """As `compare` gives them: the correction left out or changed, or a target among its own negatives, and they differ."""
 
 
 def compare(sampled: list[torch.Tensor], exact: torch.Tensor, parameters: list[torch.Tensor]) -> dict[str, float]:
     """How far the mean loss is from the exact one, the cosine of the two gradients, and the ratio of their lengths."""
     mean = torch.stack(sampled).mean()
-    ours, theirs = (torch.cat([part.flatten() for part in torch.autograd.grad(loss, parameters)]) for loss in (mean, exact))
+    ours, theirs = (
+        torch.cat([part.flatten() for part in torch.autograd.grad(loss, parameters)]) for loss in (mean, exact)
+    )
     cosine = F.cosine_similarity(ours, theirs, dim=0).item()
     return {"value": (mean - exact).item(), "cosine": cosine, "length": (ours.norm() / theirs.norm()).item()}
 
@@ -33,7 +39,9 @@ def compare(sampled: list[torch.Tensor], exact: torch.Tensor, parameters: list[t
 def test_from_a_few_negatives_comes_the_loss_over_all_items():
     """Negatives drawn with any probabilities, here as skewed as the targets, whose own rows are among them."""
     draw = torch.Generator().manual_seed(0)
-    hidden, items, bias = (torch.randn(*shape, generator=draw).requires_grad_() for shape in ((USERS, 8), (ITEMS, 8), (ITEMS,)))
+    hidden, items, bias = (
+        torch.randn(*shape, generator=draw).requires_grad_() for shape in ((USERS, 8), (ITEMS, 8), (ITEMS,))
+    )
     target = torch.multinomial(SKEWED, USERS, replacement=True, generator=draw)
     S = 1_024
     sampled = []
@@ -54,7 +62,9 @@ def test_a_target_is_not_held_against_itself():
 
 
 def test_a_negative_stands_for_the_items_that_were_not_drawn():
-    """By hand, with scores of 0: an item expected four times that came twice counts as half an item, one expected half a time as two."""
+    """By hand, with scores of 0: an item expected four times that came twice counts as half an item, one expected half
+    a time as two.
+    """
     hidden, items, bias = torch.zeros(1, 2), torch.zeros(3, 2), torch.zeros(3)
     log_q = torch.tensor([4.0, 4.0, 0.5]).log()
     loss = sampled_softmax_loss(hidden, items, bias, torch.tensor([0]), torch.tensor([1, 1, 2]), log_q)

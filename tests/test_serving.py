@@ -47,8 +47,19 @@ def web(store):
     return TestClient(app.make_app(store), base_url="http://127.0.0.1:8080")
 
 
-def recommendation(user_id="u1", rec_id="r1", items=(), emitted_at_ms=START_MS, version="v1", variant="serving", event_time_ms=5, forgotten=False):
-    return Recommendation(rec_id, user_id, f"e-{rec_id}", event_time_ms, emitted_at_ms, version, variant, list(items), forgotten)
+def recommendation(
+    user_id="u1",
+    rec_id="r1",
+    items=(),
+    emitted_at_ms=START_MS,
+    version="v1",
+    variant="serving",
+    event_time_ms=5,
+    forgotten=False,
+):
+    return Recommendation(
+        rec_id, user_id, f"e-{rec_id}", event_time_ms, emitted_at_ms, version, variant, list(items), forgotten
+    )
 
 
 def recommend(store, timestamp_ms=START_MS, **about):
@@ -57,7 +68,14 @@ def recommend(store, timestamp_ms=START_MS, **about):
 
 
 def forget(store, user_id="u1", event_time_ms=5):
-    recommend(store, user_id=user_id, rec_id=f"forget {user_id} {event_time_ms}", version="", event_time_ms=event_time_ms, forgotten=True)
+    recommend(
+        store,
+        user_id=user_id,
+        rec_id=f"forget {user_id} {event_time_ms}",
+        version="",
+        event_time_ms=event_time_ms,
+        forgotten=True,
+    )
 
 
 def delete_item(store, item_id, tombstone=False):
@@ -95,7 +113,10 @@ def test_a_list_carries_titles_and_reasons_in_words(store):
 
 def test_an_item_without_a_title_goes_by_its_id(store):
     add_item(store, "m1", "")
-    recommend(store, items=[RecommendedItem("m1", 0.5), RecommendedItem("m2", 0.25, [Reason("ease", 1.0, items=["m1", "m9"])])])
+    recommend(
+        store,
+        items=[RecommendedItem("m1", 0.5), RecommendedItem("m2", 0.25, [Reason("ease", 1.0, items=["m1", "m9"])])],
+    )
 
     first, second = store.list_of("u1")["items"]
 
@@ -158,7 +179,9 @@ def titles(store, user_id="u1"):
 
 @pytest.mark.parametrize("tombstone", [False, True], ids=["deleted", "tombstone"])
 def test_a_deleted_product_leaves_the_lists_that_are_kept(store, tombstone):
-    """At once, and not as an id; when it comes back it is shown again. An item that has not been read yet goes by its id."""
+    """At once, and not as an id; when it comes back it is shown again. An item that has not been read yet goes by its
+    id.
+    """
     for item_id in ("m1", "m2"):
         add_item(store, item_id, f"title of {item_id}")
     recommend(store, items=[RecommendedItem(item_id, 0.25) for item_id in ("m1", "m2", "unread")])
@@ -263,7 +286,9 @@ def test_rejected_bytes_of_a_forgotten_user_are_gone(store):
     reject(store, "no time", b'{"user_id": "u12", "action": "view"}')
     forget(store, "u1")
 
-    assert ['{"user_id": "u12", "action": "view"}', "(of a user who was forgotten)"] == [each["raw"] for each in store.status()["rejected"]]
+    assert ['{"user_id": "u12", "action": "view"}', "(of a user who was forgotten)"] == [
+        each["raw"] for each in store.status()["rejected"]
+    ]
 
 
 def test_forgotten_users_are_remembered_up_to_a_bound(clock):
@@ -281,7 +306,9 @@ def test_forgotten_users_are_remembered_up_to_a_bound(clock):
 
 
 @pytest.mark.parametrize("topic", ["recommendations", "items", "model-versions", "rejected-events"])
-@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b'{"rec_id": 1}', b"\xff\xfe", b"[" * 100_000, b'{"x":' + b"[" * 100_000, b'"\\ud800"'])
+@pytest.mark.parametrize(
+    "raw", [b"", b"{", b"[]", b'{"rec_id": 1}', b"\xff\xfe", b"[" * 100_000, b'{"x":' + b"[" * 100_000, b'"\\ud800"']
+)
 def test_a_malformed_record_is_passed_over_and_counted(store, topic, raw):
     store.apply(topic, b"k", raw, START_MS)
     recommend(store)
@@ -349,7 +376,9 @@ def test_the_status_is_bounded_whatever_came(web, store):
     for number in range(60):
         reject(store, f"{number} " + "x" * 900_000, b"\xff" * 900_000, source="s" * 900_000)
         metrics = {f"{metric} " + "m" * 10_000: 0.5 for metric in range(50)}
-        announce(store, f"v{number:03} " + "v" * 250, "rejected", reason="y" * 9_000, parent="p" * 9_000, metrics=metrics)
+        announce(
+            store, f"v{number:03} " + "v" * 250, "rejected", reason="y" * 9_000, parent="p" * 9_000, metrics=metrics
+        )
         recommend(store, rec_id=str(number), version=f"v{number} " + "z" * 9_000)
     store.say(False, "no broker " * 9_000)
 
@@ -376,7 +405,10 @@ def test_no_address_is_shown_with_its_user_info(web, store):
     status = web.get("/status").json()
 
     plain = "s3://models/headrace/v1"
-    assert (plain, f"{plain}: there is no such version, write it again") == (status["rejected"][0]["raw"], status["rejected"][0]["reason"])
+    assert (plain, f"{plain}: there is no such version, write it again") == (
+        status["rejected"][0]["raw"],
+        status["rejected"][0]["reason"],
+    )
     assert f"{plain}: there is no such version, write it again" == status["versions"][0]["reason"]
     assert "reading stopped: s3://models/headrace" == status["source"]["message"]
     assert "sec/ret" not in str(status) and "path" not in status["versions"][0]
@@ -387,7 +419,9 @@ def test_a_secret_is_taken_out_before_a_text_is_cut(store):
     secret = f"s3://key:{'s' * 500}@models/v1"
     reject(store, secret, secret.encode())
 
-    assert ("s3://models/v1", "s3://models/v1") == tuple(store.status()["rejected"][0][name] for name in ("reason", "raw"))
+    assert ("s3://models/v1", "s3://models/v1") == tuple(
+        store.status()["rejected"][0][name] for name in ("reason", "raw")
+    )
 
 
 # Numbers
@@ -446,7 +480,9 @@ def test_a_model_version_lives_through_its_statuses(store):
 
     newest, oldest = store.status()["versions"]
 
-    assert ("v2", "serving", {"ndcg_at_10": 0.5}, START_MS) == tuple(newest[of] for of in ("version", "status", "metrics", "since_ms"))
+    assert ("v2", "serving", {"ndcg_at_10": 0.5}, START_MS) == tuple(
+        newest[of] for of in ("version", "status", "metrics", "since_ms")
+    )
     assert ("v1", "retired") == (oldest["version"], oldest["status"])
 
 
@@ -465,7 +501,12 @@ def test_one_version_serves_at_most(store):
 def test_new_counts_of_a_version_change_nothing_of_what_is_shown(store, clock):
     announce(store, "v1", "serving", metrics={"hr_at_10": 0.25, "judged_on": 200})
     before = store.status()["versions"]
-    store.apply("model-versions", b"v1.counts", encode_json(ModelVersion("v1", "r/v1/counts-000001", status="counted")), START_MS + 9_000)
+    store.apply(
+        "model-versions",
+        b"v1.counts",
+        encode_json(ModelVersion("v1", "r/v1/counts-000001", status="counted")),
+        START_MS + 9_000,
+    )
 
     assert before == store.status()["versions"]
 
@@ -508,7 +549,30 @@ def test_a_user_without_a_list_is_told_so(web):
     assert (404, expected) == (answer.status_code, answer.json())
 
 
-USER_IDS = ["..", ".", "/", "//", "a/b", "a/../b", "%2e%2e", "%", " ", " u1 ", "a b", "a+b", "?", "#", "&user=x", "ä ö", "日本", "😀", "\n", "\\", '"', EVIL]
+USER_IDS = [
+    "..",
+    ".",
+    "/",
+    "//",
+    "a/b",
+    "a/../b",
+    "%2e%2e",
+    "%",
+    " ",
+    " u1 ",
+    "a b",
+    "a+b",
+    "?",
+    "#",
+    "&user=x",
+    "ä ö",
+    "日本",
+    "😀",
+    "\n",
+    "\\",
+    '"',
+    EVIL,
+]
 
 
 @pytest.mark.parametrize("user_id", USER_IDS)
@@ -521,7 +585,9 @@ def test_any_user_id_can_be_asked_for(web, store, user_id):
         assert user_id == web.get(f"/recommendations?{query}").json()["user_id"]
 
 
-@pytest.mark.parametrize("user_id, path", [("a/b", "a%2Fb"), ("ä ö", "%C3%A4%20%C3%B6"), (EVIL, "%3Cscript%3Ealert('1')%3C%2Fscript%3E")])
+@pytest.mark.parametrize(
+    "user_id, path", [("a/b", "a%2Fb"), ("ä ö", "%C3%A4%20%C3%B6"), (EVIL, "%3Cscript%3Ealert('1')%3C%2Fscript%3E")]
+)
 def test_a_user_can_be_asked_for_in_the_path(web, store, user_id, path):
     recommend(store, user_id=user_id)
 
@@ -532,11 +598,16 @@ def test_a_user_can_be_asked_for_in_the_path(web, store, user_id, path):
 def test_without_a_user_the_answer_says_what_is_wanted(web, path):
     answer = web.get(path)
 
-    assert (400, "whose list? /recommendations?user=ID is wanted, the id percent-encoded") == (answer.status_code, answer.json()["message"])
+    assert (400, "whose list? /recommendations?user=ID is wanted, the id percent-encoded") == (
+        answer.status_code,
+        answer.json()["message"],
+    )
 
 
 def test_the_page_asks_for_lists_in_the_query_alone():
-    """In a path a browser resolves `..` before it asks: the page of everybody stopped while that user was among the newest."""
+    """In a path a browser resolves `..` before it asks: the page of everybody stopped while that user was among the
+    newest.
+    """
     page = app.PAGE.read_text()
 
     assert ["/recommendations?${new URLSearchParams({ user: user_id })}"] == re.findall(r"/recommendations[^`]*", page)
@@ -553,7 +624,11 @@ def test_the_processes_of_a_local_stack_are_shown_where_there_is_one(store, tmp_
     """Its supervisor has written down how often each was started again; without a stack there is nothing to show."""
     names = (*LOOPBACK, "testserver")
     web = TestClient(app.make_app(store, names, tmp_path))
-    assert [] == web.get("/status").json()["processes"] == TestClient(app.make_app(store, names)).get("/status").json()["processes"]
+    assert (
+        []
+        == web.get("/status").json()["processes"]
+        == TestClient(app.make_app(store, names)).get("/status").json()["processes"]
+    )
     noted = {"learner": Supervision(restarts=2, ended_at_ms=START_MS, last_line=EVIL), "page": Supervision()}
     Processes(tmp_path).note(noted)
 
@@ -568,20 +643,38 @@ def test_the_processes_of_a_local_stack_are_shown_where_there_is_one(store, tmp_
 def test_a_wrong_k_is_refused(web, k):
     answer = web.get("/users", params={"k": k})
 
-    assert (400, f"k={k}: a number from 1 to 200 is wanted (default 20)") == (answer.status_code, answer.json()["message"])
+    assert (400, f"k={k}: a number from 1 to 200 is wanted (default 20)") == (
+        answer.status_code,
+        answer.json()["message"],
+    )
 
 
 def test_a_k_of_thousands_of_digits_is_refused(web):
     """Python refuses to read such a number."""
     answer = web.get("/users", params={"k": "9" * 5_000})
 
-    assert (400, f"k={'9' * 19}…: a number from 1 to 200 is wanted (default 20)") == (answer.status_code, answer.json()["message"])
+    assert (400, f"k={'9' * 19}…: a number from 1 to 200 is wanted (default 20)") == (
+        answer.status_code,
+        answer.json()["message"],
+    )
 
 
 # Who may ask
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.1:8080", "localhost", "LocalHost:8080", "[::1]", "[::1]:8080", "shop.example", "shop.example:80"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1",
+        "127.0.0.1:8080",
+        "localhost",
+        "LocalHost:8080",
+        "[::1]",
+        "[::1]:8080",
+        "shop.example",
+        "shop.example:80",
+    ],
+)
 def test_requests_for_a_name_of_this_machine_are_answered(store, host):
     """Loopback's names, and those that were given, on any port."""
     web = TestClient(app.make_app(store, [*LOOPBACK, "shop.example"]))
@@ -589,7 +682,21 @@ def test_requests_for_a_name_of_this_machine_are_answered(store, host):
     assert 200 == web.get("/status", headers={"host": host}).status_code
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:8080", "localhost.evil.example", "127.0.0.1.evil.example", "evil.example@127.0.0.1", "[::1", "::1]", "", ":8080", "localhost:8080:8080"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "evil.example:8080",
+        "localhost.evil.example",
+        "127.0.0.1.evil.example",
+        "evil.example@127.0.0.1",
+        "[::1",
+        "::1]",
+        "",
+        ":8080",
+        "localhost:8080:8080",
+    ],
+)
 @pytest.mark.parametrize("path", ["/", "/status", "/users", "/recommendations/u1", "/nothing"])
 def test_requests_for_another_name_are_refused(web, host, path):
     """A site that points its name at this machine could else read what users watched through their browser."""
@@ -861,7 +968,10 @@ def test_the_command_answers_to_loopback_to_its_address_and_to_the_names_that_ar
     monkeypatch.setattr(app.Follower, "start", lambda self: None)
     monkeypatch.setattr(app.uvicorn, "run", lambda web, **about: served.update(about, web=TestClient(web)))
     app.main(["--host", "10.0.0.7", "--allowed-host", "Shop.example:80", "--allowed-host", "::2"])
-    answers = [served["web"].get("/users", headers={"host": host}).status_code for host in ("localhost", "10.0.0.7:8080", "shop.example", "[::2]", "10.0.0.8")]
+    answers = [
+        served["web"].get("/users", headers={"host": host}).status_code
+        for host in ("localhost", "10.0.0.7:8080", "shop.example", "[::2]", "10.0.0.8")
+    ]
 
     assert ("10.0.0.7", [200, 200, 200, 200, 400]) == (served["host"], answers)
 
@@ -870,4 +980,6 @@ def test_serving_needs_the_records_the_settings_and_which_versions_serve():
     code = "import sys, serving.app; print(sorted(n for n in sys.modules if n.split('.')[0] in ('model', 'jobs', 'udfs', 'scripts', 'torch', 'pyflink')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
-    assert "['jobs', 'jobs.settings', 'model', 'model.interest', 'model.schema', 'model.versions']" == done.stdout.strip()
+    assert (
+        "['jobs', 'jobs.settings', 'model', 'model.interest', 'model.schema', 'model.versions']" == done.stdout.strip()
+    )

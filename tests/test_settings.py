@@ -95,11 +95,16 @@ OF_KUBERNETES = [
 
 def test_variables_that_are_no_settings_are_passed_over_with_one_warning(capsys):
     """Kubernetes sets them where a Service is called `headrace`, or `headrace-registry`."""
-    settings = load_or_exit([], dict.fromkeys([*OF_KUBERNETES, "HEADRACE_VERSION"], "tcp://10.0.0.7:8080") | {"HEADRACE_K": "3"})
+    settings = load_or_exit(
+        [], dict.fromkeys([*OF_KUBERNETES, "HEADRACE_VERSION"], "tcp://10.0.0.7:8080") | {"HEADRACE_K": "3"}
+    )
     out, err = capsys.readouterr()
 
     assert Settings(k=3) == settings
-    assert f"headrace: warning: passed over, for they are no settings: {', '.join([*OF_KUBERNETES, 'HEADRACE_VERSION'])}\n" == err
+    assert (
+        f"headrace: warning: passed over, for they are no settings: {', '.join([*OF_KUBERNETES, 'HEADRACE_VERSION'])}\n"
+        == err
+    )
     assert "" == out
 
 
@@ -116,7 +121,9 @@ def test_an_encoder_at_a_path_where_nothing_is_stops_the_program(capsys, tmp_pat
         with pytest.raises(SystemExit) as stopped:
             load_or_exit(["--encoder", folder], {}, "", check_encoder)
         assert 2 == stopped.value.code
-        expected = f"headrace: --encoder {folder}: {why}; the folder of a model or a name of Hugging Face's hub is wanted\n"
+        expected = (
+            f"headrace: --encoder {folder}: {why}; the folder of a model or a name of Hugging Face's hub is wanted\n"
+        )
         assert expected == capsys.readouterr().err
     (tmp_path / "config.json").write_text("{}")
     assert Settings().encoder == load_or_exit([], {}, "", check_encoder).encoder
@@ -145,7 +152,11 @@ sys.argv = sys.argv[1:]
 
 def start(program: str, *words: str) -> subprocess.CompletedProcess:
     """Run a program where torch, Flink, pandas and transformers cannot be imported and Java is not found."""
-    run = f"runpy.run_path({program!r}, run_name='__main__')" if "/" in program else f"runpy.run_module({program!r}, run_name='__main__')"
+    run = (
+        f"runpy.run_path({program!r}, run_name='__main__')"
+        if "/" in program
+        else f"runpy.run_module({program!r}, run_name='__main__')"
+    )
     environ = {"PATH": "/nowhere", "PYTHONPATH": str(ROOT), "HOME": os.environ.get("HOME", "/")}
     command = [sys.executable, "-c", LONE + run, program, *words]
     return subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60)
@@ -161,7 +172,9 @@ def test_help_is_there_at_once(program, word):
     assert [] == [wanted for wanted in PROGRAMS[program] if wanted not in done.stdout]
 
 
-@pytest.mark.parametrize("words", [["--json", "/nowhere/x.json"], ["--json", "/"], ["--speed", "0"], ["--events", "e.csv"]])
+@pytest.mark.parametrize(
+    "words", [["--json", "/nowhere/x.json"], ["--json", "/"], ["--speed", "0"], ["--events", "e.csv"]]
+)
 def test_a_wrong_option_of_the_replay_ends_it_before_anything_starts(words):
     done = start("scripts/replay.py", *([] if "--events" in words else ["--data", "ml-100k"]), *words)
 
@@ -215,7 +228,9 @@ WANTED = (
 
 
 def test_how_long_an_item_is_left_out_is_set_by_action():
-    """In days, hours, minutes, seconds or for ever; what is not named may come again at once, and so may all with nothing."""
+    """In days, hours, minutes, seconds or for ever; what is not named may come again at once, and so may all with
+    nothing.
+    """
     text = "dislike:forever, purchase:30d,like:12h, view:5m,skip:90s"
     seconds = {"dislike": FOREVER, "purchase": 30 * 86_400, "like": 12 * 3_600, "view": 300, "skip": 90}
 
@@ -225,7 +240,20 @@ def test_how_long_an_item_is_left_out_is_set_by_action():
 
 
 @pytest.mark.parametrize(
-    "part", ["purchase", "purchase:", "purchase:30", "purchase:d", "purchase:-3d", "purchase:1.5d", "purchase:30w", "search:1d", "hop:1d", ":1d", "view:never"]
+    "part",
+    [
+        "purchase",
+        "purchase:",
+        "purchase:30",
+        "purchase:d",
+        "purchase:-3d",
+        "purchase:1.5d",
+        "purchase:30w",
+        "search:1d",
+        "hop:1d",
+        ":1d",
+        "view:never",
+    ],
 )
 def test_a_wrong_time_of_leaving_out_is_told_with_what_was_wanted(part):
     """Which part of it is wrong, which actions and units there are, and the default."""
@@ -235,21 +263,31 @@ def test_a_wrong_time_of_leaving_out_is_told_with_what_was_wanted(part):
     assert f"exclude_after=skip:1d,{part}: {part}{WANTED}" == str(wrong.value)
 
 
-@pytest.mark.parametrize("text, ends", [("1-5", (1, 5)), ("0.5-10", (0.5, 10)), ("-1-1", (-1, 1)), ("-5--1", (-5, -1)), ("0-1000", (0, 1_000))])
+@pytest.mark.parametrize(
+    "text, ends",
+    [("1-5", (1, 5)), ("0.5-10", (0.5, 10)), ("-1-1", (-1, 1)), ("-5--1", (-5, -1)), ("0-1000", (0, 1_000))],
+)
 def test_the_scale_of_ratings_is_its_lowest_and_its_highest(text, ends):
     assert ends == load(["--rating-scale", text], {}).rules().rating_scale
 
 
-@pytest.mark.parametrize("text", ["", "5", "15", "5-1", "5-5", "1-", "-5", "one-five", "nan-5", "1-inf", "1-1001", "1 to 5"])
+@pytest.mark.parametrize(
+    "text", ["", "5", "15", "5-1", "5-5", "1-", "-5", "one-five", "nan-5", "1-inf", "1-1001", "1 to 5"]
+)
 def test_a_wrong_scale_is_told_with_what_was_wanted(text):
     with pytest.raises(SettingsError) as wrong:
         load([f"--rating-scale={text}"], {})
 
-    assert f"rating_scale={text}: the lowest and the highest rating are wanted, from -1000 to 1000 (default 1-5)" == str(wrong.value)
+    assert (
+        f"rating_scale={text}: the lowest and the highest rating are wanted, from -1000 to 1000 (default 1-5)"
+        == str(wrong.value)
+    )
 
 
 def test_the_rules_are_those_that_were_set():
-    """Each setting of a user's state reaches the record that the job and the evaluation work by; the defaults are the same in both."""
+    """Each setting of a user's state reaches the record that the job and the evaluation work by; the defaults are the
+    same in both.
+    """
     set_to = {"max_interests": 2, "last_n": 3, "half_life_s": 4.0, "merge_similarity": 0.6, "max_consumed": 7}
     rules = Settings(**set_to, rating_scale="0-2", exclude_after="view:8s").rules()
 

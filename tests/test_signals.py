@@ -45,7 +45,8 @@ def test_next_goes_one_way_and_not_beyond_seconds(catalogue, scorer):
     """Who took i1 is led to i4, not to i2, which came later; i4 leads neither back nor on."""
     table, rows = scorer.table(catalogue), {name: catalogue.item_ids.index(name) for name in ("i1", "i2", "i4")}
     after_1, after_4 = (
-        everywhere(table, batch_of(catalogue, make_request(catalogue, [item])), ["next"])["next"][0] for item in ("i1", "i4")
+        everywhere(table, batch_of(catalogue, make_request(catalogue, [item])), ["next"])["next"][0]
+        for item in ("i1", "i4")
     )
     assert rows["i4"] == after_1.argmax()
     assert after_1[rows["i4"]] - after_1[rows["i2"]] > 2
@@ -65,7 +66,9 @@ def test_a_live_list_does_not_know_the_gap(catalogue):
 def test_the_context_says_what_share_of_all_was_again(catalogue):
     """Five events on two items: three of them were again; dislikes count among all that the user did."""
     events = [click("i1", 0), click("i1", 1), click("i2", 2, "dislike"), click("i1", 3), click("i2", 4)]
-    batch = batch_of(catalogue, request_after(catalogue, events), make_request(catalogue, ["i1", "i2"]), make_request(catalogue, []))
+    batch = batch_of(
+        catalogue, request_after(catalogue, events), make_request(catalogue, ["i1", "i2"]), make_request(catalogue, [])
+    )
 
     assert [pytest.approx(3 / 5), 0.0, 0.0] == batch.context[:, -1].tolist()
 
@@ -80,7 +83,11 @@ def test_age_is_that_of_the_first_choice(catalogue, scorer):
 def test_a_forgotten_user_leaves_neither_an_age_nor_what_came_next(catalogue):
     """Two took i5 and i6 within a second: what is left when one is forgotten is the other's, and nothing when both are."""
     learner = Learner(catalogue)
-    learner.add(Example(user, f"{user}-{item}", 1_000 * step, item, "click", b"") for user in "ab" for step, item in enumerate(("i5", "i6")))
+    learner.add(
+        Example(user, f"{user}-{item}", 1_000 * step, item, "click", b"")
+        for user in "ab"
+        for step, item in enumerate(("i5", "i6"))
+    )
     learner.fine_tune()
     i5 = catalogue.item_ids.index("i5")
     for user, left in (("a", 1 / 3), ("b", 0.0)):
@@ -130,7 +137,9 @@ def signal_of(name: str, catalogue, scorer: Scorer, request: Request, items: lis
     """What a signal says of these items."""
     table, batch = scorer.table(catalogue), batch_of(catalogue, request)
     rows = torch.tensor([[catalogue.item_ids.index(item) for item in items]])
-    return at(table, batch, everywhere(table, batch, scorer.blend.finding()), rows)[0, :, list(SIGNALS).index(name)].tolist()
+    return at(table, batch, everywhere(table, batch, scorer.blend.finding()), rows)[
+        0, :, list(SIGNALS).index(name)
+    ].tolist()
 
 
 def test_taste_remembers_what_lies_far_behind(catalogue):
@@ -139,7 +148,9 @@ def test_taste_remembers_what_lies_far_behind(catalogue):
     learner, random = Learner(catalogue), np.random.default_rng(0)
     for user in range(60):
         items = random.permutation([f"i{2 * at + user % 2}" for at in range(10)])[:9]
-        learner.add(Example(f"u{user}", f"{user}-{at}", 1_000 * at, item, "click", b"") for at, item in enumerate(items))
+        learner.add(
+            Example(f"u{user}", f"{user}-{at}", 1_000 * at, item, "click", b"") for at, item in enumerate(items)
+        )
     scorer = learner.fine_tune()
     request = make_request(catalogue, [f"i{2 * at}" for at in range(9)] + ["i20"] * LAST)
     forgotten = structs.replace(request, consumed=b"")
@@ -195,7 +206,9 @@ def test_what_a_user_had_is_known_by_how_often_how_lately_and_how_near(catalogue
 def test_what_was_had_long_ago_is_known_though_it_is_not_among_the_last_events(catalogue, scorer):
     """It is no longer near, but it was had; fifteen years later that is so long ago that it says nothing."""
     events = [click("i1", 0), *(click(f"i{3 + at % 5}", 1 + at) for at in range(LAST))]
-    often, lately, near = of(HAD, catalogue, scorer, request_after(catalogue, events, 15 * 365 * 86_400_000), ["i1", "i3"])
+    often, lately, near = of(
+        HAD, catalogue, scorer, request_after(catalogue, events, 15 * 365 * 86_400_000), ["i1", "i3"]
+    )
 
     assert often == pytest.approx([np.log1p(1), np.log1p(4)])
     assert near[0] == 0.0 < near[1]
@@ -235,8 +248,12 @@ def test_the_order_of_first_choices_goes_on_from_the_last_item(catalogue, scorer
     after_4 = make_request(catalogue, ["i4"])
     step = np.log1p(1)
 
-    assert [step, step, 0.0, 0.0] == pytest.approx(signal_of("apart", catalogue, scorer, after_4, ["i1", "i2", "i4", "i7"]))
-    assert [-step, step, 0.0, 0.0] == pytest.approx(signal_of("ahead", catalogue, scorer, after_4, ["i1", "i2", "i4", "i7"]))
+    assert [step, step, 0.0, 0.0] == pytest.approx(
+        signal_of("apart", catalogue, scorer, after_4, ["i1", "i2", "i4", "i7"])
+    )
+    assert [-step, step, 0.0, 0.0] == pytest.approx(
+        signal_of("ahead", catalogue, scorer, after_4, ["i1", "i2", "i4", "i7"])
+    )
     for nothing in ([], ["i7"], ["nowhere"]):
         assert [0.0, 0.0] == signal_of("ahead", catalogue, scorer, make_request(catalogue, nothing), ["i1", "i2"])
 
@@ -244,7 +261,10 @@ def test_the_order_of_first_choices_goes_on_from_the_last_item(catalogue, scorer
 def test_ordering_moves_probability_among_the_candidates_only(scorer):
     """Together they weigh what the linear blend gave them; their order may change, and what is excluded stays so."""
     catalogue = make_catalogue(200)
-    batch, table = batch_of(catalogue, make_request(catalogue, ["i1"]), make_request(catalogue, [])), scorer.table(catalogue)
+    batch, table = (
+        batch_of(catalogue, make_request(catalogue, ["i1"]), make_request(catalogue, [])),
+        scorer.table(catalogue),
+    )
     excluded = torch.zeros(2, 200, dtype=torch.bool)
     excluded[:, 5:90] = True
     blend = copy.deepcopy(scorer.blend)
@@ -272,7 +292,9 @@ def test_the_spread_follows_the_signals_of_candidates():
     """It is their standard deviation around each request's mean, as a running average; one that never differs is no 0."""
     random, blend = torch.Generator().manual_seed(0), Blend()
     size = torch.arange(float(len(SIGNALS)))
-    signals = 5.0 * torch.randn(64, 1, 1, generator=random) + size * torch.randn(64, 128, len(SIGNALS), generator=random)
+    signals = 5.0 * torch.randn(64, 1, 1, generator=random) + size * torch.randn(
+        64, 128, len(SIGNALS), generator=random
+    )
 
     blend.measure(signals, 1.0)
     assert torch.allclose(blend.spread[1:], size[1:], rtol=0.05)

@@ -116,7 +116,9 @@ def test_the_page_is_told_which_names_it_has(place, monkeypatch):
     assert "--allowed-host shop.example --allowed-host 10.0.0.7 " in " ".join(Stack(named).command("page"))
 
 
-@pytest.mark.parametrize("about, parallelism", [({}, "1"), ({"taskmanagers": 2}, "2"), ({"taskmanagers": 2, "parallelism": 1}, "1")])
+@pytest.mark.parametrize(
+    "about, parallelism", [({}, "1"), ({"taskmanagers": 2}, "2"), ({"taskmanagers": 2, "parallelism": 1}, "1")]
+)
 def test_the_job_runs_on_every_taskmanager_unless_told_otherwise(place, monkeypatch, about, parallelism):
     """A TaskManager has one slot."""
     monkeypatch.setenv("HEADRACE_ENCODER", "my-encoder")
@@ -130,13 +132,17 @@ def test_up_takes_parts_and_settings(place, monkeypatch, words):
     """In whatever order; `make up ARGS="--k 10"` reaches the job, the learner and the page."""
     monkeypatch.setenv("STACK_RUN_DIR", place.run_dir)
     started = []
-    monkeypatch.setattr(Stack, "up", lambda self, parts, supervised: started.append((list(parts), self.arguments)) or self)
+    monkeypatch.setattr(
+        Stack, "up", lambda self, parts, supervised: started.append((list(parts), self.arguments)) or self
+    )
     stack.main(["up", *words])
 
     assert [(["broker"], [word for word in words if word != "broker"])] == started
 
 
-@pytest.mark.parametrize("words", [["--k", "0"], ["--k"], ["--nope=1"], ["--encoder", "/nowhere"], ["engine", "--k", "1"]])
+@pytest.mark.parametrize(
+    "words", [["--k", "0"], ["--k"], ["--nope=1"], ["--encoder", "/nowhere"], ["engine", "--k", "1"]]
+)
 def test_up_with_a_wrong_word_starts_nothing(place, monkeypatch, capsys, words):
     monkeypatch.setenv("STACK_RUN_DIR", place.run_dir)
     with pytest.raises(SystemExit, match="2"):
@@ -209,7 +215,9 @@ def test_a_taken_port_is_named_with_its_variable(place, no_java_needed, part, fi
         port = other.getsockname()[1]
         there = Place(run_dir=place.run_dir, **{field: port})
 
-        with pytest.raises(StackError, match=rf"STACK_{field.upper()}={port}: Address already in use; a free port is wanted"):
+        with pytest.raises(
+            StackError, match=rf"STACK_{field.upper()}={port}: Address already in use; a free port is wanted"
+        ):
             there.check_port(field)
 
 
@@ -284,7 +292,9 @@ def test_a_folder_with_other_things_in_it_is_never_emptied(tmp_path):
 def test_a_process_that_ends_while_starting_shows_the_end_of_its_log(fake):
     fake.start("broken")
 
-    with pytest.raises(StackError, match=r"(?s)broken has ended, an answer was wanted; the end of .*broken\.log:\n    out of luck"):
+    with pytest.raises(
+        StackError, match=r"(?s)broken has ended, an answer was wanted; the end of .*broken\.log:\n    out of luck"
+    ):
         fake._processes.wait("an answer", lambda: False, ["broken"])
 
 
@@ -363,7 +373,9 @@ def test_up_does_not_call_a_process_up_that_ends_at_once(tmp_path, monkeypatch, 
         monkeypatch.setattr(stack, name, lambda *_: None)
     there = Stack(Place(run_dir=str(tmp_path / "run"), page_port=port))
 
-    with pytest.raises(StackError, match=rf"(?s){broken} has ended, .* was wanted; the end of .*{broken}\.log:\n    out of luck"):
+    with pytest.raises(
+        StackError, match=rf"(?s){broken} has ended, .* was wanted; the end of .*{broken}\.log:\n    out of luck"
+    ):
         there.up(["learner", "page"])
 
     assert {} == there.running()
@@ -438,8 +450,13 @@ def test_a_process_that_has_ended_is_started_again_after_a_second(fake, clock, w
     after(clock, watching, 0.2)
 
     assert first != fake.running()["learner"]
-    assert (True, 1) == (fake._processes.supervision()["learner"].running, fake._processes.supervision()["learner"].restarts)
-    assert re.search(r"learner +\d+ +\d+ MB +/.*learner\.log  restarted once, last end \d\d:\d\d:\d\d: out of luck$", fake.status())
+    assert (True, 1) == (
+        fake._processes.supervision()["learner"].running,
+        fake._processes.supervision()["learner"].restarts,
+    )
+    assert re.search(
+        r"learner +\d+ +\d+ MB +/.*learner\.log  restarted once, last end \d\d:\d\d:\d\d: out of luck$", fake.status()
+    )
 
 
 def test_the_pause_grows_up_to_half_a_minute_and_begins_again_once_it_lives(fake, clock, watching):
@@ -462,7 +479,9 @@ def test_the_pause_grows_up_to_half_a_minute_and_begins_again_once_it_lives(fake
 
 def test_what_an_ended_process_has_left_behind_is_ended_before_it_is_started_again(fake, clock, watching, monkeypatch):
     """A TaskManager's workers hold files that the next one needs."""
-    monkeypatch.setattr(Stack, "command", lambda self, name: ["sh", "-c", f"sleep 60 & echo $! >> {fake.run_dir}/children; wait"])
+    monkeypatch.setattr(
+        Stack, "command", lambda self, name: ["sh", "-c", f"sleep 60 & echo $! >> {fake.run_dir}/children; wait"]
+    )
     fake.start("taskmanager-1")
     children = fake.run_dir / "children"
     while not (children.exists() and children.read_text().strip()):
@@ -487,7 +506,10 @@ def test_a_process_that_somebody_else_starts_again_is_left_alone(fake, clock, wa
     after(clock, watching, 5.0)
 
     assert theirs == fake.running()
-    assert (True, 0) == (fake._processes.supervision()["learner"].running, fake._processes.supervision()["learner"].restarts)
+    assert (True, 0) == (
+        fake._processes.supervision()["learner"].running,
+        fake._processes.supervision()["learner"].restarts,
+    )
 
 
 def test_a_process_that_was_started_later_is_watched_too(fake, clock, watching):
@@ -519,7 +541,9 @@ def lose_the_jobmanager(fake, clock, watching):
     after(clock, watching, 1.0)
 
 
-def test_the_job_that_is_gone_with_its_jobmanager_is_submitted_again_from_its_newest_checkpoint(fake, clock, watching, flink):
+def test_the_job_that_is_gone_with_its_jobmanager_is_submitted_again_from_its_newest_checkpoint(
+    fake, clock, watching, flink
+):
     """One that is half there does not count; it waits for the TaskManager."""
     answers, submitted = flink
     checkpoints = fake.run_dir / "checkpoints" / ("f" * 32)

@@ -63,7 +63,9 @@ class FakeFollower:
 
     def __init__(self, *item_ids: str, version: str = VERSION):
         self.catalogue = Catalogue()
-        self.arrived = [ItemVector(item_id, version, FakeEncoder.vector(item_id).astype("<f2").tobytes()) for item_id in item_ids]
+        self.arrived = [
+            ItemVector(item_id, version, FakeEncoder.vector(item_id).astype("<f2").tobytes()) for item_id in item_ids
+        ]
 
     def refresh(self) -> None:
         self.catalogue.apply(self.arrived)
@@ -122,7 +124,8 @@ def test_vectors_of_another_encoder_do_not_count(embed):
 def test_searches_are_embedded_in_one_call_a_micro_batch(embed):
     """Each distinct query once; a search carries no item."""
     records = embedded(
-        embed, *(event("search", None, f"e{at}", query=query) for at, query in enumerate(["red shoes", "hats", "red shoes"]))
+        embed,
+        *(event("search", None, f"e{at}", query=query) for at, query in enumerate(["red shoes", "hats", "red shoes"])),
     )
     vector = interest_space(FakeEncoder.vector("red shoes")[None])[0]
 
@@ -199,7 +202,9 @@ def item_rows(embed_items: EmbedItems, *records: tuple[bytes | None, bytes | Non
     assert ["item_id", "item_vector", "rejected"] == list(answer.columns)
     return [
         (item_id, vector and decode_item_vector(vector), rejected and json.loads(rejected))
-        for item_id, vector, rejected in answer.astype(object).where(answer.notna(), None).itertuples(index=False, name=None)
+        for item_id, vector, rejected in answer.astype(object)
+        .where(answer.notna(), None)
+        .itertuples(index=False, name=None)
     ]
 
 
@@ -244,7 +249,13 @@ def test_a_bad_item_becomes_a_rejected_record_with_its_position(embed_items):
     rows = item_rows(embed_items, (b"m1", b'{"item_id":"m1"}'), (b"m2", b"nope"), (None, None))
 
     expected = [
-        {"source": "items", "partition": 1, "offset": 41, "reason": "JSON is malformed: invalid character (byte 4)", "raw": "bm9wZQ=="},
+        {
+            "source": "items",
+            "partition": 1,
+            "offset": 41,
+            "reason": "JSON is malformed: invalid character (byte 4)",
+            "raw": "bm9wZQ==",
+        },
         {"source": "items", "partition": 1, "offset": 42, "reason": "the record has no value", "raw": ""},
     ]
 
@@ -294,7 +305,9 @@ class FakeJob:
         state = SimpleNamespace(get=self.broadcast.get, put=self.broadcast.__setitem__)
         self.context = SimpleNamespace(get_broadcast_state=lambda about: state)
 
-    def send(self, record: Event | Rejected, vector: np.ndarray | None = None, query: np.ndarray | None = None) -> list[tuple]:
+    def send(
+        self, record: Event | Rejected, vector: np.ndarray | None = None, query: np.ndarray | None = None
+    ) -> list[tuple]:
         if isinstance(record, Event):
             key = item_key(record.item_id) if record.item_id else 0
             record = user.embedded(record, key, encoder_number(VERSION), vector, query)
@@ -306,9 +319,15 @@ class FakeJob:
 
     @staticmethod
     def _told(yielded) -> list[tuple]:
-        decode = {"training-examples": decode_example, "fine-tune-requests": decode_fine_tune_request, "rejected-events": json.loads}
+        decode = {
+            "training-examples": decode_example,
+            "fine-tune-requests": decode_fine_tune_request,
+            "rejected-events": json.loads,
+        }
         return [
-            (one[0].tag_id, decode[one[0].tag_id](one[1])) if isinstance(one, tuple) else ("main", decode_packed_request(one))
+            (one[0].tag_id, decode[one[0].tag_id](one[1]))
+            if isinstance(one, tuple)
+            else ("main", decode_packed_request(one))
             for one in yielded
         ]
 
@@ -353,12 +372,17 @@ def test_what_a_user_rejects_is_no_example_but_counts_as_consumed():
     """A dislike asks for a better list."""
     [(main, request)] = FakeJob().send(event("dislike"), AXES[0])
 
-    assert ("main", [True]) == (main, consumed.excluded(consumed.opened(request.consumed), NOW_MS / 1_000, Rules().exclude_s).tolist())
+    assert ("main", [True]) == (
+        main,
+        consumed.excluded(consumed.opened(request.consumed), NOW_MS / 1_000, Rules().exclude_s).tolist(),
+    )
 
 
 def test_a_search_asks_for_a_list_and_consumes_nothing():
     """And it is no example: no item came. The encoder's own vector of its query travels with the interests."""
-    [(main, request)] = FakeJob().send(event("search", None, query="red shoes"), AXES[0], FakeEncoder.vector("red shoes"))
+    [(main, request)] = FakeJob().send(
+        event("search", None, query="red shoes"), AXES[0], FakeEncoder.vector("red shoes")
+    )
     held = interest.decode(request.interests)
 
     assert ("main", b"", 1) == (main, request.consumed, len(held.weights))
@@ -391,7 +415,9 @@ def test_an_event_on_an_unknown_item_still_asks_for_a_list():
 
 
 def test_forget_deletes_the_user_and_tells_the_learner():
-    """State and consumed items are gone, the answer that is asked for carries nothing, and the next event is that of a new user."""
+    """State and consumed items are gone, the answer that is asked for carries nothing, and the next event is that of a
+    new user.
+    """
     job = FakeJob()
     job.send(event(), AXES[0])
     [(main, request), (side, example)] = job.send(event("forget", None, "e2", NOW_MS + 1))
@@ -407,7 +433,10 @@ def test_a_rejected_record_goes_to_its_topic():
     job = FakeJob()
     [(side, record)] = job.send(Rejected("events", 3, 7, "no UTF-8", b"\xff"))
 
-    assert ("rejected-events", {"source": "events", "partition": 3, "offset": 7, "reason": "no UTF-8", "raw": "/w=="}) == (side, record)
+    assert (
+        "rejected-events",
+        {"source": "events", "partition": 3, "offset": 7, "reason": "no UTF-8", "raw": "/w=="},
+    ) == (side, record)
     assert [None] == job.bytes_held()
 
 
@@ -468,13 +497,20 @@ def test_a_version_record_that_cannot_be_read_is_rejected_and_the_others_serve_o
     job.tell(ModelVersion("v1", "r/v1", status="serving"))
     [(side, record)] = job.tell(raw)
 
-    assert ("rejected-events", "model-versions", 2, 7) == (side, record["source"], record["partition"], record["offset"])
+    assert ("rejected-events", "model-versions", 2, 7) == (
+        side,
+        record["source"],
+        record["partition"],
+        record["offset"],
+    )
     assert 0 < len(record["reason"]) <= 300
     assert (raw or b"")[:1_024] == base64.b64decode(record["raw"])
     assert ["r/v1"] == serving(job)
 
 
-@pytest.mark.parametrize("bad", [b"nope", encode_packed(UserState(b"\x09" * 40)), encode_packed(UserState(consumed=b"\x09" * 15))])
+@pytest.mark.parametrize(
+    "bad", [b"nope", encode_packed(UserState(b"\x09" * 40)), encode_packed(UserState(consumed=b"\x09" * 15))]
+)
 def test_an_event_of_a_user_whose_state_cannot_be_read_is_rejected_and_the_state_stays(bad):
     """No other user is held up, and a `forget` makes the user a new one."""
     job = FakeJob()
@@ -493,7 +529,10 @@ def test_an_event_of_a_user_whose_state_cannot_be_read_is_rejected_and_the_state
 def test_every_so_many_examples_a_fine_tuning_is_asked_for():
     """The request says why, how many examples there were, and their span of event times."""
     job = FakeJob(every=3)
-    told = [job.send(event("view", "a", f"e{number}", NOW_MS + time_ms), AXES[0]) for number, time_ms in enumerate([20, 10, 30, 40])]
+    told = [
+        job.send(event("view", "a", f"e{number}", NOW_MS + time_ms), AXES[0])
+        for number, time_ms in enumerate([20, 10, 30, 40])
+    ]
 
     [request] = [record for answers in told for topic, record in answers if topic == "fine-tune-requests"]
 
@@ -506,7 +545,10 @@ def test_every_so_many_examples_a_fine_tuning_is_asked_for():
 def test_after_an_age_a_fine_tuning_is_asked_for_with_what_there_is():
     """The age counts from the last request, or from the first example."""
     pace = LearningPace(every=100, max_age_s=60)
-    asked = [[(request.why, request.examples) for request in pace.count(5, now_s)] for now_s in (1_000, 1_059, 1_060, 1_100, 1_121)]
+    asked = [
+        [(request.why, request.examples) for request in pace.count(5, now_s)]
+        for now_s in (1_000, 1_059, 1_060, 1_100, 1_121)
+    ]
 
     assert [[], [], [("age", 3)], [], [("age", 2)]] == asked
 
@@ -616,7 +658,10 @@ def score(registry, clock):
 
 def scored(score: Score, *versions: list[str]) -> tuple[list, list[str]]:
     """Lists and reasons of rejection for one request per list of versions; the n-th is of user un and event en."""
-    packed = [encode_packed(Request(f"u{at}", f"e{at}", NOW_MS, paths, "serving", b"", b"")) for at, paths in enumerate(versions)]
+    packed = [
+        encode_packed(Request(f"u{at}", f"e{at}", NOW_MS, paths, "serving", b"", b""))
+        for at, paths in enumerate(versions)
+    ]
     answer = score.eval(pd.DataFrame({"request": packed}))
     assert ["user_id", "recommendation", "rejected"] == list(answer.columns)
     lists = [decode_recommendation(value) for value in answer["recommendation"]]
@@ -628,7 +673,12 @@ def test_a_request_gets_its_list(score):
     """Named after its event alone, stamped with when it was made and by which version."""
     [made], rejected = scored(score, ["r/v1"])
 
-    assert (rec_id("u0", event_key("e0"), NOW_MS), "u0", "e0", NOW_MS) == (made.rec_id, made.user_id, made.event_id, made.event_time_ms)
+    assert (rec_id("u0", event_key("e0"), NOW_MS), "u0", "e0", NOW_MS) == (
+        made.rec_id,
+        made.user_id,
+        made.event_id,
+        made.event_time_ms,
+    )
     assert (7, "v1", "serving", [RecommendedItem("r/v1", 0.1)], []) == (
         made.emitted_at_ms, made.model_version, made.variant, made.items, rejected
     )  # fmt: skip
@@ -662,7 +712,9 @@ def test_before_any_version_serves_lists_come_untrained(score):
 
 @pytest.mark.parametrize("trouble", ["broken", "unfit", "odd"])
 def test_where_a_version_cannot_be_used_the_next_one_serves(score, registry, trouble):
-    """Broken on disk, of another encoder, or no version at all: it is rejected once, with its reason, and every request has its list."""
+    """Broken on disk, of another encoder, or no version at all: it is rejected once, with its reason, and every request
+    has its list.
+    """
     getattr(registry, trouble).add("r/v2")
     first, rejected = scored(score, ["r/v2", "r/v1"], ["r/v2", "r/v1"])
     again, nothing = scored(score, ["r/v2", "r/v1"])
@@ -698,7 +750,8 @@ def test_where_its_counts_cannot_be_used_the_version_itself_serves(score, regist
 
 @pytest.mark.parametrize("first, popularity", [("view", 500_000), ("purchase", 0)])
 def test_flink_can_read_how_a_version_does_in_the_stream(score, first, popularity):
-    """The list of the first event holds what the user does next, and not what comes after. Popularity is asked by the same rules: the
+    """The list of the first event holds what the user does next, and not what comes after. Popularity is asked by the
+    same rules: the
     item that comes back was popular all along, but is left out where it was bought."""
     gauges = {}
     group = SimpleNamespace(gauge=gauges.__setitem__)
@@ -712,7 +765,9 @@ def test_flink_can_read_how_a_version_does_in_the_stream(score, first, popularit
     read = {name: gauge() for name, gauge in gauges.items() if name != "group"}
 
     assert ("model_version", "v1") == gauges["group"]
-    assert (2, 500_000, popularity) == tuple(read[name] for name in ("events", "hr_at_10_ppm", "popularity_hr_at_10_ppm"))
+    assert (2, 500_000, popularity) == tuple(
+        read[name] for name in ("events", "hr_at_10_ppm", "popularity_hr_at_10_ppm")
+    )
 
 
 def test_a_forget_is_answered_without_scoring(score, registry):
@@ -734,7 +789,9 @@ def test_the_list_of_a_forgotten_user_is_judged_no_more(score):
     """The live twin drops it, in the order of the requests: what the user had before is not known after."""
     job, packed = FakeJob(), []
     for number, action in enumerate(("view", "forget", "view")):
-        [(_, request), *_] = job.send(event(action, None if action == "forget" else "z", f"e{number}", NOW_MS + number), AXES[0])
+        [(_, request), *_] = job.send(
+            event(action, None if action == "forget" else "z", f"e{number}", NOW_MS + number), AXES[0]
+        )
         packed.append(encode_packed(request))
     score._score = lambda scorer, catalogue, requests, *rest: [[RecommendedItem("z", 0.1)] for _ in requests]
     score.eval(pd.DataFrame({"request": packed}))
@@ -793,7 +850,8 @@ def test_the_catalogue_is_brought_up_to_date_before_a_micro_batch(score):
 def test_interests_that_the_stream_kept_are_the_ones_that_are_scored(embed):
     """embed, update-interest and score mean the same by an encoder version, so nothing is dropped on the way.
 
-    The user bought five times as much in the past as the log still holds: weights rebuilt from the log would be smaller.
+    The user bought five times as much in the past as the log still holds: weights rebuilt from the log would be
+    smaller.
     """
     import torch
 
@@ -835,7 +893,9 @@ def test_the_language_model_is_loaded_when_nothing_waits(monkeypatch, since_even
 
 
 def test_a_micro_batch_does_not_wait_for_a_sampler():
-    """Beam's thread that samples what a worker does is not started, so that nothing waits for it to wake up; twice is once."""
+    """Beam's thread that samples what a worker does is not started, so that nothing waits for it to wake up; twice is
+    once.
+    """
     worker.do_not_sample(), worker.do_not_sample()
     sampler, threads = StateSampler("step", CounterFactory()), threading.active_count()
     for _ in range(3):

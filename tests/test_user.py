@@ -15,7 +15,9 @@ QUERY = np.ones(96, np.float32) / np.sqrt(np.float32(96))
 ENCODER, START_MS, RULES = 77, 1_700_000_000_000, Rules()
 
 
-def take(state: bytes | None, action: str, number: int = 1, item_id: str | None = "a", vector=AXES[0], rules=RULES, **more) -> Update:
+def take(
+    state: bytes | None, action: str, number: int = 1, item_id: str | None = "a", vector=AXES[0], rules=RULES, **more
+) -> Update:
     """The n-th event of a user, n seconds after the start."""
     item_id = None if action in ("search", "forget", "impression") else item_id
     event = Event(f"e{number}", "u", action, START_MS + 1_000 * number, item_id, **more)
@@ -39,14 +41,26 @@ BEFORE = take(take(None, "view", 1).state, "purchase", 2, "b", AXES[1]).state
 def test_an_event_of_any_action_asks_for_a_list_but_an_impression(action):
     """Also for a new user; that a list was shown says nothing yet."""
     for state in (None, b"", BEFORE):
-        assert (action != "impression") == take(state, action, 9, query="red shoes" if action == "search" else None).answered
+        assert (action != "impression") == take(
+            state, action, 9, query="red shoes" if action == "search" else None
+        ).answered
 
 
 @pytest.mark.parametrize("action", ACTIONS)
 def test_what_a_user_wants_is_an_example(action):
-    """With the user as before the event and the list that was shown; a dislike, a skip and a search are none, and a forget is told."""
+    """With the user as before the event and the list that was shown; a dislike, a skip and a search are none, and a
+    forget is told.
+    """
     example = take(BEFORE, action, 9).example
-    wanted = Example("u", "e9", START_MS + 9_000, "a", action, decode_user_state(BEFORE).interests, rec_id("u", event_key("e2"), START_MS + 2_000))
+    wanted = Example(
+        "u",
+        "e9",
+        START_MS + 9_000,
+        "a",
+        action,
+        decode_user_state(BEFORE).interests,
+        rec_id("u", event_key("e2"), START_MS + 2_000),
+    )
     forget = Example("u", "e9", START_MS + 9_000, forget=True)
 
     assert {**dict.fromkeys(POSITIVE, wanted), "forget": forget}.get(action) == example
@@ -103,7 +117,9 @@ def test_a_search_is_kept_with_its_query_and_consumes_nothing():
 
 def test_a_rating_says_what_its_value_says_by_the_scale_that_is_set():
     """5 of 5 pulls as 5 of 10 does not."""
-    of_5, of_10 = (opened(take(None, "rating", value=5.0, rules=Rules(rating_scale=(0.0, most))).state)[0] for most in (5.0, 10.0))
+    of_5, of_10 = (
+        opened(take(None, "rating", value=5.0, rules=Rules(rating_scale=(0.0, most))).state)[0] for most in (5.0, 10.0)
+    )
 
     assert [2.0, 1.0] == [of_5.strengths[0], of_10.strengths[0]]
     assert [1, 5.0] == [of_5.ratings, of_5.mean_rating]
@@ -156,7 +172,10 @@ def test_one_id_at_two_times_is_two_events_and_two_ids_at_one_time_are_two():
     other_time = Event("e1", "u", "view", START_MS + 5_000, "a")
     other_id = Event("e5", "u", "view", START_MS + 1_000, "a")
 
-    assert all(update(first, embedded(event, item_key("a"), ENCODER, AXES[0]), RULES).answered for event in (other_time, other_id))
+    assert all(
+        update(first, embedded(event, item_key("a"), ENCODER, AXES[0]), RULES).answered
+        for event in (other_time, other_id)
+    )
 
 
 # What is asked
@@ -198,7 +217,9 @@ def test_another_encoder_drops_interests_and_query_and_keeps_what_was_had():
     assert [True, True, False, False] == interests.pending.tolist()
 
 
-@pytest.mark.parametrize("state", [b"\xff", b"\x92\xc4", encode_packed(UserState(b"\x09")), encode_packed(UserState(b"", b"\x09"))])
+@pytest.mark.parametrize(
+    "state", [b"\xff", b"\x92\xc4", encode_packed(UserState(b"\x09")), encode_packed(UserState(b"", b"\x09"))]
+)
 def test_a_state_that_cannot_be_read_stops_with_the_reason(state):
     """It is not taken for a new user: whose state it is would be lost."""
     with pytest.raises(StateError):

@@ -20,14 +20,25 @@ from model.user import embedded
 from udfs import worker
 
 WARM_UP_S, CALM_S, WARM_UP_AT_LATEST_S = 60.0, 1.0, 600.0
-"""The language model of `embed` is loaded by the first search; or so long after the start, once there has been no event for so
+"""The language model of `embed` is loaded by the first search; or so long after the start, once there has been no event
+for so
 long; or so long after the start, whatever comes. It takes 10 s of a processor, which first lists and a backlog need more."""
 
 
 class Embed(ScalarFunction):
     """(value, topic, partition, offset) -> (user_id, payload): an `Embedded` event, or a `Rejected` record."""
 
-    def __init__(self, encoder: str, device: str, bootstrap_servers: str, item_vectors: str, replica_dir: str, threads: int, max_future_s: float, max_bytes: int) -> None:
+    def __init__(
+        self,
+        encoder: str,
+        device: str,
+        bootstrap_servers: str,
+        item_vectors: str,
+        replica_dir: str,
+        threads: int,
+        max_future_s: float,
+        max_bytes: int,
+    ) -> None:
         self._encoder_name, self._device = encoder, device
         self._kafka = (bootstrap_servers, item_vectors)
         self._replica_dir, self._threads = Path(replica_dir), threads
@@ -41,7 +52,8 @@ class Embed(ScalarFunction):
 
         worker.prepare()
         self._encoder = first_free(
-            self._replica_dir / "queries", lambda folder: Encoder(self._encoder_name, self._device, folder, self._threads)
+            self._replica_dir / "queries",
+            lambda folder: Encoder(self._encoder_name, self._device, folder, self._threads),
         )
         self._closed, self._busy_s = threading.Event(), time.monotonic()
         threading.Thread(target=self._warm_up, name="load-encoder", daemon=True).start()
@@ -67,7 +79,9 @@ class Embed(ScalarFunction):
         self._busy_s = time.monotonic()
         self._follower.refresh()
         events = [self._decode(*record) for record in records.itertuples(index=False, name=None)]
-        queries = self._embed_queries([event.query for event in events if isinstance(event, Event) and event.action == "search"])
+        queries = self._embed_queries(
+            [event.query for event in events if isinstance(event, Event) and event.action == "search"]
+        )
         rows = [self._row(event, queries) for event in events]
         return pd.DataFrame(rows, columns=["user_id", "payload"])
 
@@ -112,7 +126,8 @@ class EmbedItems(ScalarFunction):
 
         worker.prepare()
         self._encoder = first_free(
-            self._replica_dir / "embeddings", lambda folder: Encoder(self._encoder_name, self._device, folder, self._threads)
+            self._replica_dir / "embeddings",
+            lambda folder: Encoder(self._encoder_name, self._device, folder, self._threads),
         )
 
     def close(self) -> None:
@@ -125,7 +140,9 @@ class EmbedItems(ScalarFunction):
         rows = [self._row(item, texts, vectors) for item in items]
         return pd.DataFrame(rows, columns=["item_id", "item_vector", "rejected"])
 
-    def _decode(self, key: bytes | None, value: bytes | None, topic: str, partition: int, offset: int) -> Item | Rejected:
+    def _decode(
+        self, key: bytes | None, value: bytes | None, topic: str, partition: int, offset: int
+    ) -> Item | Rejected:
         try:
             if value is None and key:
                 return Item(key.decode(errors="replace"), deleted=True)

@@ -65,7 +65,9 @@ class UpdateInterest(KeyedBroadcastProcessFunction):
         raw, partition, offset = value
         version = decoded(raw, decode_model_version)
         if isinstance(version, str):
-            logger.warning("model-versions: the record at partition %d, offset %d is passed over: %s", partition, offset, version)
+            logger.warning(
+                "model-versions: the record at partition %d, offset %d is passed over: %s", partition, offset, version
+            )
             yield self._rejected, Rejected("model-versions", partition, offset, version, raw or b"").short().as_json()
             return
         state = ctx.get_broadcast_state(self._versions)

@@ -68,7 +68,9 @@ class CatalogueFollower:
             try:
                 records = self._poll()
             except Exception as error:  # this thread is the only one that would notice
-                logger.error("item-vectors cannot be read, tried again in %g s: %s: %s", RETRY_S, type(error).__name__, error)
+                logger.error(
+                    "item-vectors cannot be read, tried again in %g s: %s: %s", RETRY_S, type(error).__name__, error
+                )
                 self._stop.wait(RETRY_S)
                 continue
             if records:

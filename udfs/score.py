@@ -31,7 +31,17 @@ class Score(ScalarFunction):
     A request that forgets a user is answered without scoring.
     """
 
-    def __init__(self, rules: interest.Rules, k: int, device: str, bootstrap_servers: str, item_vectors: str, replica_dir: str, threads: int, registry: str) -> None:
+    def __init__(
+        self,
+        rules: interest.Rules,
+        k: int,
+        device: str,
+        bootstrap_servers: str,
+        item_vectors: str,
+        replica_dir: str,
+        threads: int,
+        registry: str,
+    ) -> None:
         self._rules, self._k, self._device = rules, k, device
         self._kafka = (bootstrap_servers, item_vectors)
         self._replica_dir, self._threads, self._registry = Path(replica_dir), threads, registry
@@ -93,10 +103,15 @@ class Score(ScalarFunction):
         if action in POSITIVE and event == event_key(request.event_id):
             self._measure(self._twin.come(request.user_id, item))
         rows = consumed.opened(request.consumed)
-        had = set(rows["fingerprint"][consumed.excluded(rows, request.event_time_ms / 1_000, self._rules.exclude_s)].tolist())
+        had = set(
+            rows["fingerprint"][consumed.excluded(rows, request.event_time_ms / 1_000, self._rules.exclude_s)].tolist()
+        )
         others = (key for key in popular if key & 0xFFFFFFFF not in had)
         items = [item_key(item.item_id) for item in made.items[:K]]
-        self._twin.show(request.user_id, Shown(made.model_version.partition(".")[0], items, [key for key, _ in zip(others, range(K))]))
+        self._twin.show(
+            request.user_id,
+            Shown(made.model_version.partition(".")[0], items, [key for key, _ in zip(others, range(K))]),
+        )
 
     def _measure(self, version: str | None) -> None:
         """Let Flink read the figures of a version, in millionths: a gauge of Flink's Python holds whole numbers."""
@@ -115,7 +130,15 @@ class Score(ScalarFunction):
 def _recommendation(request: Request, version: str, items: list[RecommendedItem], now_ms: int) -> Recommendation:
     name = rec_id(request.user_id, event_key(request.event_id), request.event_time_ms)
     return Recommendation(
-        name, request.user_id, request.event_id, request.event_time_ms, now_ms, version, request.variant, items, request.forget
+        name,
+        request.user_id,
+        request.event_id,
+        request.event_time_ms,
+        now_ms,
+        version,
+        request.variant,
+        items,
+        request.forget,
     )
 
 
@@ -144,7 +167,11 @@ class Scorers:
                 except Exception as error:  # what a path from a topic leads to may fail in any way
                     self._failed[path] = time.monotonic() + RETRY_S
                     self._loaded.pop(path, None)
-                    reason = str(error) if isinstance(error, VersionError) else f"{path}: cannot be used: {type(error).__name__}: {error}"
+                    reason = (
+                        str(error)
+                        if isinstance(error, VersionError)
+                        else f"{path}: cannot be used: {type(error).__name__}: {error}"
+                    )
                     logger.error("model version refused, the one before serves on: %s", reason)
                     refused.append(Rejected("model-versions", 0, -1, reason, path.encode()).short().as_json())
         dim = catalogue.vectors.shape[1]

@@ -3,7 +3,8 @@
 import sys
 
 SWITCH_S = 0.0005
-"""How long one thread of a worker may hold the interpreter while others wait: a tenth of Python's default. A call passes through
+"""How long one thread of a worker may hold the interpreter while others wait: a tenth of Python's default. A call
+passes through
 several threads, so with the default a list waits long while another thread is at work, as when the language model loads."""
 
 
@@ -24,7 +25,8 @@ def prepare(threads: int | None = None) -> None:
 def do_not_sample() -> None:
     """Take away the thread that Beam starts for every micro-batch to sample what the worker is doing.
 
-    Nobody reads what it finds, and the micro-batch does not end before it wakes up: a tenth of the time that it took, on average.
+    Nobody reads what it finds, and the micro-batch does not end before it wakes up: a tenth of the time that it took,
+    on average.
     """
     from apache_beam.runners.worker.statesampler import StateSampler, set_current_tracker
 
