@@ -1,10 +1,10 @@
 """Look at model versions, and decide which one serves.
 
     python scripts/models.py list
-    python scripts/models.py promote VERSION      this version serves; the next candidate that is not worse takes its
-    place python scripts/models.py pin VERSION          this version serves, and candidates wait python
-    scripts/models.py rollback             the one directly before serves again and is pinned, the present one is
-    rejected python scripts/models.py unpin                candidates may take its place again
+    python scripts/models.py promote VERSION      this version serves, until a candidate that is not worse does
+    python scripts/models.py pin VERSION          this version serves, and candidates wait
+    python scripts/models.py rollback             the one before serves again, pinned; the present one is rejected
+    python scripts/models.py unpin                candidates may take its place again
 
 Settings are given as for the job: `--bootstrap_servers HOST:PORT`, or HEADRACE_BOOTSTRAP_SERVERS.
 """

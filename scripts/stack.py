@@ -1,11 +1,11 @@
 """The local stack: Kafka, a Flink cluster, the topics, the job, the learner and the page, on this machine alone.
 
-    python scripts/stack.py up [PART ...] [--SETTING VALUE ...]    start (all parts, or some: broker cluster job learner
-    page) python scripts/stack.py status                                 what runs, its memory, its log, how often it
-    was started again python scripts/stack.py down                                   stop; the logs stay python
-    scripts/stack.py prepare                                fetch and write what `run` needs: what an image holds python
-    scripts/stack.py run NAME                               one process in the foreground, or `topics`: what a container
-    does
+    python scripts/stack.py up [PART ...] [--SETTING VALUE ...]
+                                           start all parts, or some: broker cluster job learner page
+    python scripts/stack.py status         what runs, its memory, its log, how often it was started again
+    python scripts/stack.py down           stop; the logs stay
+    python scripts/stack.py prepare        fetch and write what `run` needs: what an image holds
+    python scripts/stack.py run NAME       one process in the foreground, or `topics`: what a container does
 
 Or, in a test:
 
