@@ -254,7 +254,7 @@ def _score(
     table, device = scorer.table(catalogue), scorer.keys.device
     batch = open_requests(catalogue, requests, rules, scorer.sizes.last_n, device)
     scored = blended(scorer.blend, table, batch, excluded_items(batch, len(catalogue)))
-    explored, lifted = explore(table, batch, scored.scores)
+    explored, lifted = explore(table, batch, scored.scores, k)
     best = scored.scores.topk(min(k, len(catalogue)))
     chances = torch.exp(best.values - scored.scores.logsumexp(1, keepdim=True)).nan_to_num(0.0)
     new = torch.where(lifted[:, None], best.indices == explored[:, None], False)
