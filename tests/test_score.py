@@ -15,7 +15,7 @@ from model.finetune import Learner
 from model.interest import Rules
 from model.schema import Event, Example, ItemVector, Request, VersionError
 from model.batch import gap_number
-from model.score import Scorer, load, save, score
+from model.score import Scorer, load, save, score, try_out
 from model.signals import SIGNALS
 from model.table import NEIGHBOURS, find
 
@@ -273,3 +273,32 @@ def test_gaps_are_numbered_by_their_logarithm():
 
 def test_every_counted_table_has_a_signal():
     assert set(NEIGHBOURS) <= set(SIGNALS)
+
+
+def test_what_makes_lists_passes_its_trial(catalogue, trained):
+    """A trained version and an untrained one, with items or with none yet, whatever the length of a list."""
+    for scorer in (trained, Scorer.untrained(DIM)):
+        for items, k in ((catalogue, 10), (catalogue, 1_000), (Catalogue(), 10)):
+            try_out(scorer, items, k, Rules())
+
+
+def test_a_version_that_makes_no_lists_fails_its_trial(catalogue, trained):
+    """No score of it is a number: it is refused before anybody has seen a list of it."""
+    broken = copy.deepcopy(trained)
+    with torch.no_grad():
+        broken.blend.find.mean.fill_(math.nan)
+    broken.changed()
+
+    with pytest.raises(VersionError, match="its lists on 30 items are none"):
+        try_out(broken, catalogue, 10, Rules())
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_a_version_with_weights_that_are_no_numbers_is_refused(tmp_path, trained, number):
+    """What is trained and what is counted."""
+    for name in ("network.bias", "counts"):
+        broken = copy.deepcopy(trained)
+        broken.state_dict()[name].flatten()[0] = number
+
+        with pytest.raises(VersionError, match=f"{name} hold what is no number"):
+            load(save(broken, str(tmp_path), "v1", {}))
