@@ -13,7 +13,7 @@ from model.catalogue import Catalogue
 from model.evaluate import Users
 from model.finetune import Learner
 from model.interest import Rules
-from model.schema import Event, Example, ItemVector, Request, VersionError
+from model.schema import Event, Example, ItemVector, RecommendedItem, Request, VersionError
 from model.batch import gap_number
 from model.score import Scorer, load, save, score, try_out
 from model.signals import SIGNALS
@@ -282,15 +282,14 @@ def test_what_makes_lists_passes_its_trial(catalogue, trained):
             try_out(scorer, items, k, Rules())
 
 
-def test_a_version_that_makes_no_lists_fails_its_trial(catalogue, trained):
-    """No score of it is a number: it is refused before anybody has seen a list of it."""
-    broken = copy.deepcopy(trained)
-    with torch.no_grad():
-        broken.blend.find.mean.fill_(math.nan)
-    broken.changed()
+@pytest.mark.parametrize("chances", [[], [0.5] * 9, [math.nan] * 10, [0.5] * 9 + [1.5]])
+def test_a_version_that_makes_no_lists_fails_its_trial(catalogue, trained, monkeypatch, chances):
+    """None, too short, or with what is no probability: it is refused before anybody has seen a list of it."""
+    list_ = [RecommendedItem(f"i{number}", chance) for number, chance in enumerate(chances)]
+    monkeypatch.setattr("model.score.score", lambda scorer, catalogue, requests, *rest: [list_ for _ in requests])
 
     with pytest.raises(VersionError, match="its lists on 30 items are none"):
-        try_out(broken, catalogue, 10, Rules())
+        try_out(trained, catalogue, 10, Rules())
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf])
