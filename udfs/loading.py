@@ -33,6 +33,10 @@ Load = Callable[[str, Catalogue], Any]
 """(path, some items) -> a scorer that has been tried on them; whatever it raises refuses the version."""
 
 
+Begin = Callable[[Callable[[], None]], None]
+"""Runs some work beside the caller."""
+
+
 def in_thread(work: Callable[[], None]) -> None:
     threading.Thread(target=work, name="load-version", daemon=True).start()
 
@@ -40,7 +44,7 @@ def in_thread(work: Callable[[], None]) -> None:
 class Loading:
     """A version on its way, and what came of it."""
 
-    def __init__(self, path: str, items: Catalogue, load: Load, begin: Callable[[Callable[[], None]], None]) -> None:
+    def __init__(self, path: str, items: Catalogue, load: Load, begin: Begin = in_thread) -> None:
         self.path, self.scorer, self.error = path, None, None
         self._items, self._load = items, load
         self._began, self._over = time.monotonic(), threading.Event()
@@ -69,10 +73,9 @@ class Scorers:
     Args:
         load: from inside a thread.
         untrained: the scorer of so many dimensions that serves before there is a version.
-        begin: runs some work beside the caller.
     """
 
-    def __init__(self, load: Load, untrained: Callable[[int], Any], begin=in_thread) -> None:
+    def __init__(self, load: Load, untrained: Callable[[int], Any], begin: Begin = in_thread) -> None:
         self._load, self._untrained, self._begin = load, untrained, begin
         self._loaded: dict[str, Any] = {}  # the one used last stands last
         self._loading: dict[str, Loading] = {}
