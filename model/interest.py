@@ -256,10 +256,10 @@ def fold(
         query: the encoder's own vector of a search, shape (dim,).
 
     Returns:
-        False if the event is among the last N already: nothing has changed.
+        False if the event is among the last N already, at whatever time: nothing has changed.
     """
     log, times_ms, time_ms, key = interests.log, interests.times_ms, event.event_time_ms, event_key(event.event_id)
-    if (log["event_key"][times_ms == time_ms] == key).any():
+    if (log["event_key"] == key).any():
         return False
     strength = _strength(interests, event, rules)
     bits = round(_STRENGTH_UNIT * strength) & 0x7F

@@ -367,7 +367,7 @@ def item_key(item_id: str) -> int:
 
 
 def event_key(event_id: str) -> int:
-    """The 32-bit number that, with the event's time, stands for an event in state."""
+    """The 32-bit number that stands for an event among the last ones of its user."""
     return _number(event_id, 4)
 
 
