@@ -151,10 +151,10 @@ class Example(Struct, frozen=True, omit_defaults=True):
     learner deletes what it holds of the user.
     """
 
-    user_id: str
-    event_id: str
+    user_id: Id
+    event_id: Id
     event_time_ms: TimeMs
-    item_id: str = ""
+    item_id: Annotated[str, Meta(max_length=256)] = ""
     action: str = ""
     interests: bytes = b""
     shown: str = ""
