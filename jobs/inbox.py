@@ -147,7 +147,7 @@ class Inbox:
             self.why = request.why
 
     def _example(self, record: ConsumerRecord) -> None:
-        latest_ms = time.time() * 1_000 + self._max_future_ms
+        latest_ms = time.time() * 1_000 + 2 * self._max_future_ms  # twice: the job's clock may be ahead of this one
         example = self._decoded(record, lambda raw: read_example(raw, latest_ms))
         if not isinstance(example, Example):
             return

@@ -648,3 +648,41 @@ def test_what_the_job_writes_again_after_a_failure_is_learnt_once(blind, length)
     learner.add(examples + examples)
 
     assert length == len(learner.memory.take_new())
+
+
+# Examples that were made to do harm
+
+
+def poisoned(catalogue, kind: str) -> list[Example]:
+    """Examples of one user that can be read and mean ill."""
+    whole = [f"i{number}" for number in range(ITEMS)]
+    huge = make_request(catalogue, whole * 6).interests
+    return {
+        "from 1970": [Example("p", f"p{at}", 0, f"i{at % ITEMS}", "click", huge) for at in range(40)],
+        "from the far future": [Example("p", f"p{at}", 2**48 - 1, f"i{at % ITEMS}", "click", huge) for at in range(40)],
+        "back and forth": [Example("p", f"p{at}", (at % 2) * (2**48 - 1), "i1", "like", huge) for at in range(40)],
+        "unknown items": [Example("p", f"p{at}", at, f"nowhere{at}", "view") for at in range(400)],
+        "one user, one item": [Example("p", f"p{at}", at, "i1", "view") for at in range(1_000)],
+        "one user, all items": [Example("p", f"p{at}", at, f"i{at % ITEMS}", "purchase", huge) for at in range(500)],
+        "many at one moment": [Example(f"p{at}", "p", 5, "i1", "view") for at in range(400)],
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", [
+    "from 1970", "from the far future", "back and forth", "unknown items", "one user, one item", "one user, all items",
+    "many at one moment",
+])  # fmt: skip
+def test_examples_that_mean_ill_leave_what_others_taught(blind, kind):
+    """No weight is lost to a number that is none, and the two tastes are told apart all the same."""
+    learner = Learner(blind, pace=Pace(most_steps=60))
+    examples = make_examples(blind, range(60))
+    learner.add(examples[:240] + poisoned(blind, kind) + examples[240:])
+    learner.count()
+    scorer = learner.fine_tune()
+
+    assert all(torch.isfinite(tensor).all() for tensor in scorer.state_dict().values() if tensor.is_floating_point())
+    assert purity(blind, scorer, 0) >= 0.8 and purity(blind, scorer, 1) >= 0.8
+    learner.add([Example(name, "f", 1, forget=True) for name in list(learner.memory.users) if name.startswith("p")])
+    assert all(
+        torch.isfinite(tensor).all() for tensor in learner.count().tables().values() if tensor.is_floating_point()
+    )
