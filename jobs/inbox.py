@@ -21,6 +21,8 @@ from model.schema import (
 
 REQUESTS = 1_000
 """So many of the newest requests are read at the start."""
+GATHER_BYTES = 1 << 20
+"""Examples are no hurry."""
 REPORTED, REPORT_S = 20, 60.0
 """So many records at most are reported on `rejected-events` in so many seconds; the others are counted in the log."""
 SEND_MS = 1_000
@@ -108,7 +110,7 @@ class Inbox:
         self._examples, self._requests = settings.topic("training-examples"), settings.topic("fine-tune-requests")
         self._capacity, self._max_future_ms = settings.replay_capacity, settings.max_future_s * 1_000
         newest = {self._examples: self._capacity, self._requests: REQUESTS}
-        self._reader, self._reports = Reader(settings.bootstrap_servers, newest), Reports(settings)
+        self._reader, self._reports = Reader(settings.bootstrap_servers, newest, GATHER_BYTES), Reports(settings)
         self._forgotten: dict[str, Forgotten] = {}
         self.examples: list[Example] = []
         self.why = ""

@@ -23,8 +23,8 @@ SAY_S = 60.0
 """So often the log says that something still cannot be reached."""
 TIMEOUT_MS = 5_000
 METADATA_MAX_AGE_MS = 10_000
-FETCH_BYTES, FETCH_WAIT_MS = 1 << 20, 400
-"""The broker gathers so much, or waits so long, before it answers."""
+FETCH_WAIT_MS = 400
+"""The broker waits so long at most for the bytes that are to be gathered before it answers."""
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -67,15 +67,20 @@ class Reader:
 
     Args:
         newest: topic -> with how many of its newest records to begin, None for all.
+        gather_bytes: so much the broker gathers before it answers, where the records are many and no hurry.
         patient: wait for a broker that is away or a topic that is not there; else what the client raises is raised, and
             a topic that is not there is empty.
     """
 
-    def __init__(self, bootstrap_servers: str, newest: Mapping[str, int | None], patient: bool = True) -> None:
-        self._servers, self._newest, self._patient = bootstrap_servers, newest, patient
+    def __init__(
+        self, bootstrap_servers: str, newest: Mapping[str, int | None], gather_bytes: int = 1, patient: bool = True
+    ) -> None:
+        self._servers, self._newest = bootstrap_servers, newest
+        self._gather_bytes, self._patient = gather_bytes, patient
         self._patience = Patience(f"{', '.join(newest)} at {bootstrap_servers}")
         self._consumer: KafkaConsumer | None = None
         self._offsets: dict[TopicPartition, int] = {}
+        self._ends: dict[TopicPartition, int] = {}  # when it was last looked
         self._ids: dict[str, object] = {}
         self._missing: set[str] = set()
         self._checked = 0.0  # monotonic clock, s
@@ -115,14 +120,17 @@ class Reader:
             self._offsets[at] = records[-1].offset + 1
 
     def _drain(self) -> None:
-        ends = self._check()
-        while any(self._consumer.position(at) < end for at, end in ends.items()):
+        self._check()
+        wanted = self._ends
+        while any(self._is_behind(at, end) for at, end in wanted.items()):
             self._read(500)
-            if not ends.keys() <= self._consumer.assignment():  # a topic is gone
-                return
 
-    def _check(self) -> dict[TopicPartition, int]:
-        """Take in partitions that are new, and topics that were made anew; where the partitions end now."""
+    def _is_behind(self, at: TopicPartition, end: int) -> bool:
+        """Whether there is more to read before this offset; its topic may be gone by now, or be another one."""
+        return at in self._ends and self._consumer.position(at) < min(end, self._ends[at])
+
+    def _check(self) -> None:
+        """Take in partitions that are new, and topics that were made anew, and see where they end now."""
         if self._consumer is None:
             self._consumer = self._connect()
         consumer = self._consumer
@@ -135,8 +143,7 @@ class Reader:
             consumer.assign(there)
             for at in there:
                 consumer.seek(at, self._offsets[at])
-        self._checked = time.monotonic()
-        return ends
+        self._checked, self._ends = time.monotonic(), ends
 
     def _connect(self) -> KafkaConsumer:
         return KafkaConsumer(
@@ -147,7 +154,7 @@ class Reader:
             auto_offset_reset="earliest",  # where Kafka has deleted what was to be read next
             enable_auto_commit=False,
             isolation_level="read_committed",
-            fetch_min_bytes=FETCH_BYTES,
+            fetch_min_bytes=self._gather_bytes,
             fetch_max_wait_ms=FETCH_WAIT_MS,
             max_poll_records=5_000,
         )

@@ -22,7 +22,7 @@ class Versions:
 
     def __init__(self, settings: Settings, patient: bool = False) -> None:
         self._servers, self._topic = settings.bootstrap_servers, settings.topic("model-versions")
-        self._reader = Reader(self._servers, {self._topic: None}, patient)
+        self._reader = Reader(self._servers, {self._topic: None}, patient=patient)
         self._patience = Patience(f"writing to {self._topic} at {self._servers}") if patient else None
         self._producer: KafkaProducer | None = None
         self.known: dict[str, ModelVersion] = {}

@@ -430,6 +430,23 @@ def test_a_topic_that_is_deleted_while_it_is_read_does_not_stop_the_others(broke
     assert "age" == inbox.why
 
 
+@pytest.mark.parametrize("left", [[], [example(9)]])
+def test_a_topic_that_is_made_anew_while_it_is_drained_ends_where_it_ends_now(broker, monkeypatch, left):
+    """It will never reach the end that it had when draining began; what comes twice is learnt once."""
+    broker.write(EXAMPLES, 0, *map(example, range(5)))
+    poll = Consumer.poll
+
+    def anew(self, timeout_ms):
+        if not broker.ids:
+            broker.topics[EXAMPLES], broker.ids[EXAMPLES] = {0: []}, 1
+            broker.write(EXAMPLES, 0, *left)
+        return poll(self, timeout_ms)
+
+    monkeypatch.setattr(Consumer, "poll", anew)
+
+    assert [one.event_id for one in left] == list(dict.fromkeys(drained()))
+
+
 # Versions
 
 
