@@ -151,10 +151,10 @@ class Example(Struct, frozen=True, omit_defaults=True):
     learner deletes what it holds of the user.
     """
 
-    user_id: str
-    event_id: str
+    user_id: Id
+    event_id: Id
     event_time_ms: TimeMs
-    item_id: str = ""
+    item_id: Annotated[str, Meta(max_length=256)] = ""
     action: str = ""
     interests: bytes = b""
     shown: str = ""
@@ -367,7 +367,7 @@ def item_key(item_id: str) -> int:
 
 
 def event_key(event_id: str) -> int:
-    """The 32-bit number that, with the event's time, stands for an event in state."""
+    """The 32-bit number that stands for an event among the last ones of its user."""
     return _number(event_id, 4)
 
 

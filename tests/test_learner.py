@@ -2,7 +2,6 @@
 real.
 """
 
-import math
 from collections import namedtuple
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +10,7 @@ import msgspec
 import pytest
 import torch
 
+import jobs.reader
 import jobs.versions
 from jobs import finetune
 from jobs.finetune import KEPT_COUNTS, FineTune
@@ -18,14 +18,14 @@ from jobs.settings import Settings
 from jobs.versions import Versions
 from model import score
 from model.finetune import Learner
-from model.schema import Example, FineTuneRequest, ItemVector, ModelVersion, encode_json
+from model.schema import Example, ItemVector, ModelVersion, encode_json
 from model.versions import Serving, name_of, trained_path
 from scripts import models
 from tests.test_finetune import make_examples
+from tests.test_inbox import Broker, Consumer
 from tests.test_score import make_catalogue, make_request
 
 Record = namedtuple("Record", "key value")
-PARTITION = "the only one"
 
 
 class Topic(list):
@@ -38,17 +38,10 @@ class Topic(list):
         self.append(Record(key, value))
         return SimpleNamespace(get=lambda timeout: None)
 
-    def consumer(self, **_) -> SimpleNamespace:
-        at = [0]
-
-        def poll(timeout_ms: int) -> dict:
-            records, at[0] = self[at[0] :], len(self)
-            return {PARTITION: records}
-
-        return SimpleNamespace(
-            partitions_for_topic=lambda topic: {0}, assign=lambda partitions: None, seek_to_beginning=lambda: None,
-            end_offsets=lambda partitions: {PARTITION: len(self)}, position=lambda partition: at[0], poll=poll,
-        )  # fmt: skip
+    def consumer(self, **_) -> "Consumer":
+        broker = Broker()
+        broker.topics["model-versions"] = {0: self}
+        return broker.connect()
 
     def compacted(self) -> "Topic":
         """What is left when the broker has kept the last record of every key."""
@@ -71,7 +64,7 @@ def topic(monkeypatch) -> Topic:
 def read(topic: Topic, monkeypatch) -> Versions:
     """What a program that starts now reads from a topic."""
     monkeypatch.setattr(jobs.versions, "KafkaProducer", topic.producer)
-    monkeypatch.setattr(jobs.versions, "KafkaConsumer", topic.consumer)
+    monkeypatch.setattr(jobs.reader, "KafkaConsumer", topic.consumer)
     return Versions(Settings())
 
 
@@ -117,52 +110,6 @@ def world(tmp_path, topic) -> World:
 
 
 # What can be read
-
-
-@pytest.fixture
-def inbox() -> finetune.Inbox:
-    """One that is connected to nothing."""
-    inbox = finetune.Inbox.__new__(finetune.Inbox)
-    inbox.examples, inbox.why, inbox.passed_over, inbox._said, inbox._requests = (
-        [],
-        "",
-        0,
-        -math.inf,
-        "fine-tune-requests",
-    )
-    return inbox
-
-
-GOLDEN = Path("tests/data/interests-v2.bin").read_bytes()
-EXAMPLE = Example("u", "e", 1, "m1", "view", GOLDEN)
-UNREADABLE_EXAMPLES = [
-    None, b"", b"nope", b"\xff\xfe", b'{"x":' + b"[" * 50_000, b'{"user_id":"u","event_id":"e","event_time_ms":1}',
-    *(encode_json(msgspec.structs.replace(EXAMPLE, **change)) for change in (
-        {"item_id": ""}, {"action": ""}, {"action": "jump"}, {"action": "dislike"}, {"event_time_ms": 2**63},
-        {"interests": b"\x09" + GOLDEN[1:]}, {"interests": GOLDEN[:-1]}, {"interests": GOLDEN[:5]},
-        {"interests": GOLDEN[:-11] + b"\xff" * 11},
-    )),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("raw", UNREADABLE_EXAMPLES)
-def test_an_example_that_cannot_be_read_is_passed_over_and_counted(inbox, raw, caplog):
-    """The log tells of the first at once, and not of each: the ones around it are learnt from."""
-    for value in (encode_json(EXAMPLE), raw, raw, encode_json(Example("u", "f", 2, forget=True))):
-        inbox._take("training-examples", value)
-
-    assert ["e", "f"] == [example.event_id for example in inbox.examples]
-    assert 2 == inbox.passed_over
-    assert 1 == len(caplog.records)
-
-
-@pytest.mark.parametrize("raw", [None, b"{}", b'{"x":' + b"[" * 50_000])
-def test_a_request_that_cannot_be_read_asks_for_nothing(inbox, raw):
-    """The one before it stands."""
-    inbox._take("fine-tune-requests", encode_json(FineTuneRequest("age", 1, 0, 0)))
-    inbox._take("fine-tune-requests", raw)
-
-    assert ("age", 1) == (inbox.why, inbox.passed_over)
 
 
 @pytest.mark.parametrize(
