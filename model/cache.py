@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
@@ -103,18 +103,21 @@ class Cache:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         self._disk, self.is_kept = self._open(), True
 
-    def items(self) -> Iterator[tuple[bytes, bytes]]:
-        """All that is kept.
+    def items(self) -> Generator[tuple[bytes, bytes], None, None]:
+        """All that is kept. Whoever does not read it to the end closes it: as long as it is open, so is the folder.
 
         Raises:
             Exception: a part of it cannot be read.
         """
         entries = self._disk.iter()
         entries.seek_to_first()
-        while entries.valid():
-            yield entries.key(), entries.value()
-            entries.next()
-        entries.status()  # raises where the iteration ended too early
+        try:
+            while entries.valid():
+                yield entries.key(), entries.value()
+                entries.next()
+            entries.status()  # raises where the iteration ended too early
+        finally:
+            del entries  # a traceback would hold it
 
     def get(self, key: bytes) -> bytes | None:
         """What is kept, or None."""

@@ -5,7 +5,8 @@
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from hashlib import blake2b
 from itertools import groupby, islice
 from pathlib import Path
@@ -23,7 +24,7 @@ from model.schema import ItemVector, decode_item_vector, decoded, encode_json, i
 COMPLETE = 0.9
 """Another encoder version serves as soon as it has this share of the items of the one that does."""
 MEAGRE = 0.5
-"""A replica that was built anew does not go on with a version that has less than this share of what another has."""
+"""A replica that was built anew does not go on with a version that has less than this share of what the largest has."""
 MOST_OTHERS = 3
 """So many encoder versions are kept beside the one that serves."""
 MOST_DIMENSIONS = 16_384
@@ -242,16 +243,14 @@ class Catalogue:
     def settle(self) -> list[Place]:
         """Decide once more, where all of this comes from a compacted topic, read from its beginning to its end.
 
-        What came first serves, unless something is pinned or complete, also where that has what the topic has lost of
-        the first: it is compared with both together. And unless the first is `MEAGRE`.
+        The first that came serves, unless it is `MEAGRE`: then the topic has lost most of it, and the next one does.
 
         Returns:
             What was taken out on the way.
         """
-        largest = max([self.serving, *self.others.values()], key=len)
-        both = len(self.serving) + len(largest) - self.serving.shared_with(largest)
-        better = len(largest) >= COMPLETE * both or len(self.serving) < MEAGRE * len(largest)
-        return self._serve(largest) if better and not self._pinned() else []
+        every = [self.serving, *self.others.values()]
+        enough = MEAGRE * max(map(len, every))
+        return self._serve(self._pinned() or next(one for one in every if len(one) >= enough))
 
     def restore(self, serving: Matrix, others: Iterable[Matrix], pinned: str) -> None:
         """Go on with what was here before."""
@@ -367,12 +366,12 @@ class Replica:
         self.source, self.offsets, self._settled = "", dict[int, int](), False
         self._cache = Cache(folder)
         try:
-            self._load()
+            with closing(self._cache.items()) as entries:
+                self._load(entries)
         except Exception as error:  # it is only a copy, whatever is wrong with it
             self._cache.rebuild(f"{type(error).__name__}: {error}")
 
-    def _load(self) -> None:
-        entries = self._cache.items()
+    def _load(self, entries: Iterator[tuple[bytes, bytes]]) -> None:
         key, value = next(entries, (b"", b""))
         if not key:
             return

@@ -112,7 +112,7 @@ class TopicReader:
         self._consumer: KafkaConsumer | None = None
         self._partitions: list[TopicPartition] = []
         self._ends: dict[TopicPartition, int] | None = None  # still to be reached; None: not known yet
-        self._reached = False
+        self._reached, self._went_back = False, False
         self._check_at = 0.0  # monotonic clock, s
 
     def check(self) -> bool:
@@ -153,13 +153,14 @@ class TopicReader:
     def _is_another(self, ends: dict[TopicPartition, int]) -> bool:
         """Whether the offsets belong to another topic, or lie behind the end of this one."""
         source = self._name() if ends else self.source  # a topic that is gone may come again
-        behind = any(self._offsets.get(at.partition, 0) > end for at, end in ends.items())
+        behind = self._went_back or any(self._offsets.get(at.partition, 0) > end for at, end in ends.items())
         if source == self.source and not behind:
             return False
         if self.source or self._offsets:
             why = "the topic was made anew" if behind else f"it was read from {self.source or 'a topic without a name'}"
             logger.warning("the replica of %s is made anew: %s", source, why)
-        self.source, self._offsets, self._ends, self._reached = source, {}, None, False
+        self.source, self._offsets, self._ends = source, {}, None
+        self._reached, self._went_back = False, False
         return True
 
     def _name(self) -> str:
@@ -180,6 +181,9 @@ class TopicReader:
         """The next (partition, offset, value) records."""
         batches = self._consumer.poll(timeout_ms=READ_TIMEOUT_MS)
         records = [(record.partition, record.offset, record.value) for batch in batches.values() for record in batch]
+        if any(offset < self._offsets.get(partition, 0) for partition, offset, _ in records):
+            self._went_back, self._check_at = True, 0.0  # our place is gone, so Kafka's consumer began anew by itself
+            return []
         self._offsets |= {partition: offset + 1 for partition, offset, _ in records}
         return records
 
