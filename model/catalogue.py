@@ -1,7 +1,7 @@
 """Everything that can be recommended: matrices in memory, and a replica of the `item-vectors` topic on local disk.
 
-    item-vectors ─► the encoder version that serves ─► lists, interests, learning
-                 └► others that come: kept apart until one of them is complete, or is pinned by hand
+item-vectors ─► the encoder version that serves ─► lists, interests, learning
+             └► others that come: kept apart until one of them is complete, or is pinned by hand
 """
 
 import logging
