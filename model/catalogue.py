@@ -18,7 +18,7 @@ import numpy as np
 
 from model.cache import Cache, first_free
 from model.consumed import fingerprints
-from model.interest import interest_space
+from model.interest import INTEREST_DIM, interest_space
 from model.schema import ItemVector, decode_item_vector, decoded, encode_json, item_key
 
 COMPLETE = 0.9
@@ -46,6 +46,9 @@ class Space(NamedTuple):
     dim: int
 
 
+NOWHERE = Space("", 0)
+
+
 def space_of(item: ItemVector) -> Space | None:
     """The space of an item's vector; None if it has none that can be read."""
     dim, odd = divmod(len(item.vector), 2)
@@ -56,21 +59,31 @@ def space_of(item: ItemVector) -> Space | None:
 
 
 class Matrix:
-    """The items that have a vector in one space, one row each.
+    """The items that have a vector in one space, one row each. Only one that was `opened` has them in the interest space.
 
     Shape: vectors (items, encoder dimensions); interest_vectors (items, 64); keys (items,) uint64, `item_key` of each.
     """
 
-    def __init__(self, space: Space = Space("", 0)) -> None:
+    def __init__(self, space: Space = NOWHERE) -> None:
         self.space = space
         self.item_ids: list[str] = []
         self.row_of: dict[int, int] = {}
         self._keys = np.zeros(0, np.uint64)
         self._vectors = np.zeros((0, space.dim), np.float32)
-        self._interest_vectors = np.zeros((0, 64), np.float32)
+        self._interest_vectors = np.zeros((0, INTEREST_DIM), np.float32)
+        self._is_open = False
 
     def __len__(self) -> int:
         return len(self.item_ids)
+
+    def opened(self) -> "Matrix":
+        """This, with its vectors in the interest space from now on. A projection is kept for every size of vectors:
+        none is made for whatever comes with a size of its own and never serves.
+        """
+        if not self._is_open:
+            self._interest_vectors = interest_space(self._vectors)
+        self._is_open = True
+        return self
 
     @property
     def keys(self) -> np.ndarray:
@@ -88,7 +101,9 @@ class Matrix:
         """Take over new and changed items; none comes twice."""
         rows = np.array([self._row_for(item_id) for item_id in item_ids])
         self._reserve()
-        self._vectors[rows], self._interest_vectors[rows] = vectors, interest_space(vectors)
+        self._vectors[rows] = vectors
+        if self._is_open:
+            self._interest_vectors[rows] = interest_space(vectors)
         self._keys[rows] = [item_key(item_id) for item_id in item_ids]
 
     def _row_for(self, item_id: str) -> int:
@@ -100,7 +115,7 @@ class Matrix:
     def _reserve(self) -> None:
         if len(self) > len(self._keys):
             more = max(1_024, 2 * len(self))
-            for name in ("_keys", "_vectors", "_interest_vectors"):
+            for name in self._arrays():
                 old = getattr(self, name)
                 new = np.zeros((more, *old.shape[1:]), old.dtype)
                 new[: len(old)] = old
@@ -116,9 +131,12 @@ class Matrix:
         if row != last:
             self.item_ids[row] = last_id
             self.row_of[item_key(last_id)] = row
-            for array in (self._keys, self._vectors, self._interest_vectors):
+            for array in map(self.__dict__.get, self._arrays()):
                 array[row] = array[last]
         return True
+
+    def _arrays(self) -> tuple[str, ...]:
+        return ("_keys", "_vectors", "_interest_vectors") if self._is_open else ("_keys", "_vectors")
 
     def shared_with(self, other: "Matrix") -> int:
         """How many items both have."""
@@ -254,7 +272,7 @@ class Catalogue:
 
     def restore(self, serving: Matrix, others: Iterable[Matrix], pinned: str) -> None:
         """Go on with what was here before."""
-        self.serving, self.others, self.pinned = serving, {other.space: other for other in others}, pinned
+        self.serving, self.others, self.pinned = serving.opened(), {other.space: other for other in others}, pinned
         self.revision += 1
 
     def clear(self) -> None:
@@ -313,7 +331,7 @@ class Catalogue:
         former = self.serving
         if wanted is former:
             return []
-        self.serving = self.others.pop(wanted.space)
+        self.serving = self.others.pop(wanted.space).opened()
         self.revision += 1
         rest = former.without([self.serving, *self.others.values()])
         if len(rest):

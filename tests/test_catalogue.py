@@ -14,7 +14,7 @@ from rocksdict import Options, Rdict
 from model import cache
 from model.cache import first_free
 from model.catalogue import MOST_OTHERS, Catalogue, Replica, encoder_number
-from model.interest import interest_space
+from model.interest import _projection, interest_space
 from model.schema import HeadraceError, ItemVector, encode_json, item_key
 
 DIM = 8
@@ -263,6 +263,16 @@ def test_what_is_kept_of_other_encoders_is_bounded(large):
         assert len(large.others) <= MOST_OTHERS
 
     assert "v2" == large.encoder_version
+
+
+def test_nothing_is_kept_for_sizes_that_never_serve(large):
+    """A record of every size from 1 to 1,000 numbers: no projection is made for them."""
+    before = set(_projection.__defaults__[0])
+    for dim in range(1, 1_000):
+        large.apply([item("m1", dim, f"x{dim}", dim)])
+
+    assert before == set(_projection.__defaults__[0])
+    assert ("v1", 1_000, DIM) == serving(large)
 
 
 def test_the_first_encoder_serves_at_once():
