@@ -249,13 +249,12 @@ class Catalogue:
         gone: list[Place] = []
         for what, run in groupby(records, _what):
             if isinstance(what, Space):
-                gone += self._put(what, list(run))
-            elif what == "delete":
-                gone += [place for record in run for place in self._delete(record.item_id)]
-            elif what == "pin":
-                last = list(run)[-1]
-                self.pinned = last.encoder_version if last.pinned else ""
-            gone += self._decide()
+                gone += self._put(what, list(run)) + self._decide()
+                continue
+            for record in run if what else ():
+                if what == "pin":
+                    self.pinned = record.encoder_version if record.pinned else ""
+                gone += (self._delete(record.item_id) if what == "delete" else []) + self._decide()
         return gone
 
     def settle(self) -> list[Place]:

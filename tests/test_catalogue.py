@@ -346,15 +346,35 @@ def test_who_reads_a_compacted_topic_comes_to_the_same(log, expected):
     assert expected == serving(late)[:2]
 
 
+def test_each_deletion_and_each_word_counts():
+    """Nine of ten were there between two deletions, or between two words: that version serves, at once or one by one."""
+    deletions = [*items(21), *items(18, "v2"), gone("m20"), gone("m0"), gone("m1")]
+    words = [*items(20), *items(5, "v2"), pin("v2"), pin("v1", False)]
+    for log in (deletions, words):
+        at_once, one_by_one = Catalogue(), Catalogue()
+        at_once.apply(log)
+        for record in log:
+            one_by_one.apply([record])
+
+        assert "v2" == at_once.encoder_version == one_by_one.encoder_version
+        assert serving(at_once) == serving(one_by_one)
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_any_cut_of_the_records_leads_to_the_same(seed):
     """What serves and what waits follows from the records in their order, not from how many came at once."""
     draw = random.Random(seed)
     versions, log = ["v1", "v2", "v3", "v4", "v5", "v6"], []
-    for _ in range(400):
-        version, number = draw.choice(versions[: draw.randint(1, 6)]), draw.randrange(12)
-        log += [item(f"m{number}", draw.randrange(99), version)] if draw.random() < 0.85 else [gone(f"m{number}")]
-        log += [pin(draw.choice(versions), draw.random() < 0.5)] if draw.random() < 0.01 else []
+    while len(log) < 400:
+        version, number, kind = draw.choice(versions[: draw.randint(1, 6)]), draw.randrange(25), draw.random()
+        if kind < 0.02:
+            log += [pin(draw.choice(versions), draw.random() < 0.5) for _ in range(3)]
+        elif kind < 0.1:
+            log += [gone(f"m{draw.randrange(25)}") for _ in range(6)]
+        elif kind < 0.2:
+            log += [item(f"m{other}", draw.randrange(99), version) for other in draw.sample(range(25), 21)]
+        else:
+            log += [item(f"m{number}", draw.randrange(99), version)]
     whole, cut = Catalogue(), Catalogue()
     whole.apply(log)
     while log:
