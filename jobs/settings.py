@@ -57,7 +57,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str,
         Meta(
             description="put before every topic's name; model versions and replicas then lie in a folder of this name",
-            pattern=r"\A(?!\.{1,2}\Z)[A-Za-z0-9._-]{0,200}\Z",
+            pattern=r"\A(?!(\.{1,2}|v\d+|counts-\d+)\Z)[A-Za-z0-9._-]{0,200}\Z",  # no version is called so
         ),
     ] = ""
     delivery: Annotated[
@@ -96,6 +96,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         "how long an item is not listed after an action: action:time, comma separated; forever, 30d, 12h, 90s"
     ) = "dislike:forever,skip:forever,rating:forever,purchase:30d"
     registry: _text("where model versions are kept: a folder or any fsspec address") = "/tmp/headrace/registry"
+
+    keep_versions: _count(
+        "versions kept in the registry: so many that served last, and the newest of all", ge=3, le=12
+    ) = 6
 
     # Learning
     fine_tune_every: _count("examples after which a fine-tuning is requested") = 2_000
