@@ -352,7 +352,9 @@ def test_every_prefix_has_its_own_registry_and_replicas():
     assert "/shop-" == Settings(topic_prefix="shop-", registry="/").registry_path
 
 
-@pytest.mark.parametrize("prefix", [".", "..", "../", "a/b", "/", "a b", "a\n", "ä", "'", "x" * 201, "v00001", "counts-1"])
+@pytest.mark.parametrize(
+    "prefix", [".", "..", "../", "a/b", "/", "a b", "a\n", "ä", "'", "x" * 201, "v00001", "counts-1"]
+)
 def test_a_prefix_is_the_beginning_of_a_topic_and_the_name_of_a_folder(prefix):
     """It leads out of no folder, is no version's, and holds only what Kafka takes."""
     with pytest.raises(SettingsError, match="topic_prefix: put before every topic's name"):
