@@ -214,7 +214,7 @@ class FineTune:
         path = trained_path(current.path) if current else ""
         if path != self._served.path or self._served.should_be_tried_again():
             self._served = (
-                ServingVersion.load(current, self._settings.registry) if current else ServingVersion("", None)
+                ServingVersion.load(current, self._settings.registry_path) if current else ServingVersion("", None)
             )
             if self._fits(self._served.scorer):
                 self._learner.resume(self._served.scorer)
@@ -287,7 +287,7 @@ class FineTune:
         self._trial, metrics, name = None, trial.metrics(), next_name(self._versions.known)
         about = {"parent": trial.parent, "why": trial.why, "metrics": metrics}
         version = ModelVersion(
-            name, score.save(trial.scorer, self._settings.registry, name, about), trial.parent, metrics
+            name, score.save(trial.scorer, self._settings.registry_path, name, about), trial.parent, metrics
         )
         if not better_or_level(trial.ours, trial.theirs, self._settings.gate_tolerance):
             before = metrics["serving_ndcg_at_10"]
@@ -300,7 +300,7 @@ class FineTune:
                 version, status="rejected", reason="something else was decided by hand while it was judged"
             )
         logger.info("%s is %s: %s", name, self._versions.known[name].status, metrics)
-        remove_unneeded(self._versions, self._settings.registry, self._settings.keep_versions)
+        remove_unneeded(self._versions, self._settings.registry_path, self._settings.keep_versions)
 
     @staticmethod
     def _report(done: int, of: int) -> None:
@@ -310,7 +310,7 @@ class FineTune:
 def learn(settings: Settings) -> None:
     """Take turns for as long as the process lives."""
     follower = CatalogueFollower(
-        settings.bootstrap_servers, settings.topic("item-vectors"), Path(settings.replica_dir) / "learner"
+        settings.bootstrap_servers, settings.topic("item-vectors"), Path(settings.replica_path) / "learner"
     )
     versions, inbox = Versions(settings, patient=True), Inbox(settings)
     learner = Learner(follower.catalogue, None, settings.seed, settings.replay_capacity, settings.rules())

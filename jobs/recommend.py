@@ -57,7 +57,7 @@ def recommend(
         versions: (value, partition, offset), JSON of `ModelVersion`.
     """
     kafka = (settings.bootstrap_servers, settings.topic("item-vectors"))
-    worker = (settings.replica_dir, settings.udf_threads)
+    worker = (settings.replica_path, settings.udf_threads)
 
     embed = Embed(settings.encoder, settings.device, *kafka, *worker, settings.max_future_s, settings.max_event_bytes)
     embedded = step(
@@ -72,7 +72,7 @@ def recommend(
     requests = step(by_user.process(update, BYTES), "update-interest")
     # Request
 
-    score = Score(settings.rules(), settings.k, settings.device, *kafka, *worker, settings.registry)
+    score = Score(settings.rules(), settings.k, settings.device, *kafka, *worker, settings.registry_path)
     queued = requests.rescale()  # scoring runs in a task of its own: a micro-batch fills while the one before is scored
     scored = tables.from_data_stream(queued).map(
         vectorised(score, user_id="STRING", recommendation="BYTES", rejected="BYTES")

@@ -91,13 +91,17 @@ class Item(Struct, frozen=True, omit_defaults=True):
 
 
 class ItemVector(Struct, frozen=True, omit_defaults=True):
-    """An item as the language model sees it; `vector` is base64 of little-endian float16 (empty when deleted)."""
+    """An item as the language model sees it; `vector` is base64 of little-endian float16 (empty when deleted).
+
+    Without an item id, `pinned` says that the vectors of an encoder version serve, or that none is pinned any more.
+    """
 
     item_id: str
     encoder_version: str = ""
     vector: bytes = b""
     content_hash: str = ""
     deleted: bool = False
+    pinned: bool | None = None
 
 
 def _empty() -> list:

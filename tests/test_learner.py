@@ -11,14 +11,16 @@ import pytest
 import torch
 
 import jobs.reader
+import jobs.encoders
 import jobs.versions
 from jobs import finetune
 from jobs.finetune import KEPT_COUNTS, FineTune
 from jobs.settings import Settings
 from jobs.versions import Versions
 from model import score
+from model.catalogue import Catalogue
 from model.finetune import Learner
-from model.schema import Example, ItemVector, ModelVersion, encode_json
+from model.schema import Example, ItemVector, ModelVersion, decode_item_vector, decoded, encode_json
 from model.versions import Serving, name_of, trained_path
 from scripts import models
 from tests.test_finetune import make_examples
@@ -32,7 +34,7 @@ class Topic(list):
     """The topic `model-versions`: its records, and as much of Kafka's clients as is used."""
 
     def producer(self, **_) -> SimpleNamespace:
-        return SimpleNamespace(send=self.send)
+        return SimpleNamespace(send=self.send, close=lambda: None)
 
     def send(self, topic: str, key: bytes, value: bytes) -> SimpleNamespace:
         self.append(Record(key, value))
@@ -40,7 +42,7 @@ class Topic(list):
 
     def consumer(self, **_) -> "Consumer":
         broker = Broker()
-        broker.topics["model-versions"] = {0: self}
+        broker.topics = {name: {0: self} for name in ("model-versions", "item-vectors")}
         return broker.connect()
 
     def compacted(self) -> "Topic":
@@ -263,6 +265,21 @@ def test_another_encoder_ends_a_trial(world, topic):
     world.take(60, "age")
 
     assert "wide" == score.load(world.versions.current().path).encoder_version
+
+
+def test_two_prefixes_share_a_registry_and_no_version(tmp_path, topic):
+    """Each learner writes into the folder of its prefix, and takes nothing from another's."""
+    shop = World(tmp_path, topic_prefix="shop-")
+    shop.take(60, "count")
+    made = shop.versions.current()
+
+    assert tmp_path / "shop-" / "v00001" == Path(trained_path(made.path))
+
+    used = {
+        prefix: World(tmp_path, topic_prefix=prefix).step._served.scorer is not None for prefix in ("shop-", "", "b-")
+    }
+
+    assert {"shop-": True, "": False, "b-": False} == used
 
 
 # Counts
@@ -558,3 +575,59 @@ def test_the_command_shows_what_serves_is_pinned_and_on_how_much_it_was_judged(w
 def test_what_cannot_be_done_is_said(topic, words, capsys):
     assert 1 == models.main(words)
     assert "models: " in capsys.readouterr().err
+
+
+# Encoders
+
+
+@pytest.fixture
+def vectors(monkeypatch) -> Topic:
+    """The topic `item-vectors`: two items of one encoder, one of another, one deleted."""
+    topic = Topic()
+    monkeypatch.setattr(jobs.encoders, "KafkaProducer", topic.producer)
+    monkeypatch.setattr(jobs.reader, "KafkaConsumer", topic.consumer)
+    for item_id, version in (("a", "v1"), ("b", "v1"), ("c", "v1"), ("d", "v1"), ("c", "v2")):
+        topic.send("item-vectors", item_id.encode(), encode_json(ItemVector(item_id, version, bytes(8))))
+    topic.send("item-vectors", b"d", encode_json(ItemVector("d", "v1", deleted=True)))
+    topic += [Record(b"x", b"junk"), Record(b"y", None)]
+    return topic
+
+
+def follows(topic: Topic) -> tuple[str, str]:
+    """What a catalogue serves that follows the topic, and what is pinned."""
+    catalogue = Catalogue()
+    items = (decoded(record.value, decode_item_vector) for record in topic)
+    catalogue.apply(item for item in items if not isinstance(item, str))
+    return catalogue.encoder_version, catalogue.pinned
+
+
+def test_an_encoder_is_chosen_by_command(vectors, capsys):
+    """Whoever follows the topic serves its vectors; with `auto` they stay, and may be replaced. The newest word stays
+    when the topic is compacted.
+    """
+    said = [(follows(vectors), follows(vectors.compacted()))]
+    for name in ("v2", "auto", "v1"):
+        assert 0 == models.main(["encoder", name])
+        said += [(follows(vectors), follows(vectors.compacted()))]
+
+    assert [("v1", "v2", "v2", "v1"), ("", "v2", "", "v1")] == list(zip(*(long for long, _ in said)))
+    assert [("v2", "v2"), ("v1", "v1")] == [said[1][1], said[3][1]]
+    assert "the vectors of v2 serve now, of 1 items" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["v3", "", "V1"])
+def test_an_encoder_that_no_item_has_is_not_chosen(vectors, capsys, name):
+    """The message says which there are."""
+    records = len(vectors)
+
+    assert 1 == models.main(["encoder", name])
+    assert "there are v1 (2 items), v2 (1 items)" in capsys.readouterr().err
+    assert len(vectors) == records
+
+
+def test_a_topic_without_vectors_has_no_encoder(vectors, capsys):
+    """Nothing is chosen."""
+    vectors.clear()
+
+    assert 1 == models.main(["encoder", "v1"])
+    assert "there are none" in capsys.readouterr().err
