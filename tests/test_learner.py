@@ -42,7 +42,8 @@ class Topic(list):
 
     def consumer(self, **_) -> "Consumer":
         broker = Broker()
-        broker.topics = {name: {0: self} for name in ("model-versions", "item-vectors")}
+        names = ("model-versions", "item-vectors", "shop-model-versions", "b-model-versions")
+        broker.topics = {name: {0: self} for name in names}
         return broker.connect()
 
     def compacted(self) -> "Topic":
