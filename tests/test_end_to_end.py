@@ -4,12 +4,15 @@ import base64
 import json
 import socket
 import time
+import urllib.request
+
 
 import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from model.schema import ModelVersion, encode_json
 from scripts.stack import ROOT, Place, Stack
+from tests import poison
 
 pytestmark = pytest.mark.java
 
@@ -74,11 +77,11 @@ class World:
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
             for record in self.seen[topic]:
-                if wanted(record):
+                if _holds(wanted, record):
                     return record
             self.poll()
         raise AssertionError(
-            f"{what}: not on {topic} within {PATIENCE_S} s; {len(self.seen[topic])} records came, logs in {self.stack.logs}"
+            f"{what}: not on {topic} within {PATIENCE_S} s; {len(self.seen[topic])} records came; {self.stack.logs}"
         )
 
     def list_for(self, event_id: str) -> dict:
@@ -97,9 +100,17 @@ class World:
 def _json(record) -> dict | None:
     """What a record says, None for one that says nothing."""
     try:
-        return json.loads(record.value or b"null")
+        said = json.loads(record.value or b"null")
     except (ValueError, RecursionError):
         return None
+    return said if isinstance(said, dict) else None
+
+
+def _holds(wanted, record: dict) -> bool:
+    try:
+        return bool(wanted(record))
+    except (KeyError, TypeError):  # poison that lacks the field
+        return False
 
 
 def free_ports(count: int) -> list[int]:
@@ -131,7 +142,7 @@ def world():
         "1000",
     ]
     stack = Stack(place, pace)
-    with stack.up(parts=("broker", "cluster", "learner")):
+    with stack.up(parts=("broker", "cluster", "learner", "page")):
         world = World(stack)
         world.job = stack.submit()
         world.watch("recommendations", "rejected-events", "training-examples", "model-versions", "item-vectors")
@@ -265,11 +276,11 @@ def test_flink_tells_how_a_version_does_in_the_stream(world):
         for item_id in ("space3", "love4"):
             world.list_for(world.event("zoe", "view", item_id))
         metrics = world.stack.ask(f"/jobs/{world.job}/vertices/{vertex}/subtasks/metrics")
-        wanted = {one["id"] for one in metrics if "model_version.v0" in one["id"]}
+        wanted = {one["id"] for one in metrics if "model_version.serving" in one["id"]}
         time.sleep(1)
 
-    names = {name.rpartition(".")[2] for name in wanted}
-    assert {"events", "hr_at_10_ppm", "ndcg_at_10_ppm", "popularity_hr_at_10_ppm", "popularity_ndcg_at_10_ppm"} == names
+    names, figures = {name.rpartition(".")[2] for name in wanted}, ("hr_at_10_ppm", "ndcg_at_10_ppm")
+    assert {"version", "events", *figures, *(f"popularity_{name}" for name in figures)} == names
 
 
 def test_a_broken_version_is_refused_and_the_old_one_serves_on(world):
@@ -308,6 +319,30 @@ def test_what_is_no_version_is_rejected_and_neither_job_nor_learner_restarts(wor
     assert answer["model_version"].startswith("v0")
     assert "RUNNING" == world.stack.job_state(world.job)
     assert [] == world.stack.ask(f"/jobs/{world.job}/exceptions")["exceptionHistory"]["entries"]
+
+
+@pytest.mark.parametrize("topic", list(poison.OF_TOPIC))
+def test_nothing_that_a_topic_carries_stops_anything(world, topic):
+    """Poison on every topic, the internal ones too: the job does not restart, the learner and the page live, and the
+    next event is answered by a full list of a trained version.
+    """
+    before = world.list_for(world.event("ann", "search", query="space"))
+    encoder = world.seen["item-vectors"][0]["encoder_version"]
+    for raw in poison.of(topic, encoder).values():
+        world.producer.send(topic, key=b"poison", value=raw)
+    world.producer.flush()
+    sent = time.monotonic()
+    after = world.list_for(world.event("ann", "view", "space0"))
+    print(f"poison on {topic}: the next event answered after {time.monotonic() - sent:.2f} s")
+    for number in range(20):  # what is bad only once it is acted on
+        after = world.list_for(world.event(f"after{number}", "view", f"space{number % 10}"))
+        time.sleep(0.1)
+
+    assert 5 == len(after["items"])
+    assert "untrained" not in (before["model_version"], after["model_version"])
+    assert {"learner", "page"} <= world.stack.running().keys()
+    assert [] == world.stack.ask(f"/jobs/{world.job}/exceptions")["exceptionHistory"]["entries"]
+    assert 200 == urllib.request.urlopen(f"{world.stack.page}/status").status
 
 
 def test_exactly_once_shows_lists_once_they_are_committed(world):
