@@ -12,6 +12,7 @@ flink run -py jobs/recommend.py [--SETTING VALUE ...]
 
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from jobs.settings import Settings, check_encoder, help_or_go_on, load_or_exit, usage
@@ -189,7 +190,7 @@ def environment(settings: Settings, jars: list[str]) -> tuple[StreamExecutionEnv
     return env, tables
 
 
-def build(settings: Settings, jars: list[str] = []) -> StreamExecutionEnvironment:
+def build(settings: Settings, jars: Sequence[str] = ()) -> StreamExecutionEnvironment:
     """The whole job with its real sources and sinks, ready to be executed.
 
     Args:

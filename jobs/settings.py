@@ -146,7 +146,7 @@ def _durations(text: str) -> dict[str, float]:
     for part in filter(None, (part.strip() for part in text.split(","))):
         action, _, length = part.partition(":")
         number, unit = length[:-1], length[-1:]
-        if length != "forever" and not (number.isdecimal() and unit in _UNITS_S) or action not in CONSUMING:
+        if (length != "forever" and not (number.isdecimal() and unit in _UNITS_S)) or action not in CONSUMING:
             raise SettingsError(
                 f"exclude_after={text}: {part}: ACTION:TIME is wanted, as purchase:30d; actions are {', '.join(sorted(CONSUMING))}, "
                 f"times forever or a number and one of {', '.join(_UNITS_S)} (default {Settings().exclude_after})"

@@ -178,7 +178,7 @@ def _context(known: np.ndarray, gap_s: np.ndarray, live: np.ndarray) -> np.ndarr
 
 def _interests(users: list[Interests]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Shape: vectors (B, I, 64), weights (B, I), led_to (B, I): where the edges lead from the last interest."""
-    most = max(1, max(len(user.weights) for user in users))
+    most = max(1, *(len(user.weights) for user in users))
     vectors = np.zeros((len(users), most, INTEREST_DIM), np.float32)
     weights = np.zeros((2, len(users), most), np.float32)
     for at, user in enumerate(users):

@@ -227,7 +227,7 @@ def repeats(store: Store, draw: random.Random) -> Found:
         for days, when in ((1, "a day"), (90, "90 days")):
             asked = [_goes_on(store, random.Random(number), item, action, days) for number, item in enumerate(items)]
             lists = iter(store.lists([request for requests in asked for request in requests], LONG))
-            again = fmean(any([item.item_id in next(lists) for _ in requests]) for item, requests in zip(items, asked))
+            again = fmean(any(item.item_id in next(lists) for _ in requests) for item, requests in zip(items, asked))
             wanted = (">", 0.0) if keeps or (action, days) == ("purchase", 90) else ("<=", 0.0)
             yield f"{action}: listed again after {when}", again, *wanted
 

@@ -1,6 +1,5 @@
 """Everything that can be recommended: a matrix in memory, and a replica of the `item-vectors` topic on local disk."""
 
-import itertools
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
@@ -12,7 +11,6 @@ from rocksdict import Options, Rdict
 from model.consumed import fingerprints
 from model.interest import interest_space
 from model.schema import ItemVector, decode_item_vector, decoded, encode_json, item_key
-
 
 T = TypeVar("T")
 
@@ -192,8 +190,9 @@ class Replica:
             self._disk[b"o%d" % partition] = b"%d" % offset
 
     def _drop_items(self) -> None:
-        for key in [key for key in self._disk.keys() if key[:1] == b"i"]:
-            del self._disk[key]
+        for key in list(self._disk.keys()):
+            if key[:1] == b"i":
+                del self._disk[key]
 
     def clear(self) -> None:
         """Forget everything: the topic was made anew."""
@@ -207,9 +206,11 @@ class Replica:
 
 def first_free(folder: Path, make: Callable[[Path], T]) -> T:
     """Make something that keeps a RocksDB, in the first folder under `folder` that no other process holds."""
-    for number in itertools.count():
+    number = 0
+    while True:
         try:
             return make(folder / str(number))
         except Exception as error:  # rocksdict raises a plain Exception for a lock that is held
             if "lock" not in str(error).lower():
                 raise
+        number += 1

@@ -8,6 +8,7 @@ Source: Gama, Sebastião and Rodrigues, On evaluating stream learning algorithms
 """
 
 import copy
+import itertools
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -332,7 +333,7 @@ def evaluate(
     for start, end, fine_tunes in chunks(len(events), warm, protocol):
         asked = [one for one in map(users.ask, events[start:end]) if one.example is not None]
 
-        def report(done: int, of: int) -> None:
+        def report(done: int, of: int, start: int = start, end: int = end) -> None:
             progress(start + (end - start) * done // max(1, of), len(events))
 
         if start >= warm:
@@ -348,7 +349,7 @@ def chunks(events: int, warm: int, protocol: Protocol) -> list[tuple[int, int, b
     """The warm-up, then as many events as Headrace counts at once; start, end, and whether it fine-tunes after them."""
     fine_tuned = {*range(warm, events, protocol.fine_tune_every), events}
     bounds = sorted({0, *range(warm, events, protocol.count_every), *fine_tuned})
-    return [(start, end, end in fine_tuned) for start, end in zip(bounds, bounds[1:])]
+    return [(start, end, end in fine_tuned) for start, end in itertools.pairwise(bounds)]
 
 
 def leave_one_out(

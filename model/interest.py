@@ -23,11 +23,12 @@ strengths: they follow from the actions.
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import get_args
 
 import numpy as np
 
-from model.schema import Action, Event, NEGATIVE, StateError, event_key
+from model.schema import NEGATIVE, Action, Event, StateError, event_key
 
 INTEREST_DIM = 64
 LEAST = 1e-6
@@ -133,11 +134,10 @@ def interest_space(vectors: np.ndarray) -> np.ndarray:
     return reduced / np.maximum(np.linalg.norm(reduced, axis=1, keepdims=True), 1e-12)
 
 
-def _projection(dim: int, _kept: dict[int, np.ndarray] = {}) -> np.ndarray:
-    if dim not in _kept:
-        square = np.random.Generator(np.random.PCG64(dim)).standard_normal((max(dim, INTEREST_DIM), INTEREST_DIM))
-        _kept[dim] = np.linalg.qr(square)[0][:dim].astype(np.float32)
-    return _kept[dim]
+@cache
+def _projection(dim: int) -> np.ndarray:
+    square = np.random.Generator(np.random.PCG64(dim)).standard_normal((max(dim, INTEREST_DIM), INTEREST_DIM))
+    return np.linalg.qr(square)[0][:dim].astype(np.float32)
 
 
 def encode(interests: Interests) -> bytes:

@@ -22,7 +22,6 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta, Struct, field
 
-
 T = TypeVar("T")
 
 REASON_CHARS, RAW_BYTES = 300, 1_024

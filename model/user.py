@@ -14,8 +14,17 @@ import numpy as np
 from model import consumed, interest
 from model.interest import Interests, Rules
 from model.schema import (
-    CONSUMING, POSITIVE, Embedded, Event, Example, Request, UserState, decode_user_state, encode_packed, rec_id,
-)  # fmt: skip
+    CONSUMING,
+    POSITIVE,
+    Embedded,
+    Event,
+    Example,
+    Request,
+    UserState,
+    decode_user_state,
+    encode_packed,
+    rec_id,
+)
 
 
 class Update(NamedTuple):

@@ -262,7 +262,7 @@ def main() -> None:
                 raise SystemExit(2) from None
             progress.update(task, total=len(pairs) * (REPEATS + 1))
             for pair in pairs:
-                ours, other, ratios[pair.name] = measure(pair, lambda: progress.advance(task))
+                ours, other, ratios[pair.name] = measure(pair, partial(progress.advance, task))
                 table.add_row(
                     pair.name, f"{ours:,.0f} {pair.unit}", pair.other_way, f"{other:,.0f}", f"{ratios[pair.name]:.2f} x"
                 )

@@ -391,11 +391,8 @@ def _text(cell) -> str:
         return cell
     if isinstance(cell, (float, np.floating)) and cell.is_integer() and abs(cell) < _LARGEST_WHOLE_FLOAT:
         return str(int(cell))
-    if (
-        isinstance(cell, Decimal)
-        and cell == cell.to_integral_value()
-        or isinstance(cell, int)
-        and not isinstance(cell, bool)
+    if (isinstance(cell, Decimal) and cell == cell.to_integral_value()) or (
+        isinstance(cell, int) and not isinstance(cell, bool)
     ):
         return str(int(cell))
     raise ValueError("is no text and no whole number")
@@ -406,7 +403,7 @@ def _number(cell) -> float:
         number = float(cell)
     except (TypeError, ValueError):
         raise ValueError("is no number") from None
-    if not isfinite(number) or isinstance(cell, bool) or isinstance(cell, str) and "_" in cell:
+    if not isfinite(number) or isinstance(cell, bool) or (isinstance(cell, str) and "_" in cell):
         raise ValueError("is no number")
     return number
 

@@ -37,9 +37,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from jobs.settings import Settings, SettingsError, check_encoder, load_or_exit
+from model.baselines import POPULARITIES
 from model.behaviour import compare
 from model.catalogue import Catalogue
-from model.baselines import POPULARITIES
 from model.evaluate import METHODS, Outcome, Protocol, evaluate, leave_one_out
 from model.order import drawn_order
 from model.schema import Event, HeadraceError, Item, ItemVector

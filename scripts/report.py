@@ -12,8 +12,20 @@ from rich.table import Table
 from model.catalogue import Catalogue
 from model.evaluate import LEAST, LIVE, PARTS, Outcome, Protocol, Result, Targets
 from model.interest import FOREVER
-from model.metrics import DRAWS, K, coverage, gains, hit_rate_at_k, hits, interval
-from model.metrics import intra_list_distance, mrr_at_k, ndcg_at_k, sliding, user_bootstrap
+from model.metrics import (
+    DRAWS,
+    K,
+    coverage,
+    gains,
+    hit_rate_at_k,
+    hits,
+    interval,
+    intra_list_distance,
+    mrr_at_k,
+    ndcg_at_k,
+    sliding,
+    user_bootstrap,
+)
 from model.schema import Event, item_key
 from scripts.data import DataError
 

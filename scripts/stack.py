@@ -34,7 +34,6 @@ import msgspec
 
 from jobs.settings import check_encoder, help_or_go_on, load_or_exit, usage
 from model.schema import HeadraceError
-from scripts.jars import JARS, jars, java_command  # for those who use the stack
 from scripts.jars import broker_config, check_java, fetch_jars, flink_config, kafka_command, make_flink_home, topics
 from scripts.processes import ROOT, SUPERVISOR, Place, Process, Processes, StackError, answers, tail
 
@@ -163,7 +162,7 @@ class Stack:
 
     def command(self, name: str) -> list[str]:
         """The command line of a process: broker, jobmanager, taskmanager-1, job, learner or page."""
-        match name.split("-")[0]:
+        match name.partition("-")[0]:
             case "broker":
                 return [*kafka_command("kafka.Kafka"), str(self.run_dir / "server.properties")]
             case "jobmanager" | "taskmanager" as script:

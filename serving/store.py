@@ -18,9 +18,17 @@ import msgspec
 from msgspec import Struct
 
 from model.schema import (
-    InvalidRecord, Item, ModelVersion, Reason, Recommendation, RecommendedItem, decode_item, decode_model_version,
-    decode_recommendation, encode_json,
-)  # fmt: skip
+    InvalidRecord,
+    Item,
+    ModelVersion,
+    Reason,
+    Recommendation,
+    RecommendedItem,
+    decode_item,
+    decode_model_version,
+    decode_recommendation,
+    encode_json,
+)
 from model.versions import Serving, follow, trained_path
 from serving.redact import shown, shown_raw
 from serving.words import say

@@ -277,7 +277,7 @@ def test_adding_leaves_the_bytes_that_it_was_given_alone():
     add(kept, 9, "view", 30_000, 100)
 
     assert before == kept
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="read-only"):
         opened(kept)["times"][0] = 3
 
 

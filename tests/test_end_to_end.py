@@ -298,7 +298,7 @@ def test_what_is_no_version_is_rejected_and_neither_job_nor_learner_restarts(wor
         world.producer.flush()
         refused = world.wait(
             "rejected-events",
-            lambda record: record["source"] == "model-versions" and reason in record["reason"],
+            lambda record, why=reason: record["source"] == "model-versions" and why in record["reason"],
             reason,
         )
         assert refused["offset"] >= 0
@@ -324,7 +324,7 @@ def test_exactly_once_shows_lists_once_they_are_committed(world):
         [NewTopic("once-" + name, 1, 1, topic_configs=config) for name, (_, config) in topics().items()]
     )
     admin.close()
-    command = world.stack.command("job") + ["--topic_prefix", "once-", "--delivery", "exactly-once"]
+    command = [*world.stack.command("job"), "--topic_prefix", "once-", "--delivery", "exactly-once"]
     world.job = world.stack.submit(command)
     world.watch("once-recommendations", "once-item-vectors")
     for item_id in ("space0", "space1", "love0"):

@@ -46,5 +46,5 @@ def test_where_recbole_stops_the_message_holds_its_error(monkeypatch, tmp_path):
     given(monkeypatch, tmp_path, "raise SystemExit('no such model')")
     outcome = leave_one_out(make_events(2, 4), make_catalogue(), methods=())
 
-    with pytest.raises(DataError, match="SASRec of recbole==1.2.1 stopped with 1: no such model"):
+    with pytest.raises(DataError, match=r"SASRec of recbole==1.2.1 stopped with 1: no such model"):
         offline.add_recbole(outcome, make_events(2, 4), make_catalogue(), 0, 4, lambda at, of: None)

@@ -2,6 +2,7 @@
 action.
 """
 
+import itertools
 import json
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -23,7 +24,8 @@ from udfs.score import Score
 
 K = 10
 CYCLE = (
-    "view", "click", "search", "cart", "purchase", "view", "rating", "like", "skip", "impression", "view", "dislike", "click", "search", "view", "rating",
+    "view", "click", "search", "cart", "purchase", "view", "rating", "like", "skip",
+    "impression", "view", "dislike", "click", "search", "view", "rating",
 )  # fmt: skip
 """One action after the other, so that every one of them comes before and after many others."""
 RATINGS = (None, 1.0, 5.0, 3.0, 2.5)
@@ -138,7 +140,7 @@ def test_every_action_comes_and_events_come_again(events):
     assert {1.0, 5.0, None} < {event.value for event in events if event.action == "rating"}
     assert any(
         one.event_time_ms == other.event_time_ms and one.user_id == other.user_id
-        for one, other in zip(events, events[1:])
+        for one, other in itertools.pairwise(events)
     )
 
 
@@ -178,7 +180,7 @@ def _repeated_or_shown(events: list[Event], at: int) -> bool:
     for one in events[:at]:
         if one.user_id == event.user_id:
             before = [] if one.action == "forget" else [*before, one.event_id]
-    return event.action == "impression" or event.action != "forget" and event.event_id in before
+    return event.action == "impression" or (event.action != "forget" and event.event_id in before)
 
 
 def test_the_lists_of_the_job_are_those_of_the_evaluation(events, pairs, catalogue):

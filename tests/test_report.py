@@ -60,10 +60,10 @@ def test_the_curves_are_a_picture(tmp_path):
 
 def test_where_nothing_can_be_drawn_it_is_said_before_the_work(monkeypatch, tmp_path):
     """Another ending, no matplotlib, or no such folder."""
-    with pytest.raises(DataError, match="--plot c.xlsx: no picture has this ending; there are .png, .pdf, .svg, .jpg"):
+    with pytest.raises(DataError, match=r"--plot c.xlsx: no picture has this ending; there are .png, .pdf, .svg, .jpg"):
         check_drawing("c.xlsx")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(DataError, match="--plot c.png: matplotlib is needed: `make setup`"):
+    with pytest.raises(DataError, match=r"--plot c.png: matplotlib is needed: `make setup`"):
         check_drawing("c.png")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     with pytest.raises(DataError, match="there is no such folder"):

@@ -8,9 +8,25 @@ import msgspec
 import pytest
 
 from model.schema import (
-    Embedded, Event, InvalidRecord, Item, Reason, RecommendedItem, Rejected, StateError, UserState,
-    decode_embedded, decode_event, decode_item, decode_user_state, encode_json, encode_packed, event_key, item_key, rec_id,
-)  # fmt: skip
+    Embedded,
+    Event,
+    InvalidRecord,
+    Item,
+    Reason,
+    RecommendedItem,
+    Rejected,
+    StateError,
+    UserState,
+    decode_embedded,
+    decode_event,
+    decode_item,
+    decode_user_state,
+    encode_json,
+    encode_packed,
+    event_key,
+    item_key,
+    rec_id,
+)
 
 NOW_MS = 1_700_000_000_000
 GOOD = b'{"event_id":"e1","user_id":"u1","item_id":"m1","action":"click","event_time_ms":5}'

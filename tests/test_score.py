@@ -9,12 +9,12 @@ import torch
 from msgspec import structs
 
 from model import registry
+from model.batch import gap_number
 from model.catalogue import Catalogue
 from model.evaluate import Users
 from model.finetune import Learner
 from model.interest import Rules
 from model.schema import Event, Example, ItemVector, Request, VersionError
-from model.batch import gap_number
 from model.score import Scorer, load, save, score
 from model.signals import SIGNALS
 from model.table import NEIGHBOURS, find
@@ -234,7 +234,7 @@ def test_a_version_that_cannot_be_read_says_why(tmp_path, catalogue, trained):
     path = save(trained, str(tmp_path), "v1", {})
     tensors, about = registry.read(path)
     registry.write(str(tmp_path), "layout", tensors, about | {"layout": 99})
-    with pytest.raises(VersionError, match="layout 99 .* can be read: fine-tune a new version"):
+    with pytest.raises(VersionError, match=r"layout 99 .* can be read: fine-tune a new version"):
         load(f"{tmp_path}/layout")
     registry.write(str(tmp_path), "shape", tensors | {"network.bias": torch.zeros(3)}, about)
     with pytest.raises(VersionError, match="its tensors do not fit its sizes"):

@@ -26,23 +26,31 @@ WRONG = {
     ),
     "a device that torch does not know": (
         ["--device", "gpu0"],
-        "--device=gpu0: Expected `str` matching regex '^(auto|cpu|cuda(:[0-9]+)?)$'"
-        " (device: where torch runs: auto, cpu, cuda, cuda:1; default auto)",
+        (
+            "--device=gpu0: Expected `str` matching regex '^(auto|cpu|cuda(:[0-9]+)?)$'"
+            " (device: where torch runs: auto, cpu, cuda, cuda:1; default auto)"
+        ),
     ),
     "not above 0": (
         ["--half-life-s", "0"],
-        "--half-life-s=0: Expected `float` > 0.0"
-        " (half_life_s: an interest's weight halves in this time, seconds; default 604800.0)",
+        (
+            "--half-life-s=0: Expected `float` > 0.0"
+            " (half_life_s: an interest's weight halves in this time, seconds; default 604800.0)"
+        ),
     ),
     "not a number": (
         ["--gate_tolerance", "nan"],
-        "--gate_tolerance=nan: Expected `float` >= 0.0"
-        " (gate_tolerance: standard errors of NDCG@10 by which a candidate may trail; default 1.0)",
+        (
+            "--gate_tolerance=nan: Expected `float` >= 0.0"
+            " (gate_tolerance: standard errors of NDCG@10 by which a candidate may trail; default 1.0)"
+        ),
     ),
     "none of the choices": (
         ["--delivery", "maybe"],
-        "--delivery=maybe: Invalid enum value 'maybe'"
-        " (delivery: at-least-once is fresh; exactly-once shows lists at the next checkpoint; default at-least-once)",
+        (
+            "--delivery=maybe: Invalid enum value 'maybe'"
+            " (delivery: at-least-once is fresh; exactly-once shows lists at the next checkpoint; default at-least-once)"
+        ),
     ),
 }
 

@@ -20,10 +20,28 @@ from model import consumed, interest, user
 from model.catalogue import Catalogue, encoder_number
 from model.interest import Rules, interest_space
 from model.schema import (
-    Embedded, Event, ItemVector, ModelVersion, RecommendedItem, Rejected, Request, UserState, VersionError,
-    decode_embedded, decode_example, decode_fine_tune_request, decode_item_vector, decode_packed_request,
-    decode_recommendation, decode_user_state, encode_json, encode_packed, event_key, item_key, rec_id,
-)  # fmt: skip
+    Embedded,
+    Event,
+    ItemVector,
+    ModelVersion,
+    RecommendedItem,
+    Rejected,
+    Request,
+    UserState,
+    VersionError,
+    decode_embedded,
+    decode_example,
+    decode_fine_tune_request,
+    decode_item_vector,
+    decode_packed_request,
+    decode_recommendation,
+    decode_user_state,
+    encode_json,
+    encode_packed,
+    event_key,
+    item_key,
+    rec_id,
+)
 from udfs import worker
 from udfs.embed import Embed, EmbedItems
 from udfs.interest import LearningPace, UpdateInterest
@@ -241,7 +259,7 @@ def test_a_deleted_item_is_told_to_all_replicas(embed_items, value):
     [(item_id, vector, rejected)] = item_rows(embed_items, (b"m1", value))
 
     assert ("m1", ItemVector("m1", VERSION, deleted=True), None) == (item_id, vector, rejected)
-    assert [] == sum(embed_items._encoder.calls, [])
+    assert [] == [text for call in embed_items._encoder.calls for text in call]
 
 
 def test_a_bad_item_becomes_a_rejected_record_with_its_position(embed_items):
@@ -878,7 +896,7 @@ class Loading:
         self.loads += 1
 
 
-@pytest.mark.parametrize(("since_event_s", "at_latest_s", "loads"), [(0.0, 600.0, 0), (2.0, 600.0, 1), (0.0, 0.0, 1)])
+@pytest.mark.parametrize("since_event_s, at_latest_s, loads", [(0.0, 600.0, 0), (2.0, 600.0, 1), (0.0, 0.0, 1)])
 def test_the_language_model_is_loaded_when_nothing_waits(monkeypatch, since_event_s, at_latest_s, loads):
     """Not while events come; once they pause; or at last, whatever comes."""
     embed = Embed("", "cpu", "", "", "", 1, 60.0, 1_000)

@@ -6,8 +6,18 @@ import pytest
 from model import consumed, interest
 from model.interest import ACTIONS, INTEREST_DIM, Rules
 from model.schema import (
-    CONSUMING, POSITIVE, Event, Example, StateError, UserState, decode_user_state, encode_packed, event_key, item_key, rec_id,
-)  # fmt: skip
+    CONSUMING,
+    POSITIVE,
+    Event,
+    Example,
+    StateError,
+    UserState,
+    decode_user_state,
+    encode_packed,
+    event_key,
+    item_key,
+    rec_id,
+)
 from model.user import Update, embedded, request, update
 
 AXES = np.eye(INTEREST_DIM, dtype=np.float32)

@@ -13,9 +13,17 @@ import pandas as pd
 from pyflink.table.udf import ScalarFunction
 
 from model.schema import (
-    Event, InvalidRecord, Item, ItemVector, Rejected,
-    decode_event, decode_item, encode_json, encode_packed, item_key,
-)  # fmt: skip
+    Event,
+    InvalidRecord,
+    Item,
+    ItemVector,
+    Rejected,
+    decode_event,
+    decode_item,
+    encode_json,
+    encode_packed,
+    item_key,
+)
 from model.user import embedded
 from udfs import worker
 
@@ -73,7 +81,8 @@ class Embed(ScalarFunction):
             now = time.monotonic()
             calm = now - began >= WARM_UP_S and now - self._busy_s >= CALM_S
             if calm or now - began >= WARM_UP_AT_LATEST_S:
-                return self._encoder.load()
+                self._encoder.load()
+                return
 
     def eval(self, records: pd.DataFrame) -> pd.DataFrame:
         self._busy_s = time.monotonic()

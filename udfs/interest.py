@@ -15,8 +15,16 @@ from pyflink.datastream.state import MapStateDescriptor, ValueStateDescriptor
 
 from model.interest import Rules
 from model.schema import (
-    Embedded, FineTuneRequest, Rejected, StateError, decode_embedded, decode_model_version, decoded, encode_json, encode_packed,
-)  # fmt: skip
+    Embedded,
+    FineTuneRequest,
+    Rejected,
+    StateError,
+    decode_embedded,
+    decode_model_version,
+    decoded,
+    encode_json,
+    encode_packed,
+)
 from model.user import request, update
 from model.versions import STAND_INS, Serving, follow
 

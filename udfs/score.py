@@ -12,9 +12,18 @@ from pyflink.table.udf import ScalarFunction
 from model import consumed, interest
 from model.metrics import K
 from model.schema import (
-    POSITIVE, Recommendation, RecommendedItem, Rejected, Request, VersionError,
-    decode_packed_request, encode_json, event_key, item_key, rec_id,
-)  # fmt: skip
+    POSITIVE,
+    Recommendation,
+    RecommendedItem,
+    Rejected,
+    Request,
+    VersionError,
+    decode_packed_request,
+    encode_json,
+    event_key,
+    item_key,
+    rec_id,
+)
 from model.twin import FIGURES, Shown, Twin
 from model.versions import name_of, trained_path
 from udfs import worker
@@ -164,7 +173,7 @@ class Scorers:
             if self._failed.get(path, 0.0) < time.monotonic():
                 try:
                     return name_of(path), self._ready(path, catalogue), refused
-                except Exception as error:  # what a path from a topic leads to may fail in any way
+                except Exception as error:  # noqa: BLE001: what a path from a topic leads to may fail in any way
                     self._failed[path] = time.monotonic() + RETRY_S
                     self._loaded.pop(path, None)
                     reason = (

@@ -39,7 +39,8 @@ def do_not_sample() -> None:
 
     def stop(self) -> None:
         if not getattr(self, "unsampled", False):  # the first one, which had begun before
-            return self.sampled_stop()
+            self.sampled_stop()
+            return
         set_current_tracker(None)
         self.finished = True
 
