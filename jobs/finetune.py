@@ -193,7 +193,7 @@ class ServingVersion:
         try:
             registry.check_inside(path, within)
             scorer = score.load(path)
-        except Exception as error:  # noqa: BLE001: whatever is announced, the learner goes on
+        except Exception as error:  # noqa: BLE001 - whatever is announced, the learner goes on
             logger.error("the serving version cannot be used, candidates are judged beside an untrained one: %s", error)
         return cls(path, scorer, counts_number(version.path))
 

@@ -173,7 +173,7 @@ class Scorers:
             if self._failed.get(path, 0.0) < time.monotonic():
                 try:
                     return name_of(path), self._ready(path, catalogue), refused
-                except Exception as error:  # noqa: BLE001: what a path from a topic leads to may fail in any way
+                except Exception as error:  # noqa: BLE001 - what a path from a topic leads to may fail in any way
                     self._failed[path] = time.monotonic() + RETRY_S
                     self._loaded.pop(path, None)
                     reason = (
