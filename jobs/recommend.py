@@ -100,9 +100,7 @@ def recommend(
 
 
 def read_versions(tables: StreamTableEnvironment, settings: Settings) -> DataStream:
-    """The (value, partition, offset) rows of `model-versions` as a stream: a value that is missing or no text does not
-    stop the source.
-    """
+    """The (value, partition, offset) rows of `model-versions` as a stream: no value, or no text, does not stop it."""
     table = tables.from_path(topics.table_of("read", "model-versions"))
     stream = tables.to_data_stream(table.select(*map(col, ("value", "partition", "offset"))))
     row = Types.ROW([BYTES, Types.INT(), Types.LONG()])
@@ -136,14 +134,12 @@ def key_by_user(stream: DataStream) -> KeyedStream:
 
 
 def beside(stream: DataStream, tag: OutputTag) -> DataStream:
-    """A side output as it is: `DataStream.get_side_output` would put a Python map behind it, a call for every record."""
+    """A side output as it is: `DataStream.get_side_output` would put a Python map behind it, a call a record."""
     return DataStream(stream._j_data_stream.getSideOutput(tag.get_java_output_tag()))
 
 
 def step(stream: DataStream, name: str, source: str | None = None) -> DataStream:
-    """Give a step its name and uid together; what the planner put before it is named after it, a source by its own
-    name.
-    """
+    """Give a step its name and uid together; what the planner put before it is named after it, a source by its own."""
     waiting, number = [stream._j_data_stream.getTransformation()], 0
     while waiting:
         transformation = waiting.pop()

@@ -90,9 +90,7 @@ def compare(
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> dict[str, Behaviour]:
-    """What the probes find for a model that has learnt nothing and for one that has learnt from all that happened in
-    the shop.
-    """
+    """What the probes find for a model that has learnt nothing and for one that has learnt from all of the shop."""
     untrained = open_store(shop, embed, protocol)
     stores = {"untrained": untrained, "trained": train(untrained, progress)}
     return {name: measure(store, seed) for name, store in stores.items()}
@@ -124,9 +122,7 @@ def search(store: Store, draw: random.Random) -> Found:
 
 
 def fading(store: Store, draw: random.Random) -> Found:
-    """Users search in the middle of a visit to a favourite category, and go on there: the search leads first, then
-    fades.
-    """
+    """Users search in the middle of a visit to a favourite category, and go on there: the search leads, then fades."""
     items = draw.sample(store.shop.items, SAMPLE)
     about, visits = [category(item) for item in items], []
     for item in items:
@@ -164,9 +160,7 @@ def _now(store: Store, user: str) -> Event:
 
 
 def single_action(store: Store, draw: random.Random) -> Found:
-    """One action as the only event of a user; half of the products are of categories that a user without any event is
-    shown.
-    """
+    """One action as the only event of a user; half of the products are of categories shown to a user without events."""
     nobody = store.users.request(_now(store, store.guest()))
     shown = {category(store.items[item]) for item in store.lists([nobody])[0]}
     near = [item for item in store.shop.items if category(item) in shown]

@@ -98,8 +98,7 @@ class Scores:
     """Signals and scores of a micro-batch over the whole catalogue; excluded items score -inf.
 
     Shape: said (B, n) each, see model/feedback.py; weights (B, signals), those that order; candidates (B, c) in no
-        order;
-    scores (B, n).
+    order; scores (B, n).
     """
 
     found: Found
@@ -131,7 +130,7 @@ def linear(blend: Blend, table: Table, batch: MicroBatch, excluded: torch.Tensor
 
 @torch.inference_mode()
 def blended(blend: Blend, table: Table, batch: MicroBatch, excluded: torch.Tensor) -> Scores:
-    """The same with the candidates in their order; what they weigh together, beside all other items, stays as it was."""
+    """The same with the candidates in their order; what they weigh togetherbeside all other items stays as it was."""
     scored = linear(blend, table, batch, excluded)
     before = scored.scores.gather(1, scored.candidates)
     after = blend.ordered(at(table, batch, scored.found, scored.candidates), batch.context).nan_to_num(0.0)

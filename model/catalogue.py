@@ -68,9 +68,7 @@ class Catalogue:
         return np.fromiter((self._rows.get(key, -1) for key in keys), np.int64)
 
     def rows_of_fingerprints(self, wanted: np.ndarray) -> np.ndarray:
-        """The rows of items known by their fingerprints (model/consumed.py), -1 where there is none; (n,) uint32 ->
-        (n,) int64.
-        """
+        """The rows of items known by their fingerprints (model/consumed.py), -1 for none; (n,) uint32 -> (n,) int64."""
         if not len(self):
             return np.full(len(wanted), -1)
         if self._by_fingerprint is None or self._by_fingerprint[0] != self.revision:

@@ -82,8 +82,8 @@ class Result:
 @dataclass
 class Targets:
     """Who was asked for, by which action the item came, how often the user had chosen, and the item been chosen, by
-    then, whether
-    the user had had the item, and why no list could hold it ("" where one could); one entry a list."""
+    then, whether the user had had the item, and why no list could hold it ("" where one could); one entry a list.
+    """
 
     users: list[int] = field(default_factory=list)
     actions: list[str] = field(default_factory=list)
@@ -94,9 +94,7 @@ class Targets:
 
 
 class Asked(NamedTuple):
-    """An event, what was asked at the moment before it, the time of the user's event before, and what is learnt from
-    it.
-    """
+    """An event, what was asked at the moment before it, the time of the user's event before, and what it teaches."""
 
     event: Event
     request: Request
@@ -390,9 +388,7 @@ def leave_one_out(
 
 
 def held_out(events: Sequence[Event], catalogue: Catalogue, protocol: Protocol) -> set[int]:
-    """Where the last event of every user stands that is predicted, of those who have `LEAST` such ones on items of the
-    catalogue.
-    """
+    """Where the last predicted event of every user stands, of those with `LEAST` such ones on known items."""
     places: dict[str, list[int]] = defaultdict(list)
     for at, event in enumerate(events):
         if protocol.counts(event) and catalogue.row(item_key(event.item_id or "")) >= 0:

@@ -1,4 +1,4 @@
-"""How good lists are: whether and where the item that came is on them, how varied they are, and how sure a figure is."""
+"""How good lists are: whether and where the item that came is on them, how varied they are, how sure a figure is."""
 
 import numpy as np
 

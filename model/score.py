@@ -40,11 +40,10 @@ _USERS, _CELLS = (
 class Scorer(nn.Module):
     """All that a model version holds. Item tables have one row per item that the version knows.
 
-    Shape: keys (m,) int64 item keys; counts (HALF_LIVES, m); first (m,) event that chose the
-    item, counted through, -1 for none; late (m,) 1 for an item that came after learning had begun; learnt () events
-    counted; per name in NEIGHBOURS: items (m, c) int32 rows of this table, -1 for none, and weights (m, c); peers_taken
-    (u, LENGTH) int32 rows of this table, -1 for none; peers_places (m, PLACES) int32 places in it, counted through, -1
-    for none.
+    Shape: keys (m,) int64 item keys; counts (HALF_LIVES, m); first (m,) event that chose the item, counted through, -1
+    for none; late (m,) 1 for an item that came after learning had begun; learnt () events counted; per name in
+    NEIGHBOURS: items (m, c) int32 rows of this table, -1 for none, and weights (m, c); peers_taken (u, LENGTH) int32
+    rows of this table, -1 for none; peers_places (m, PLACES) int32 places in it, counted through, -1 for none.
     """
 
     def __init__(self, sizes: Sizes, items: int = 0, encoder_version: str = "") -> None:
@@ -136,8 +135,8 @@ class Scorer(nn.Module):
         if not self.fits(catalogue):
             have, dim = catalogue.encoder_version, catalogue.vectors.shape[1]
             raise VersionError(
-                f"the version was made for vectors of {self.encoder_version or 'any encoder'} ({self.sizes.dim} dimensions), "
-                f"the catalogue has those of {have} ({dim}): fine-tune a version with this encoder"
+                f"the version was made for vectors of {self.encoder_version or 'any encoder'} ({self.sizes.dim} "
+                f"dimensions), the catalogue has those of {have} ({dim}): fine-tune a version with this encoder"
             )
 
     def __getstate__(self) -> dict:
@@ -202,8 +201,8 @@ def _read(path: str) -> tuple[dict[str, torch.Tensor], dict]:
     if about.get("layout") != LAYOUT or about.get("signals") != list(SIGNALS):
         signals = ", ".join(map(str, about.get("signals") or []))
         raise VersionError(
-            f"{path}: layout {about.get('layout')} with signals {signals}; layout {LAYOUT} with {', '.join(SIGNALS)} can be "
-            "read: fine-tune a new version with this release"
+            f"{path}: layout {about.get('layout')} with signals {signals}; layout {LAYOUT} with "
+            f"{', '.join(SIGNALS)} can be read: fine-tune a new version with this release"
         )
     return tensors, about
 
@@ -229,8 +228,7 @@ def score(
     rules: Rules = Rules(),
     explained: bool = True,
 ) -> list[list[RecommendedItem]]:
-    """The k best items for each request, best first, with P(i | u, t) and, where they shall be `explained`, the
-    reasons.
+    """The k best items for each request, best first, with P(i | u, t) and, where they are `explained`, the reasons.
 
     P is a softmax of the score over the whole catalogue. Items that must not be listed, by what the user said of them,
     are taken out before it is normalised: their probability is 0 and the others' sum to 1. The time t is the request's.

@@ -25,9 +25,7 @@ _AVERAGED = 0.975  # what a step leaves of the average of the weights before
 _SHUFFLED = 0.5
 """In this share of the windows the order of events at one time is drawn anew: they came in no order."""
 _MOST_AGAIN = 3
-"""An item that a window has held so often already is no target: whoever takes it hundreds of times teaches nobody else
-anything.
-"""
+"""An item that a window has held so often is no target: who takes it hundreds of times teaches nobody anything."""
 _SAME_TIME_MS = 0.5  # events less far apart may change places
 
 

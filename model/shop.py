@@ -1,5 +1,4 @@
-"""A made-up shop: products in three languages and what its users did for two months; a seed makes one, another seed
-another.
+"""A made-up shop: products in three languages and what its users did for two months; a seed makes one, another another.
 
 Users come back to their one to three favourite categories and look around elsewhere: there they skip, dislike and rate
 low.

@@ -6,7 +6,7 @@ are computed of the candidates only. `FAMILIES` names them in the order in which
 signal is a new entry there.
 
 Source: Steck, Embarrassingly Shallow Autoencoders for Sparse Data (EASE), 2019, arXiv:1905.03375 (one of the counted
-    tables).
+tables).
 """
 
 from collections.abc import Callable, Collection
@@ -24,7 +24,8 @@ Found = dict[str, torch.Tensor]
 
 class Family(NamedTuple):
     """One function for one or more signals: `everywhere` gives them for all items, (B, n) or (1, n) each; `at` for some
-    rows (B, c) only, from what was found of all items, (B, c) each. `weights` are those before anything is learnt."""
+    rows (B, c) only, from what was found of all items, (B, c) each. `weights` are those before anything is learnt.
+    """
 
     weights: dict[str, float]
     everywhere: Callable[[Table, MicroBatch], list[torch.Tensor]] | None = None
@@ -138,8 +139,8 @@ def _spread(table: Table, batch: MicroBatch, found: Found, rows: torch.Tensor) -
 
 def _taste(table: Table, batch: MicroBatch, found: Found, rows: torch.Tensor) -> list[torch.Tensor]:
     """How much all that the user ever consumed speaks for the item, old and new alike: by who else took both, and the
-    share
-    of the items with the nearest texts that is among it."""
+    share of the items with the nearest texts that is among it.
+    """
     had = torch.zeros(len(rows), len(table.bias) + 1, device=rows.device)
     had[batch.owner, batch.had] = 1.0
     (items, weights), (like, alike) = table.led("taste", rows), table.alike(rows)  # (B, c, partners), (B, c, ALIKE)
@@ -179,7 +180,7 @@ def _interest_at(table: Table, batch: MicroBatch, found: Found, rows: torch.Tens
 
 
 def _contrast(table: Table, batch: MicroBatch) -> torch.Tensor:
-    """The interests beside the mean of all items: what two texts share because all texts do is no nearness; (B, I, 64)."""
+    """The interests beside the mean of all items: what two texts share as all texts do is no nearness; (B, I, 64)."""
     return F.normalize(batch.interests - table.mean, dim=2)
 
 
@@ -213,8 +214,7 @@ SIGNALS = {name: weight for family in FAMILIES for name, weight in family.weight
 FIRST_WEIGHTS = {"network": 0.8, "trending": 0.1, "text": 0.05, "had": -1.0} | dict.fromkeys((*FOLLOWING, "peers"), 0.1)
 """Weights from which learning sets out; 0 for the others."""
 RETRIEVING = torch.tensor([family.at is None for family in FAMILIES for _ in family.weights])
-"""The signals whose weights are learnt: they find the candidates, the others only help to order them; (signals,) bool.
-"""
+"""The signals whose weights are learnt: they find the candidates, the others help to order them; (signals,) bool."""
 
 
 def everywhere(table: Table, batch: MicroBatch, wanted: Collection[str]) -> Found:

@@ -1,5 +1,4 @@
-"""A made-up shop with all that serves in it, without Flink and Kafka: what users hold, the scorer, and the learner if
-it is trained.
+"""A made-up shop with all that serves in it, without Flink and Kafka: users' state, scorer, learner if trained.
 
 What an event does to a user and which list answers it is computed by the functions of the job.
 """

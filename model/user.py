@@ -3,8 +3,7 @@
 The keyed operator of the job and the evaluation both go through here, so an action means the same to both.
 
     event ─► impression: nothing; forget: no state is left, and an empty list says so
-         └─► interests (interest.py), consumed items (consumed.py) ─► a list is asked for; a positive action is an
-         example
+         └─► interests (interest.py), consumed items (consumed.py) ─► a list is asked for; a positive one is an example
 """
 
 from typing import NamedTuple
@@ -28,7 +27,7 @@ from model.schema import (
 
 
 class Update(NamedTuple):
-    """What an event brings about: the user's state after it (empty: none), whether a list is asked for, and an example."""
+    """What an event brings about: the user's state after it (empty: none), whether a list is wanted, and an example."""
 
     state: bytes
     answered: bool

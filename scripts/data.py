@@ -158,9 +158,7 @@ def _inst_eval() -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def _r_object(package: str, name: str) -> pd.DataFrame:
-    """An object of an R package's lazy-load database: `.rdx` says where in the `.rdb` it lies, 4 bytes before its zlib
-    stream.
-    """
+    """An object of an R package's lazy-load database: `.rdx` says where in `.rdb` it is, zlib after 4 bytes."""
     database = _debian_package(package, f"usr/lib/R/site-library/{package.removeprefix('r-cran-')}/data") / "Rdata"
     try:
         import rdata
@@ -316,8 +314,8 @@ def _open_csv(file: str | Path) -> tuple[list[str], Callable[[str], Sequence[str
             for cells in reader:
                 if cells and len(cells) != len(header):
                     raise DataError(
-                        f"{file}: row {len(rows) + 1} (line {reader.line_num}) has {len(cells)} cells, the header {len(header)}; "
-                        "a text with a comma in it has to be quoted"
+                        f"{file}: row {len(rows) + 1} (line {reader.line_num}) has {len(cells)} cells, "
+                        f"the header {len(header)}; a text with a comma in it has to be quoted"
                     )
                 rows += [cells] if cells else []  # a line without anything is no row
     except csv.Error as error:
@@ -422,14 +420,15 @@ def _times(file: str | Path, cells: Iterable) -> np.ndarray:
     times = _convert(file, "event_time_ms", cells, _time)
     if None in times:
         raise DataError(
-            f"{file}: column event_time_ms, row {times.index(None) + 1}: empty; a time in milliseconds since 1970 is needed"
+            f"{file}: column event_time_ms, row {times.index(None) + 1}: empty; "
+            "a time in milliseconds since 1970 is needed"
         )
     middle = median(times)
     if 0 <= middle < LEAST_MEDIAN_MS:
         year = 1970 + int(middle / 31_556_952_000)
         raise DataError(
-            f"{file}: column event_time_ms: the middle one is {middle:.0f}, in the year {year} as milliseconds since 1970; "
-            "these look like seconds: multiply them by 1,000 (days by 86,400,000)"
+            f"{file}: column event_time_ms: the middle one is {middle:.0f}, in the year {year} as milliseconds "
+            "since 1970; these look like seconds: multiply them by 1,000 (days by 86,400,000)"
         )
     return np.array(times, "int64")
 

@@ -179,7 +179,7 @@ def encoder_of(settings: Settings, rest: list[str]) -> "Encoder":
 
 
 def embed(items: pd.DataFrame, encoder: "Encoder", seed: int) -> Catalogue:
-    """The catalogue of a table of items, its rows in an order drawn anew, so that ties do not follow the file's order."""
+    """The catalogue of a table of items, its rows in an order drawn anew, so that ties do not follow the file's."""
     items = items.drop_duplicates("item_id", keep="last")
     entries = [Item(row.item_id, row.title, row.text, row.categories) for row in items.itertuples(index=False)]
     entries = [entries[at] for at in np.random.default_rng(seed).permutation(len(entries))]
@@ -202,9 +202,7 @@ def _protocol(settings: Settings, arguments: argparse.Namespace) -> Protocol:
 
 @contextmanager
 def _bar(what: str, total: int) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on stderr, a line for every tenth where that is no terminal; gives the function that moves it to
-    (done, of).
-    """
+    """A progress bar on stderr, on no terminal a line a tenth; gives the function that moves it to (done, of)."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

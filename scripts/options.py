@@ -1,6 +1,4 @@
-"""The options of `evaluate` and `replay`. Reading them imports nothing that takes seconds, and a wrong one ends the
-program.
-"""
+"""The options of `evaluate` and `replay`. Reading them imports nothing that takes seconds; a wrong one ends them."""
 
 import argparse
 import os

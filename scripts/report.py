@@ -51,14 +51,17 @@ def explain(protocol: Protocol, name: str = "prequential") -> str:
     )
     liked = "" if protocol.liked_from is None else f", but ratings below {protocol.liked_from:g} are only learnt from"
     order = {
-        "prequential": f"Prequential: events in time order, those of one time in an order that is drawn, for every method alike; the first {protocol.warm_up:.0%} are learnt from and not counted; then each "
-        f"event is predicted and after that learnt from (Headrace learns every {protocol.fine_tune_every} events).",
-        "leave-one-out": f"Leave-one-out: all events but the last of every user with {LEAST} or more are learnt from, in time order, then "
-        "the last ones are predicted; RecBole's models are trained on all but the last two, and stop by the last but one.",
+        "prequential": "Prequential: events in time order, those of one time in an order that is drawn, for every "
+        f"method alike; the first {protocol.warm_up:.0%} are learnt from and not counted; then each event is predicted "
+        f"and after that learnt from (Headrace learns every {protocol.fine_tune_every} events).",
+        "leave-one-out": f"Leave-one-out: all events but the last of every user with {LEAST} or more are learnt "
+        "from, in time order, then the last ones are predicted; RecBole's models are trained on all but the last two, "
+        "and stop by the last but one.",
     }[name]
     return (
-        f"{order} Ranked is the whole catalogue, {out}; a hit is the item that came among the first {K}. Every positive action counts "
-        f"alike{liked}; a user's past is always visible. New: fewer than {NEW} earlier events. Intervals: 95 % of {DRAWS:,} draws of the users."
+        f"{order} Ranked is the whole catalogue, {out}; a hit is the item that came among the first {K}. "
+        f"Every positive action counts alike{liked}; a user's past is always visible. "
+        f"New: fewer than {NEW} earlier events. Intervals: 95 % of {DRAWS:,} draws of the users."
     )
 
 
@@ -198,9 +201,8 @@ def show(result: dict) -> None:
         table.add_row(method, *_cells(figures))
     console.print(result["protocol"], table, sep="\n", highlight=False)
     counts = f"{result['predicted']:,} events predicted, {result['refused']:,} rows refused"
-    print(
-        f"{counts}, {result['unknown_items']:,} events on items that are not in the catalogue, {result['seconds']:.0f} s"
-    )
+    unknown = f"{result['unknown_items']:,} events on items that are not in the catalogue"
+    print(f"{counts}, {unknown}, {result['seconds']:.0f} s")
     print(*told(result["predicted"], result["targets"]), sep="\n")
     _show_actions(result)
     print(beside(result["methods"]))
@@ -262,8 +264,7 @@ def _cells(figures: dict) -> list[str]:
 
 
 def show_behaviour(found: dict[str, list[dict]], title: str) -> None:
-    """Print every figure of the probes beside what the contract wants, for each model, and how many rows hold; ✗ marks
-    one that does not.
+    """Print every figure of the probes beside what the contract wants, by model, and how many rows hold; ✗: does not.
 
     Args:
         found: model -> `Behaviour.figures`.

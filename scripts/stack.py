@@ -180,8 +180,7 @@ class Stack:
                     *self.settings(),
                 ]
             case "learner":
-                # Only what the others leave of the processor (SCHED_IDLE): at the lowest niceness alone, lists came
-                # twice as late.
+                # Only what the others leave of the processor (SCHED_IDLE): merely nice, lists came twice as late.
                 return ["chrt", "--idle", "0", sys.executable, "jobs/finetune.py", *self.settings()]
             case "supervisor":
                 return [sys.executable, "scripts/supervisor.py", *self.arguments]
@@ -243,7 +242,7 @@ class Stack:
         return self._processes.running()
 
     def status(self) -> str:
-        """A table: process, pid, resident memory in MB with that of its children, log, how often it was started again."""
+        """A table: process, pid, resident memory in MB with that of its children, log, how often it was restarted."""
         return self._processes.table()
 
     def resident_mb(self) -> int:

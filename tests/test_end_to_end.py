@@ -78,7 +78,8 @@ class World:
                     return record
             self.poll()
         raise AssertionError(
-            f"{what}: not on {topic} within {PATIENCE_S} s; {len(self.seen[topic])} records came, logs in {self.stack.logs}"
+            f"{what}: not on {topic} within {PATIENCE_S} s; {len(self.seen[topic])} records came, "
+            f"logs in {self.stack.logs}"
         )
 
     def list_for(self, event_id: str) -> dict:
@@ -290,9 +291,7 @@ def test_a_broken_version_is_refused_and_the_old_one_serves_on(world):
 
 
 def test_what_is_no_version_is_rejected_and_neither_job_nor_learner_restarts(world):
-    """Brackets 50,000 deep, a record without a value, and bytes that are no text, on the topic that the whole job
-    listens to.
-    """
+    """Brackets 50,000 deep, a record without a value, bytes that are no text, on a topic that the whole job reads."""
     for raw, reason in ((b'{"x":' + b"[" * 50_000, "recursion"), (None, "has no value"), (b"\xff\xfe", "no UTF-8")):
         world.producer.send("model-versions", key=b"poison", value=raw)
         world.producer.flush()

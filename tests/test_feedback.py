@@ -182,7 +182,7 @@ def test_after_a_dislike_what_is_near_stands_below_where_it_was(world, untrained
 
 
 def test_a_dislike_does_not_push_what_is_near_to_more_that_was_wanted(world, untrained):
-    """Who looked at five shoes and disliked one wants another shoe: nothing is pushed as long as the pull is stronger."""
+    """Who looked at five shoes and disliked one wants another shoe: nothing is pushed while the pull is stronger."""
     viewed = [f"shoe-{at}" for at in range(5)]
 
     assert 0 == terms(world, untrained, asked(world, *viewed, ("dislike", "shoe-6")))["disliked"][0].abs().max()
@@ -279,7 +279,8 @@ def test_a_term_has_a_name_of_its_own(world, untrained):
 
 
 USERS = [
-    (), ("shoe-0",), (("search", "tea"),), ("hat-0", ("dislike", "shoe-0")), (("purchase", "tea-1"), "tea-2", ("search", "lamp"), "hat-3"),
+    (), ("shoe-0",), (("search", "tea"),), ("hat-0", ("dislike", "shoe-0")),
+    (("purchase", "tea-1"), "tea-2", ("search", "lamp"), "hat-3"),
     ("nowhere", ("like", "nowhere"), ("dislike", "nowhere")), (("skip", "shoe-1"), ("cart", "lamp-2")),
 ]  # fmt: skip
 

@@ -1,6 +1,4 @@
-"""RecBole's part of a leave-one-out evaluation: what it is given, and how its lists come back. RecBole itself is not
-run.
-"""
+"""RecBole's part of a leave-one-out evaluation: what it is given, how its lists come back. RecBole is not run."""
 
 import sys
 from pathlib import Path

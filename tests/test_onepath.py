@@ -1,6 +1,4 @@
-"""The evaluation and the job are one path: for the same stream and model version, the same lists and examples, by every
-action.
-"""
+"""Evaluation and job are one path: from one stream and version the same lists and examples, by every action."""
 
 import itertools
 import json
@@ -50,9 +48,7 @@ def of_action(event: Event, at: int, action: str) -> Event:
 
 @pytest.fixture(scope="module")
 def events() -> list[Event]:
-    """Sixteen users who come and go and do all that there is to do: some are forgotten, some events come again, some at
-    one time.
-    """
+    """Sixteen users do all that there is to do: some are forgotten, some events come again, some at one time."""
     random = np.random.default_rng(4)
     events = [msgspec.structs.replace(event, user_id=f"u{random.integers(16)}") for event in make_events(48, 8)]
     events = [
@@ -109,9 +105,7 @@ def asked(events, catalogue) -> list[Asked]:
 
 @pytest.fixture(scope="module")
 def pairs(events, sent, asked) -> list[tuple[Request, Request]]:
-    """The list that the job asks for after a user's event, and the one that the evaluation asks for, live, before the
-    user's next.
-    """
+    """The list that the job asks for after an event, and that of the evaluation, live, before the user's next."""
     last, found = {}, []
     for event, job, evaluated in zip(events, sent, asked):
         if event.user_id in last:
@@ -184,9 +178,7 @@ def _repeated_or_shown(events: list[Event], at: int) -> bool:
 
 
 def test_the_lists_of_the_job_are_those_of_the_evaluation(events, pairs, catalogue):
-    """The same items with the same probabilities, by a version that was learnt from all of it; who was forgotten gets
-    none.
-    """
+    """The same items with the same probabilities, by a version that learnt from all; who was forgotten gets none."""
     queries = {event.query: query_vector(event.query) for event in events if event.query}
     scorer = evaluate(events, catalogue, Protocol(fine_tune_every=120), methods=(), queries=queries).scorer
     theirs = job_lists([job for job, _ in pairs], catalogue, scorer)

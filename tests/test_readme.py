@@ -172,7 +172,8 @@ const list = process.env.LIST;
 exports.Kafka = class {
   producer() {
     return { connect: async () => {}, disconnect: async () => {},
-             send: async ({ topic, messages }) => messages.forEach(m => console.log(JSON.stringify([topic, m.key, m.value]))) };
+             send: async ({ topic, messages }) =>
+               messages.forEach(m => console.log(JSON.stringify([topic, m.key, m.value]))) };
   }
   consumer() {
     return { connect: async () => {}, subscribe: async () => {},

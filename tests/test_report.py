@@ -38,7 +38,8 @@ def test_the_table_has_the_best_method_first_and_the_protocol_above_it(capsys):
     out = capsys.readouterr().out
 
     assert out.startswith(
-        "Prequential: events in time order, those of one time in an order that is drawn, for every method alike; the first 20%"
+        "Prequential: events in time order, those of one time in an order that is drawn, for every method alike; "
+        "the first 20%"
     )
     assert 0 < out.index("headrace") < out.index("popularity")
     assert out.endswith("HR@10 of headrace: 4.00 times that of popularity, the best of the others\n")

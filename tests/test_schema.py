@@ -139,7 +139,7 @@ def test_an_event_that_is_about_no_item_needs_none(action):
 
 
 def test_any_event_that_is_taken_can_be_passed_on():
-    """An integer of any length in `context` does not stop the job: the event is refused, or it reaches the next step."""
+    """An integer of any length in `context` does not stop the job: the event is refused, or reaches the next step."""
     raw = changed(b":5", b':5,"context":{"n":123456789012345678901234567890}')
     try:
         event = decode_event(raw, NOW_MS)

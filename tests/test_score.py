@@ -100,8 +100,8 @@ def test_a_list_holds_probabilities_best_first(which, catalogue, trained, reques
 
 def test_what_a_user_said_outright_is_left_out_before_the_probabilities_are_normalised(catalogue, trained):
     """Items that were bought or disliked are not on the list, and the others share the whole probability; one that was
-    only
-    clicked may come again, and where nothing is left out all of them do."""
+    only clicked may come again, and where nothing is left out all of them do.
+    """
     request = request_after(catalogue, [click("i0", 0), click("i2", 1, "purchase"), click("i4", 2, "dislike")])
     (without,), (with_,) = (
         score(trained, catalogue, [request], ITEMS, rules) for rules in (Rules(), Rules(exclude_s={}))

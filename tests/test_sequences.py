@@ -1,4 +1,4 @@
-"""The sampled softmax that the network learns by, held against the exact one over all items: in value and in gradient."""
+"""The sampled softmax that the network learns by, held against the exact one over all items: value and gradient."""
 
 import numpy as np
 import pytest
@@ -62,9 +62,7 @@ def test_a_target_is_not_held_against_itself():
 
 
 def test_a_negative_stands_for_the_items_that_were_not_drawn():
-    """By hand, with scores of 0: an item expected four times that came twice counts as half an item, one expected half
-    a time as two.
-    """
+    """By hand, scores 0: an item expected four times that came twice counts half, one expected half a time two."""
     hidden, items, bias = torch.zeros(1, 2), torch.zeros(3, 2), torch.zeros(3)
     log_q = torch.tensor([4.0, 4.0, 0.5]).log()
     loss = sampled_softmax_loss(hidden, items, bias, torch.tensor([0]), torch.tensor([1, 1, 2]), log_q)

@@ -44,7 +44,7 @@ def serving_versions() -> MapStateDescriptor:
 
 
 class UpdateInterest(KeyedBroadcastProcessFunction):
-    """payload, keyed by user -> packed `Request`; side outputs for what is rejected, to be learnt, and when to learn."""
+    """payload, keyed by user -> packed `Request`; side outputs for what is rejected, what to learn, and when."""
 
     def __init__(self, rules: Rules, fine_tune_every: int, fine_tune_max_age_s: float) -> None:
         self._rules = rules

@@ -4,8 +4,9 @@ import sys
 
 SWITCH_S = 0.0005
 """How long one thread of a worker may hold the interpreter while others wait: a tenth of Python's default. A call
-passes through
-several threads, so with the default a list waits long while another thread is at work, as when the language model loads."""
+passes through several threads, so with the default a list waits long while another thread is at work, as when the
+language model loads.
+"""
 
 
 def prepare(threads: int | None = None) -> None:
