@@ -215,12 +215,7 @@ class Sessions:
         self._popular = Popularity(world)
         self._events_of = [array("i") for _ in range(world.items)]  # newest last
         self._last: dict[int, int] = {}  # of a user
-        columns = {
-            "item": 0,
-            "user": 0,
-            "before": -1,
-            "after": -1,
-        }  # before, after: the user's next events, -1 for none
+        columns = {"item": 0, "user": 0, "before": -1, "after": -1}  # the user's next events, -1 for none
         self._columns = {name: np.full(1_024, value, np.int32) for name, value in columns.items()}
         self._count = 0
 

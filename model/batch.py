@@ -59,7 +59,7 @@ class MicroBatch:
     owner: torch.Tensor
     excluded: torch.Tensor
     excluded_owner: torch.Tensor
-    led: dict[str, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+    led: dict[str, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict, init=False)
 
 
 def gap_number(gap_ms: np.ndarray) -> np.ndarray:
@@ -127,11 +127,9 @@ def _events(logs: Logs, users: int, none: int, last_n: int) -> tuple[np.ndarray,
     there = logs.rows >= 0
     owner = logs.owner[there]
     column, _ = _to_the_right(owner, users, last_n)
-    rows, strengths, rated = (
-        np.full((users, last_n), none),
-        np.zeros((users, last_n), np.float32),
-        np.zeros((users, last_n), bool),
-    )
+    rows = np.full((users, last_n), none)
+    strengths = np.zeros((users, last_n), np.float32)
+    rated = np.zeros((users, last_n), bool)
     rows[owner, column], strengths[owner, column] = logs.rows[there], logs.strengths[there]
     rated[owner, column] = logs.actions[there] == ACTIONS.index("rating")
     return rows, strengths, rated

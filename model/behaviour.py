@@ -30,7 +30,14 @@ _NEW = {"de": "neu", "en": "new", "zh": "新款"}
 _PULLS = (("view",), ("click",), ("cart",), ("purchase",), ("like",), ("rating", 5.0))
 _PUSHES = (("rating", 1.0), ("dislike",), ("skip",))
 _STRICT, _LENIENT = (2.0, 1.0, 2.0, 1.0, 2.0), (5.0, 5.0, 4.0, 5.0, 5.0)
-_KEEPS = {"view": True, "click": True, "purchase": False, "rating": False, "dislike": False, "skip": False}
+_KEEPS = {
+    "view": True,
+    "click": True,
+    "purchase": False,
+    "rating": False,
+    "dislike": False,
+    "skip": False,
+}
 """Whether a product may be listed again the next day after each action."""
 _BOT_VIEWS = 500
 
@@ -170,7 +177,7 @@ def single_action(store: Store, draw: random.Random) -> Found:
     yield "no event: of the category", none
     for step in (*_PULLS, ("rating", 3.0), *_PUSHES):
         action, *value = step
-        asked = [store.do(store.guest(), [(action, item, *value)]) for item in items]
+        asked = [store.do(store.guest(), [(action, item, value[0]) if value else (action, item)]) for item in items]
         wanted = (">", none + 2) if step in _PULLS else ("<", none) if step in _PUSHES else ()
         yield " ".join([action, *(f"{one:.0f}" for one in value)]), store.of_category(asked, about), *wanted
 
@@ -229,7 +236,7 @@ def repeats(store: Store, draw: random.Random) -> Found:
 def _goes_on(store: Store, draw: random.Random, item: Item, action: str, days: int) -> list[Request]:
     """A view and an action on the item; what is asked after each of five views in its category, so many days later."""
     user = store.guest()
-    store.do(user, [("view", item), (action, item, *([4.0] if action == "rating" else []))])
+    store.do(user, [("view", item), (action, item, 4.0) if action == "rating" else (action, item)])
     others = [other for other in store.shop.categories[category(item)] if other is not item]
     return store.requests(user, _views(draw, others, 5), store.now_ms + days * DAY_MS - 6 * GAP_MS)
 
@@ -273,12 +280,13 @@ def _listed(store: Store, draw: random.Random, asked: list[tuple[str, Item]], na
 
 def _nearest(store: Store, item: Item, count: int = 10) -> list[str]:
     """The users of whom an interest, by its weight, is nearest to the item."""
-    vector, near = store.catalogue.lookup(item_key(item.item_id)), {}
+    vector = store.catalogue.lookup(item_key(item.item_id))
+    near: dict[str, float] = {}
     for user in store.shop.likes:
         held = interest.decode(store.users.request(_now(store, user)).interests)
         if held.weights.sum() > 0:
             near[user] = float((held.weights / held.weights.sum() * (held.vectors @ vector)).max())
-    return sorted(near, key=near.get, reverse=True)[:count]
+    return sorted(near, key=near.__getitem__, reverse=True)[:count]
 
 
 def _fans(store: Store, item: Item) -> list[str]:

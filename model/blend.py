@@ -11,6 +11,7 @@ may want from one that nobody wants is not what tells it from the best hundred.
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -46,19 +47,17 @@ class Blend(nn.Module):
     Shape: spread (signals,), the standard deviation of each signal among the candidates.
     """
 
+    spread: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.find, self.order = Weights(), Weights()
-        layers = (
-            nn.Linear(len(SIGNALS) + CONTEXT, _HIDDEN),
-            nn.GELU(),
-            nn.Linear(_HIDDEN, _HIDDEN),
-            nn.GELU(),
-            nn.Linear(_HIDDEN, 1),
-        )
-        self.mlp = nn.Sequential(*layers)
-        nn.init.zeros_(self.mlp[-1].weight)
-        nn.init.zeros_(self.mlp[-1].bias)
+        first = nn.Linear(len(SIGNALS) + CONTEXT, _HIDDEN)
+        hidden = nn.Linear(_HIDDEN, _HIDDEN)
+        last = nn.Linear(_HIDDEN, 1)
+        self.mlp = nn.Sequential(first, nn.GELU(), hidden, nn.GELU(), last)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
         self.register_buffer("spread", torch.ones(len(SIGNALS)))
 
     @torch.no_grad()
@@ -78,7 +77,7 @@ class Blend(nn.Module):
 
         Shape: signals (B, candidates, signals), context (B, CONTEXT) -> (B, candidates).
         """
-        centred, first = signals - signals.mean(1, keepdim=True), self.mlp[0]
+        centred, first = signals - signals.mean(1, keepdim=True), cast(nn.Linear, self.mlp[0])
         of_signals, of_context = first.weight.split((len(SIGNALS), CONTEXT), 1)
         hidden = F.linear(centred, of_signals / self.spread) + F.linear(context, of_context, first.bias)[:, None]
         return self.mlp[1:](hidden).squeeze(2) + (centred @ self.order(context)[..., None]).squeeze(2)

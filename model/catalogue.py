@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 from zlib import crc32
 
 import numpy as np
@@ -162,7 +162,7 @@ class Replica:
         self._disk = Rdict(str(folder), Options(raw_mode=True))
         self.catalogue = Catalogue()
         self.offsets: dict[int, int] = {}
-        stored = list(self._disk.items())
+        stored = cast(list[tuple[bytes, bytes]], list(self._disk.items()))  # `raw_mode`: nothing but bytes
         self.catalogue.apply(decode_item_vector(value) for key, value in stored if key[:1] == b"i")
         self.offsets = {int(key[1:]): int(value) for key, value in stored if key[:1] == b"o"}
 
@@ -188,7 +188,7 @@ class Replica:
             self._disk[b"o%d" % partition] = b"%d" % offset
 
     def _drop_items(self) -> None:
-        for key in list(self._disk.keys()):
+        for key in cast(list[bytes], list(self._disk.keys())):
             if key[:1] == b"i":
                 del self._disk[key]
 

@@ -45,9 +45,7 @@ class Shares:
 
     MOST = 0.05
     _FADES = np.array([0.5 ** (1 / half_life) for half_life in HALF_LIVES])
-    _SUMS = np.array(
-        [min(half_life, 1e12) / np.log(2) for half_life in HALF_LIVES]
-    )  # of what has not faded, after very many events
+    _SUMS = np.minimum(HALF_LIVES, 1e12) / np.log(2)  # of what has not faded, after very many events
     _USERS = 100_000
 
     def __init__(self) -> None:

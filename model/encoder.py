@@ -10,6 +10,7 @@ import json
 from hashlib import blake2b
 from pathlib import Path
 from threading import Lock
+from typing import cast
 
 import numpy as np
 from rocksdict import Options, Rdict
@@ -38,8 +39,9 @@ class Encoder:
         self._folder, self._device, self._threads = folder_of(name), device, threads
         self.version = f"{Path(name).name}-{fingerprint(self._folder)}"
         self.dim = int(json.loads((self._folder / "config.json").read_text())["hidden_size"])
-        self._loading, self._loaded = Lock(), None
-        self._kept = Rdict(str(keep), Options(raw_mode=True)) if keep else {}
+        self._loading = Lock()
+        self._loaded: LanguageModel | None = None
+        self._kept: Rdict | dict[bytes, bytes] = Rdict(str(keep), Options(raw_mode=True)) if keep else {}
 
     def embed(self, texts: list[str]) -> np.ndarray:
         """Embed texts.
@@ -54,7 +56,7 @@ class Encoder:
         if new:
             for key, vector in zip(new, self._compute(list(new.values()))):
                 self._kept[key] = vector.tobytes()
-        vectors = [np.frombuffer(self._kept[key], np.float16) for key in keys]
+        vectors = [np.frombuffer(cast(bytes, self._kept[key]), np.float16) for key in keys]
         return _unit(np.stack(vectors).astype(np.float32)) if texts else np.zeros((0, self.dim), np.float32)
 
     def load(self) -> "LanguageModel":

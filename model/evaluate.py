@@ -74,9 +74,9 @@ class Result:
 
     def add(self, target: int, rows: np.ndarray) -> None:
         """Count a list: rows of the catalogue, best first, and the row that came (-1: not in the catalogue)."""
-        rows = rows.tolist()
-        self.ranks.append(rows.index(target) if target >= 0 and target in rows else -1)
-        self.lists.append(rows + [-1] * (K - len(rows)))
+        listed = rows.tolist()
+        self.ranks.append(listed.index(target) if target >= 0 and target in listed else -1)
+        self.lists.append(listed + [-1] * (K - len(listed)))
 
 
 @dataclass
@@ -140,7 +140,7 @@ class Users:
     def embedded(self, event: Event) -> Embedded:
         """The event as it leaves the step embed of the job."""
         if event.action == "search":
-            query = self._embed_query(event.query)
+            query = self._embed_query(event.query or "")
             vector = None if query is None else interest_space(query[None])[0]
             return user.embedded(event, 0, self._catalogue.encoder, vector, query)
         key = item_key(event.item_id) if event.item_id else 0
@@ -232,7 +232,8 @@ class Headrace:
 
     def __init__(self, names: Iterable[str], learner: Learner, protocol: Protocol) -> None:
         self._learner, self._protocol = learner, protocol
-        self.scorer, self._frozen = Scorer.untrained(learner.catalogue.vectors.shape[1]), None
+        self.scorer = Scorer.untrained(learner.catalogue.vectors.shape[1])
+        self._frozen: Scorer | None = None
         live = [LIVE] if protocol.live else []
         self.results = {name: Result() for name in ("headrace", *live, *(name for name in PARTS if name in names))}
 
@@ -254,7 +255,7 @@ class Headrace:
     ) -> None:
         """Make the next version from these events, or only count them into the one of now."""
         began = time.perf_counter()
-        self._learner.add([one.example for one in asked])
+        self._learner.add([one.example for one in asked if one.example is not None])
         self.scorer = self._learner.fine_tune(progress) if fine_tunes else self._learner.count()
         seconds = time.perf_counter() - began
         for name, result in self.results.items():
@@ -322,10 +323,8 @@ def evaluate(
         queries: the encoder's vector of the query of every search, (dim,).
     """
     events = drawn_order(events, protocol.order_seed)
-    users, headrace = (
-        Users(catalogue, protocol.rules, queries.get),
-        Headrace(methods, learner or new_learner(catalogue, protocol), protocol),
-    )
+    users = Users(catalogue, protocol.rules, queries.get)
+    headrace = Headrace(methods, learner or new_learner(catalogue, protocol), protocol)
     others = Comparison([name for name in methods if name in BASELINES], catalogue, protocol)
     warm = int(len(events) * protocol.warm_up)
     for start, end, fine_tunes in chunks(len(events), warm, protocol):
@@ -367,10 +366,8 @@ def leave_one_out(
     """
     methods = [name for name in methods if name != FROZEN]
     events = drawn_order(events, protocol.order_seed)
-    users, headrace = (
-        Users(catalogue, protocol.rules, queries.get),
-        Headrace(methods, new_learner(catalogue, protocol), protocol),
-    )
+    users = Users(catalogue, protocol.rules, queries.get)
+    headrace = Headrace(methods, new_learner(catalogue, protocol), protocol)
     others = Comparison([name for name in methods if name in BASELINES], catalogue, protocol)
     last, held = held_out(events, catalogue, protocol), []
     for start, end, fine_tunes in chunks(len(events), int(len(events) * protocol.warm_up), protocol):

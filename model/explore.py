@@ -29,13 +29,11 @@ def explore(table: Table, batch: MicroBatch, scores: torch.Tensor) -> tuple[torc
     B, n = scores.shape
     new = table.new
     if not len(new) or n <= PLACE:
-        return torch.zeros(B, dtype=torch.int64, device=scores.device), torch.zeros(
-            B, dtype=torch.bool, device=scores.device
-        )
+        nothing = torch.zeros(B, dtype=torch.int64, device=scores.device)
+        return nothing, nothing.bool()
     interests = F.normalize(batch.interests - table.mean, dim=2)
-    near = (
-        (interests @ table.contrast[new].mT).masked_fill(batch.weights[..., None] < _LEAST_WEIGHT, -1.0).amax(1)
-    )  # (B, new)
+    near = interests @ table.contrast[new].mT  # (B, I, new)
+    near = near.masked_fill(batch.weights[..., None] < _LEAST_WEIGHT, -1.0).amax(1)  # (B, new)
     near.masked_fill_(scores[:, new] == -torch.inf, -1.0)
     best = near.amax(1)
     chosen = _drawn(near >= (best - _AS_NEAR)[:, None], batch.draw)

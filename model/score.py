@@ -11,6 +11,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from itertools import repeat
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -31,10 +32,9 @@ from model.versions import counts_path, trained_path
 
 LAYOUT = 7
 _POPULAR = 500  # items most chosen: enough for a list without what a user has consumed
-_USERS, _CELLS = (
-    64,
-    700_000,
-)  # users, and users x items, scored at once: what a group needs stays in the processor's cache
+_USERS, _CELLS = 64, 700_000
+"""Users, and users x items, scored at once: what a group needs stays in the processor's cache."""
+T = TypeVar("T")
 
 
 class Scorer(nn.Module):
@@ -45,6 +45,14 @@ class Scorer(nn.Module):
     NEIGHBOURS: items (m, c) int32 rows of this table, -1 for none, and weights (m, c); peers_taken (u, LENGTH) int32
     rows of this table, -1 for none; peers_places (m, PLACES) int32 places in it, counted through, -1 for none.
     """
+
+    keys: torch.Tensor
+    counts: torch.Tensor
+    first: torch.Tensor
+    late: torch.Tensor
+    learnt: torch.Tensor
+    peers_taken: torch.Tensor
+    peers_places: torch.Tensor
 
     def __init__(self, sizes: Sizes, items: int = 0, encoder_version: str = "") -> None:
         super().__init__()
@@ -60,8 +68,8 @@ class Scorer(nn.Module):
             self.register_buffer(f"{name}_weights", torch.zeros(items, 0))
         self.register_buffer("peers_taken", torch.full((0, LENGTH), -1, dtype=torch.int32))
         self.register_buffer("peers_places", torch.full((items, PLACES), -1, dtype=torch.int32))
-        self._text: tuple | None = None
-        self._table: tuple | None = None
+        self._text: tuple[Catalogue, int, torch.Tensor] | None = None
+        self._table: tuple[Catalogue, int, Table] | None = None
         self._popular: list[int] | None = None
         self.eval()
 
@@ -80,13 +88,13 @@ class Scorer(nn.Module):
         Raises:
             VersionError: the scorer was made for another encoder than the catalogue's.
         """
-        state = (catalogue, catalogue.revision)
-        if not _same(self._table, state):
+        table = _computed(self._table, catalogue)
+        if table is None:
             self._check(catalogue)
-            text = self._text[1] if _same(self._text, state) else None
-            table = Table(self.network, text, self.tables(), catalogue)
-            self._text, self._table = (state, table.text), (state, table)
-        return self._table[1]
+            table = Table(self.network, _computed(self._text, catalogue), self.tables(), catalogue)
+            self._text = catalogue, catalogue.revision, table.text
+            self._table = catalogue, catalogue.revision, table
+        return table
 
     def popular(self) -> list[int]:
         """The keys of the items most chosen lately, best first; computed once."""
@@ -117,11 +125,9 @@ class Scorer(nn.Module):
             counted: the `tables` of a scorer.
         """
         scorer = Scorer(self.sizes, 0, self.encoder_version)
-        scorer.network, scorer.blend, scorer._text = (
-            _of_items(self.network, self.keys, counted["keys"]),
-            self.blend,
-            self._text,
-        )
+        scorer.network = _of_items(self.network, self.keys, counted["keys"])
+        scorer.blend = self.blend
+        scorer._text = self._text
         for name, tensor in counted.items():
             scorer.register_buffer(name, tensor)
         return scorer
@@ -158,8 +164,9 @@ def _of_items(network: Network, keys: torch.Tensor, wanted: torch.Tensor) -> Net
     return other
 
 
-def _same(kept: tuple | None, state: tuple[Catalogue, int]) -> bool:
-    return kept is not None and kept[0][0] is state[0] and kept[0][1] == state[1]
+def _computed(kept: tuple[Catalogue, int, T] | None, catalogue: Catalogue) -> T | None:
+    """What was computed for the catalogue as it is now, if it was."""
+    return kept[2] if kept is not None and kept[0] is catalogue and kept[1] == catalogue.revision else None
 
 
 def save(scorer: Scorer, registry_path: str, version: str, about: dict) -> str:

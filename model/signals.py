@@ -10,6 +10,7 @@ tables).
 """
 
 from collections.abc import Callable, Collection
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -42,10 +43,8 @@ _NO_INTEREST = 1e-9
 _ALIKE = 0.9  # what a shared item counts for being alike, beside the next newer one
 _SHARED = 128  # places of peers that are looked around, at most
 _NEARER = 0.9  # what one place further away counts
-_LONG_AGO, _STEP_BACK = (
-    20.0,
-    0.8,
-)  # log of the seconds after which it hardly matters when; what one event further back counts
+_LONG_AGO = 20.0  # log of the seconds after which it hardly matters when
+_STEP_BACK = 0.8  # what one event further back counts
 
 
 def recencies(T: int, device: torch.device, name: str) -> torch.Tensor:
@@ -133,7 +132,7 @@ def _text(table: Table, batch: MicroBatch) -> list[torch.Tensor]:
 def _spread(table: Table, batch: MicroBatch, found: Found, rows: torch.Tensor) -> list[torch.Tensor]:
     """How strongly the last events lead to the items whose texts are nearest: what a new item inherits."""
     items, weights = table.alike(rows)  # (B, c, ALIKE)
-    led_to = sum(found[name].gather(1, items.flatten(1)).exp_() for name in _SPREADING)
+    led_to = reduce(torch.add, (found[name].gather(1, items.flatten(1)).exp_() for name in _SPREADING))
     return [(led_to.view_as(weights).mul_(weights).sum(2) + table.back_off[rows]).log_()]
 
 
@@ -219,7 +218,7 @@ RETRIEVING = torch.tensor([family.at is None for family in FAMILIES for _ in fam
 
 def everywhere(table: Table, batch: MicroBatch, wanted: Collection[str]) -> Found:
     """The signals of every item, of the families of which one is wanted; what is not a number counts as 0."""
-    found = {}
+    found: Found = {}
     for family in FAMILIES:
         if family.everywhere and not family.weights.keys().isdisjoint(wanted):
             signals = family.everywhere(table, batch)
@@ -236,7 +235,7 @@ def at_rows(found: Found, rows: torch.Tensor) -> torch.Tensor:
 
 def at(table: Table, batch: MicroBatch, found: Found, rows: torch.Tensor) -> torch.Tensor:
     """Every signal of some items, 0 for one that is not known; rows (B, c) -> (B, c, signals)."""
-    columns = []
+    columns: list[torch.Tensor] = []
     for family in FAMILIES:
         names = list(family.weights)
         if names[0] in found:

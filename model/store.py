@@ -8,6 +8,7 @@ import itertools
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from model.catalogue import Catalogue
 from model.evaluate import Asked, Protocol, Users, chunks, new_learner
 from model.finetune import Learner
 from model.metrics import K
-from model.schema import Event, Example, Item, ItemVector, Request
+from model.schema import Action, Event, Example, Item, ItemVector, Request
 from model.score import Scorer, score
 from model.shop import DAY_MS, Shop, category
 
@@ -36,9 +37,10 @@ class Visitors(Users):
 
     def like(self, user_id: str, guest: str) -> None:
         """Let a guest begin with all that is held of a user."""
-        for held in (self._states, self._last_ms):
-            if user_id in held:
-                held[guest] = held[user_id]
+        if user_id in self._states:
+            self._states[guest] = self._states[user_id]
+        if user_id in self._last_ms:
+            self._last_ms[guest] = self._last_ms[user_id]
 
 
 @dataclass
@@ -69,8 +71,15 @@ class Store:
     def copy(self) -> "Store":
         """One that can be changed while this one stays."""
         catalogue, users, scorer, learner = copy.deepcopy((self.catalogue, self.users, self.scorer, self.learner))
-        own = {"catalogue": catalogue, "users": users, "scorer": scorer, "learner": learner}
-        return replace(self, **own, items=dict(self.items), numbers=itertools.count(next(self.numbers)))
+        return replace(
+            self,
+            catalogue=catalogue,
+            users=users,
+            scorer=scorer,
+            learner=learner,
+            items=dict(self.items),
+            numbers=itertools.count(next(self.numbers)),
+        )
 
     def guest(self, like: str | None = None) -> str:
         """The name of a visitor who is new, or who has done all that a user did."""
@@ -96,7 +105,8 @@ class Store:
                 if isinstance(what, str)
                 else {"item_id": what.item_id, "value": value[0] if value else None}
             )
-            made.append(Event(f"step-{next(self.numbers)}", user, action, start_ms + number * GAP_MS, **about))
+            at, event_id = start_ms + number * GAP_MS, f"step-{next(self.numbers)}"
+            made.append(Event(event_id, user, cast(Action, action), at, **about))
         return made
 
     def lists(self, requests: Sequence[Request], k: int = K) -> list[list[str]]:

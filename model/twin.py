@@ -31,7 +31,8 @@ class Window:
     """A version's newest events, each with the place of its item on the list and among the popular, or `_MISS`."""
 
     def __init__(self, most: int) -> None:
-        self._most, self._places = most, deque()
+        self._most = most
+        self._places: deque[tuple[int, int]] = deque()
         self._sums = np.zeros(4)  # hits, gains, and those of popularity
 
     def add(self, place: int, popular: int) -> None:

@@ -96,6 +96,6 @@ def _last_list(user_id: str, interests: Interests) -> str:
 
 
 def _example(event: Event, before: bytes, shown: str) -> Example | None:
-    if event.action not in POSITIVE:
+    if event.action not in POSITIVE or event.item_id is None:
         return None
     return Example(event.user_id, event.event_id, event.event_time_ms, event.item_id, event.action, before, shown)

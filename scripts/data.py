@@ -37,10 +37,8 @@ ITEM_COLUMNS = ("item_id", "title", "text", "categories")
 LEAST_MEDIAN_MS = 1e11
 """A stream whose middle event is older than this, March 1973, was not written in milliseconds."""
 _LARGEST_MS, _LARGEST_WHOLE_FLOAT = 2**48, 2**53
-_SEMESTER_MS, _EVALUATION_MS = (
-    182 * 86_400_000,
-    600_000,
-)  # of inst-eval: how far a semester, and a rating in it, is from the next
+_SEMESTER_MS, _EVALUATION_MS = 182 * 86_400_000, 600_000
+"""Of inst-eval: how far a semester, and a rating in it, is from the next."""
 
 
 class DataError(HeadraceError):
@@ -79,10 +77,8 @@ def _download_debian(name: str, folder: Path) -> None:
     try:
         _run(["apt-get", "-q", "download", name], name, folder)
     except DataError:
-        state, cache = (
-            _made(DATA / "apt" / "lists" / "partial").parents[1],
-            _made(DATA / "apt" / "archives" / "partial").parents[1],
-        )
+        state = _made(DATA / "apt" / "lists" / "partial").parents[1]
+        cache = _made(DATA / "apt" / "archives" / "partial").parents[1]
         ours = ["-o", f"Dir::State={state}", "-o", f"Dir::Cache={cache}"]
         print("fetching the lists of Debian's packages", file=sys.stderr)
         _run(["apt-get", "-q", *ours, "update"], name, folder)

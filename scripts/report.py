@@ -127,9 +127,8 @@ def _methods(outcome: Outcome, catalogue: Catalogue) -> dict[str, dict]:
     for group, chosen in _groups(outcome.targets).items():
         users = np.array(outcome.targets.users, np.int64)[chosen]
         values = [figure(all_ranks[chosen]) for all_ranks in ranks.values() for figure in (hits, gains)]
-        draws = user_bootstrap(users, np.array(values, float)).reshape(
-            -1, len(ranks), 2
-        )  # (draws, methods, HR and NDCG)
+        draws = user_bootstrap(users, np.array(values, float))
+        draws = draws.reshape(-1, len(ranks), 2)  # (draws, methods, HR and NDCG)
         for at, (method, all_ranks) in enumerate(ranks.items()):
             figures = _figures(all_ranks[chosen]) | _intervals(draws[:, at])
             if group == "all":

@@ -258,10 +258,8 @@ def test_on_a_list_what_was_said_lifts_monotonically(world, untrained, learnt, a
 
 def test_who_only_views_and_clicks_has_no_term(world, untrained):
     """For them the score is what is learnt, to the bit; also beside others who said something."""
-    viewer, buyer = (
-        asked(world, "shoe-0", ("click", "hat-1"), ("rating", "tea-1")),
-        asked(world, ("purchase", "shoe-0")),
-    )
+    viewer = asked(world, "shoe-0", ("click", "hat-1"), ("rating", "tea-1"))
+    buyer = asked(world, ("purchase", "shoe-0"))
 
     assert {} == terms(world, untrained, viewer) == terms(world, untrained, asked(world))
     both = terms(world, untrained, viewer, buyer)

@@ -121,13 +121,11 @@ def world(tmp_path, topic) -> World:
 def inbox() -> finetune.Inbox:
     """One that is connected to nothing."""
     inbox = finetune.Inbox.__new__(finetune.Inbox)
-    inbox.examples, inbox.why, inbox.passed_over, inbox._said, inbox._requests = (
-        [],
-        "",
-        0,
-        -math.inf,
-        "fine-tune-requests",
-    )
+    inbox.examples = []
+    inbox.why = ""
+    inbox.passed_over = 0
+    inbox._said = -math.inf
+    inbox._requests = "fine-tune-requests"
     return inbox
 
 
