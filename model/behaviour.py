@@ -30,14 +30,7 @@ _NEW = {"de": "neu", "en": "new", "zh": "新款"}
 _PULLS = (("view",), ("click",), ("cart",), ("purchase",), ("like",), ("rating", 5.0))
 _PUSHES = (("rating", 1.0), ("dislike",), ("skip",))
 _STRICT, _LENIENT = (2.0, 1.0, 2.0, 1.0, 2.0), (5.0, 5.0, 4.0, 5.0, 5.0)
-_KEEPS = {
-    "view": True,
-    "click": True,
-    "purchase": False,
-    "rating": False,
-    "dislike": False,
-    "skip": False,
-}
+_KEEPS = {"view": True, "click": True, "purchase": False, "rating": False, "dislike": False, "skip": False}
 """Whether a product may be listed again the next day after each action."""
 _BOT_VIEWS = 500
 
