@@ -33,11 +33,14 @@ if __name__ == "__main__":
 import torch
 from kafka import KafkaConsumer, TopicPartition
 
+from jobs.retention import remove_unneeded
 from jobs.versions import Versions
 from model import interest, registry, score
+from model.catalogue import Catalogue
 from model.finetune import NOBODY, Judgement, Learner, better_or_level
 from model.schema import Example, ModelVersion, StateError, decode_example, decode_fine_tune_request, decoded, item_key
 from model.versions import counts_number, counts_path, next_name, trained_path
+from udfs.loading import LOAD_S, Loading
 from udfs.replica import CatalogueFollower
 
 KEPT_COUNTS = 4
@@ -176,9 +179,9 @@ class ServingVersion:
         scorer: None where it cannot be used.
     """
 
-    def __init__(self, path: str, scorer: score.Scorer | None, number: int = 0) -> None:
+    def __init__(self, path: str, scorer: score.Scorer | None, number: int = 0, hangs: Loading | None = None) -> None:
         self.path, self.scorer = path, scorer
-        self._number, self._tried = number, time.monotonic()
+        self._number, self._tried, self._hangs = number, time.monotonic(), hangs
         self._written: deque[str] = deque()  # where its counts lie, the newest last
         if scorer is not None:
             numbers = [counts_number(f"{path}/{name}") for name in registry.inside(path)]
@@ -187,17 +190,23 @@ class ServingVersion:
 
     @classmethod
     def load(cls, version: ModelVersion, within: str) -> "ServingVersion":
-        """Load a version of the registry `within`."""
-        path, scorer = trained_path(version.path), None
-        try:
+        """Load a version of the registry `within`; one that takes too long cannot be used."""
+
+        def read(path: str, _: Catalogue) -> score.Scorer:
             registry.check_inside(path, within)
-            scorer = score.load(path)
-        except Exception as error:  # noqa: BLE001 - whatever is announced, the learner goes on
+            return score.load(path)
+
+        path = trained_path(version.path)
+        loading = Loading(path, Catalogue(), read)
+        hangs = None if loading.is_over(LOAD_S) else loading
+        if loading.scorer is None:
+            error = loading.error or f"{path}: not loaded in {LOAD_S:g} s"
             logger.error("the serving version cannot be used, candidates are judged beside an untrained one: %s", error)
-        return cls(path, scorer, counts_number(version.path))
+        return cls(path, loading.scorer, counts_number(version.path), hangs)
 
     def should_be_tried_again(self) -> bool:
-        return bool(self.path) and self.scorer is None and time.monotonic() - self._tried > RETRY_S
+        waits = self._hangs is not None and not self._hangs.is_over(0)
+        return bool(self.path) and self.scorer is None and not waits and time.monotonic() - self._tried > RETRY_S
 
     def write_counts(self) -> str:
         """Write its counts of now, delete all but the last ones, and return where they lie."""
@@ -360,6 +369,7 @@ class FineTune:
                 version, status="rejected", reason="something else was decided by hand while it was judged"
             )
         logger.info("%s is %s: %s", name, self._versions.known[name].status, metrics)
+        remove_unneeded(self._versions, self._settings.registry, self._settings.keep_versions)
 
     @staticmethod
     def _report(done: int, of: int) -> None:

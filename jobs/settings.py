@@ -91,6 +91,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ) = "dislike:forever,skip:forever,rating:forever,purchase:30d"
     registry: _text("where model versions are kept: a folder or any fsspec address") = "/tmp/headrace/registry"
 
+    keep_versions: _count(
+        "versions kept in the registry: so many that served last, and the newest of all", ge=3, le=12
+    ) = 6
+
     # Learning
     fine_tune_every: _count("examples after which a fine-tuning is requested") = 2_000
     fine_tune_max_age_s: _real("... or this long after the last request, seconds", gt=0) = 60.0

@@ -180,7 +180,7 @@ class ModelVersion(Struct, frozen=True, omit_defaults=True):
     path: Annotated[str, Meta(max_length=4_096)]
     parent: str = ""
     metrics: dict[str, float] = {}
-    status: Literal["candidate", "serving", "counted", "retired", "rejected"] = "candidate"
+    status: Literal["candidate", "serving", "counted", "retired", "rejected", "removed"] = "candidate"
     reason: str = ""
     epoch: Annotated[int, Meta(ge=0, le=2**53)] = 0
     pinned: bool = False

@@ -97,6 +97,8 @@ def _readable(versions: Versions, name: str) -> ModelVersion:
     if name not in versions.known:
         raise VersionError(f"{name}: no such version; there are {', '.join(sorted(versions.known)) or 'none'}")
     version = versions.known[name]
+    if version.status == "removed":
+        raise VersionError(f"{name}: was removed from the registry; keep_versions says how many stay")
     score.load(version.path)
     return version
 

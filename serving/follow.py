@@ -57,7 +57,7 @@ class Follower:
                     while not self._stop.is_set():
                         self._check(consumer)
                         self._read(consumer)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the lists have to come again after it
+            except Exception as error:  # whatever it is, the lists have to come again after it
                 self._lost(error)
                 self._stop.wait(RETRY_S)
 

@@ -323,7 +323,7 @@ def test_any_column_that_pandas_writes_is_read_or_refused_in_a_sentence(tmp_path
     try:
         read_events, read_items = data.read(*files)
     except data.DataError as error:
-        assert str(error).startswith(f"{tmp_path}/") and column in str(error)  # noqa: PT017 - to be read is right too
+        assert str(error).startswith(f"{tmp_path}/") and column in str(error)
         return
     valid, refused = data.check_events(read_events)
 

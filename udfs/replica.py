@@ -67,7 +67,7 @@ class CatalogueFollower:
         while not self._stop.is_set():
             try:
                 records = self._poll()
-            except Exception as error:  # noqa: BLE001 - this thread is the only one that would notice
+            except Exception as error:  # this thread is the only one that would notice
                 logger.error(
                     "item-vectors cannot be read, tried again in %g s: %s: %s", RETRY_S, type(error).__name__, error
                 )
