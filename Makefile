@@ -16,12 +16,13 @@ help:  ## print this list
 demo: java setup  ## show everything at work on real data: sets up, starts the stack, replays MovieLens, cleans up
 	@$(PYTHON) scripts/replay.py --data ml-100k $(ARGS)
 
-# Two processes, a thread each: a file of tests stays in one process, where what it makes once serves all of them.
+# Two processes, a thread each. A file of tests stays in one, where what it makes once serves all of them; the files keep
+# their order, so that the longest ones (behaviour, evaluate, finetune) do not come last.
 check: setup  ## what one runs all day: lint, format, types of model/, the tests without Java (about a minute)
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m ruff format --check .
 	@$(PYTHON) -m mypy
-	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m "not java" -n 2 --dist loadfile $(ARGS)
+	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m "not java" -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test: java setup  ## every test, in a few minutes (needs Java and Maven)
 	@$(PYTHON) -m pytest $(ARGS)
