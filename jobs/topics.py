@@ -12,6 +12,8 @@ POSITION = {
     "offset": "BIGINT METADATA VIRTUAL",
 }
 MAX_REQUEST_BYTES = 33_554_432
+DISCOVERY_S = 60
+"""So often the job looks for new partitions of the topics that it reads; Flink's default is five minutes."""
 LINGER_MS = 5
 PATIENT_LINGER_MS = 100
 """How long a record waits for others on its way to Kafka: a list hardly, the learner's longer, in fewer requests."""
@@ -24,6 +26,7 @@ def source(settings: Settings, name: str, startup: str = "group-offsets", key: s
     columns = ({key: "BYTES"} if key else {}) | {"value": "BYTES"} | POSITION
     options = {"scan.startup.mode": startup, "properties.group.id": f"{settings.topic_prefix}headrace"}
     options["properties.auto.offset.reset"] = "earliest"
+    options["scan.topic-partition-discovery.interval"] = f"{DISCOVERY_S} s"
     return _table(settings, name, f"read_{name}", columns, options, key)
 
 

@@ -51,6 +51,9 @@ _PENDING, _ACTION_MASK = np.uint64(1), np.uint64(0xFF)
 _STRENGTH_BITS, _STRENGTH_MASK, _STRENGTH_UNIT = np.uint64(1), np.uint64(0x7F), 16
 _STRENGTH_OF = np.array([round(_STRENGTH_UNIT * STRENGTHS.get(action, 0.0)) & 0x7F for action in ACTIONS], np.uint64)
 _MOST_RATINGS = 0xFFFF
+_MOST_EDGE = np.float32(np.finfo("<f2").max)
+_MOST_WEIGHT = 1e9
+"""More than any number of events makes of an interest, one a millisecond for a week."""
 
 
 FOREVER = float("inf")
@@ -147,7 +150,7 @@ def encode(interests: Interests) -> bytes:
     scale, query = (
         _quantised(interests.query[None]) if len(interests.query) else (np.zeros(0, "<f2"), np.zeros(0, np.int8))
     )
-    edges = interests.edges.astype("<f2")
+    edges = np.minimum(interests.edges, _MOST_EDGE).astype("<f2")
     return b"".join(
         (header, table.tobytes(), edges.tobytes(), scale.tobytes(), query.tobytes(), interests.log.tobytes())
     )
@@ -180,10 +183,14 @@ def decode(data: bytes | None) -> Interests:
         at += table.nbytes
         edges = np.frombuffer(data, "<f2", count * count, at).reshape(count, count).astype(np.float32)
         at += edges.nbytes // 2
+        edges = np.minimum(edges, _MOST_EDGE)  # earlier releases wrote larger ones as infinite
         query = _unit(np.frombuffer(data, np.int8, dim, at + 2)[None])[0] if dim else np.zeros(0, np.float32)
-        log = np.frombuffer(data, _EVENT, events, at + (2 + dim if dim else 0))
+        at += 2 + dim if dim else 0
+        log = np.frombuffer(data, _EVENT, events, at)
     except (ValueError, struct.error) as error:
         raise StateError(f"{len(data)} bytes of interests are cut short: {error}") from None
+    if at + log.nbytes != len(data):
+        raise StateError(f"{len(data)} bytes of interests: {at + log.nbytes} were wanted, as their header says")
     log = log if data[0] == LAYOUT else _with_strengths(log)
     weights, touched_ms = table["weight"].copy(), table["touched_ms"].copy()
     state = encoder, newest_ms, last, _unit(table["vector"]), weights, touched_ms, edges, log
@@ -201,6 +208,26 @@ def _with_strengths(log: np.ndarray) -> np.ndarray:
     log = log.copy()
     log["stamp"] |= _STRENGTH_OF[Interests(log=log).actions] << _STRENGTH_BITS
     return log
+
+
+def check(interests: Interests) -> int:
+    """See whether interests hold what `fold` can have made of events, whoever wrote them; the newest time in them, ms.
+
+    Raises:
+        StateError: they do not.
+    """
+    numbers = interests.weights, interests.edges, np.float32(interests.mean_rating)
+    if not all(np.isfinite(part).all() for part in numbers):
+        raise StateError("the interests hold a number that is infinite or none")
+    if (interests.weights < 0).any() or (interests.weights > _MOST_WEIGHT).any() or (interests.edges < 0).any():
+        raise StateError(f"the interests hold a weight that is not 0 to {_MOST_WEIGHT:g}")
+    if not -1 <= interests.last < len(interests.weights):
+        raise StateError(f"the last interest is number {interests.last}, and there are {len(interests.weights)}")
+    if (interests.actions >= len(ACTIONS)).any():
+        raise StateError("the interests hold an action that this release does not know")
+    if len(interests.query) and not (interests.actions == ACTIONS.index("search")).any():
+        raise StateError("the interests hold a query without its search")
+    return max(interests.newest_ms, *interests.touched_ms.tolist(), *interests.times_ms.tolist(), 0)
 
 
 def newest(data: bytes) -> tuple[int, str, int] | None:
@@ -245,10 +272,10 @@ def fold(
         query: the encoder's own vector of a search, shape (dim,).
 
     Returns:
-        False if the event is among the last N already: nothing has changed.
+        False if the event is among the last N already, at whatever time: nothing has changed.
     """
     log, times_ms, time_ms, key = interests.log, interests.times_ms, event.event_time_ms, event_key(event.event_id)
-    if (log["event_key"][times_ms == time_ms] == key).any():
+    if (log["event_key"] == key).any():
         return False
     strength = _strength(interests, event, rules)
     bits = round(_STRENGTH_UNIT * strength) & 0x7F

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jobs.finetune import read_example
+from jobs.inbox import read_example
 from model import consumed, interest, user
 from model.catalogue import Catalogue
 from model.interest import Rules

@@ -134,12 +134,26 @@ def test_an_event_on_an_unknown_item_goes_on_without_a_vector(embed):
     assert (item_key("new"), b"") == (record.item_key, record.vector)
 
 
-def test_vectors_of_another_encoder_do_not_count(embed):
-    """While the catalogue still comes from the encoder before, its items are as good as unknown."""
+def test_an_event_goes_with_the_catalogue_that_serves(embed):
+    """While that still comes from the encoder before, events have its vectors and its number; a query cannot be
+    compared with them and says nothing.
+    """
     embed._follower = FakeFollower("a", version="fake-0")
-    [(_, record)] = embedded(embed, event(item_id="a"))
+    click, search, other = embedded(
+        embed, event(), event("search", None, "e2", query="hats"), event("view", "new", "e3")
+    )
 
-    assert b"" == record.vector
+    assert [encoder_number("fake-0")] * 3 == [record.encoder for _, record in (click, search, other)]
+    assert [2 * DIM, 0, 0] == [len(record.vector) for _, record in (click, search, other)]
+    assert b"" == search[1].query
+
+
+def test_before_there_is_a_catalogue_events_belong_to_the_encoder(embed):
+    """The first searches count."""
+    embed._follower = FakeFollower()
+    [(_, record)] = embedded(embed, event("search", None, query="hats"))
+
+    assert (encoder_number(VERSION), 2 * DIM) == (record.encoder, len(record.query))
 
 
 def test_searches_are_embedded_in_one_call_a_micro_batch(embed):

@@ -54,7 +54,8 @@ class Embed(ScalarFunction):
         self._max_future_s, self._max_bytes = max_future_s, max_bytes
 
     def open(self, function_context) -> None:
-        from model.catalogue import encoder_number, first_free
+        from model.cache import first_free
+        from model.catalogue import encoder_number
         from model.encoder import Encoder
         from model.interest import interest_space
         from udfs.replica import CatalogueFollower
@@ -112,14 +113,14 @@ class Embed(ScalarFunction):
     def _row(self, event: Event | Rejected, queries: dict[str, tuple[np.ndarray, np.ndarray]]) -> tuple[str, bytes]:
         if isinstance(event, Rejected):
             return f"\0rejected-{event.offset % 64}", encode_packed(event)
-        if event.action == "search":
-            return event.user_id, encode_packed(embedded(event, 0, self._number, *queries[event.query]))
-        key = item_key(event.item_id) if event.item_id else 0
-        return event.user_id, encode_packed(embedded(event, key, self._number, self._item_vector(key)))
-
-    def _item_vector(self, key: int) -> np.ndarray | None:
         catalogue = self._follower.catalogue
-        return catalogue.lookup(key) if catalogue.encoder_version == self._encoder.version else None
+        number = catalogue.encoder if len(catalogue) else self._number
+        if event.action == "search":
+            # A query can be compared with the items of its own encoder only: until those serve, it says nothing.
+            vectors = queries[event.query] if number == self._number else (None,)
+            return event.user_id, encode_packed(embedded(event, 0, number, *vectors))
+        key = item_key(event.item_id) if event.item_id else 0
+        return event.user_id, encode_packed(embedded(event, key, number, catalogue.lookup(key)))
 
 
 class EmbedItems(ScalarFunction):
@@ -131,7 +132,7 @@ class EmbedItems(ScalarFunction):
         self._max_bytes = max_bytes
 
     def open(self, function_context) -> None:
-        from model.catalogue import first_free
+        from model.cache import first_free
         from model.encoder import Encoder
 
         worker.prepare()
