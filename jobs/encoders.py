@@ -1,4 +1,4 @@
-"""The `item-vectors` topic as an operator sees it: of how many items which encoder's vectors came last, and a say in it."""
+"""The `item-vectors` topic as an operator sees it: of how many items which encoder's vectors came last, and a say."""
 
 from collections import Counter
 

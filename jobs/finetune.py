@@ -10,9 +10,9 @@ that come until they are enough. Where something else serves than what this lear
 begins again from that.
 
 The topic is the learner's memory: one that starts takes the networks from the version that serves and counts the newest
-`replay_capacity` examples again. Where the broker is away it says so and waits (jobs/reader.py). What else goes wrong in
-a turn is logged with its traceback, and the process ends with code 1: whoever runs it (the local stack's supervisor, a
-cluster's) starts it again, and it goes on as above.
+`replay_capacity` examples again. Where the broker is away it says so and waits (jobs/reader.py). What else goes wrong
+in a turn is logged with its traceback, and the process ends with code 1: whoever runs it (the local stack's supervisor,
+a cluster's) starts it again, and it goes on as above.
 
     python jobs/finetune.py [--SETTING VALUE ...]
 """
@@ -47,8 +47,7 @@ from udfs.replica import CatalogueFollower
 KEPT_COUNTS = 4
 """So many counts of a version stay in the registry: whoever loads is a little behind whoever writes."""
 LARGEST_SHARE = 0.05
-"""Of the examples that a candidate is judged on, one user may bring this share, rounded up: a few bots do not decide.
-"""
+"""Of the examples that a candidate is judged on, one user may bring this share, rounded up: few bots do not decide."""
 SAY_S = 60.0
 """So often the log says how far a candidate is that waits to be judged."""
 RETRY_S = 30.0
@@ -167,8 +166,7 @@ class FineTune:
         return examples > 0 and counts and waited_s >= self._settings.count_every_s
 
     def recall(self, examples: list[Example]) -> list[Example]:
-        """Take the examples from before this learner started: where a version serves that has learnt from them, they
-        are counted.
+        """Take the examples from before this learner started: those the serving version has learnt from are counted.
 
         Returns:
             Those that nobody has learnt from.
@@ -291,7 +289,8 @@ class FineTune:
         )
         if not better_or_level(trial.ours, trial.theirs, self._settings.gate_tolerance):
             before = metrics["serving_ndcg_at_10"]
-            reason = f"NDCG@10 {metrics['ndcg_at_10']:.4f} on {len(trial.ours.hit)} events; {trial.parent or 'untrained'} has {before:.4f}"
+            ours = f"NDCG@10 {metrics['ndcg_at_10']:.4f} on {len(trial.ours.hit)} events"
+            reason = f"{ours}; {trial.parent or 'untrained'} has {before:.4f}"
             self._versions.say(version, status="rejected", reason=reason)
         elif self._versions.serve(version, trial.epoch):
             self._served = ServingVersion(version.path, trial.scorer)

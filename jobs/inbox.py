@@ -16,7 +16,13 @@ from jobs.reader import Reader
 from jobs.settings import Settings
 from model import interest
 from model.schema import (
-    Example, FineTuneRequest, InvalidRecord, Rejected, decode_example, decode_fine_tune_request, decoded,
+    Example,
+    FineTuneRequest,
+    InvalidRecord,
+    Rejected,
+    decode_example,
+    decode_fine_tune_request,
+    decoded,
 )  # fmt: skip
 
 REQUESTS = 1_000

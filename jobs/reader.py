@@ -224,7 +224,7 @@ def in_order(arrived: Mapping[TopicPartition, list[ConsumerRecord]]) -> list[Con
 
 
 def _timed(records: list[ConsumerRecord]) -> list[tuple[int, ConsumerRecord]]:
-    """Each with the time by which it was written; clocks that go back do not bring it before the one that it follows."""
+    """Each with the time by which it was written; clocks that go back do not bring it before the one it follows."""
     latest, timed = 0, []
     for record in records:
         latest = max(latest, record.timestamp or 0)

@@ -12,6 +12,7 @@ flink run -py jobs/recommend.py [--SETTING VALUE ...]
 
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from jobs.settings import Settings, check_encoder, help_or_go_on, load_or_exit, usage
@@ -99,9 +100,7 @@ def recommend(
 
 
 def read_versions(tables: StreamTableEnvironment, settings: Settings) -> DataStream:
-    """The (value, partition, offset) rows of `model-versions` as a stream: a value that is missing or no text does not
-    stop the source.
-    """
+    """The (value, partition, offset) rows of `model-versions` as a stream: no value, or no text, does not stop it."""
     table = tables.from_path(topics.table_of("read", "model-versions"))
     stream = tables.to_data_stream(table.select(*map(col, ("value", "partition", "offset"))))
     row = Types.ROW([BYTES, Types.INT(), Types.LONG()])
@@ -143,14 +142,12 @@ def key_by_user(stream: DataStream) -> KeyedStream:
 
 
 def beside(stream: DataStream, tag: OutputTag) -> DataStream:
-    """A side output as it is: `DataStream.get_side_output` would put a Python map behind it, a call for every record."""
+    """A side output as it is: `DataStream.get_side_output` would put a Python map behind it, a call a record."""
     return DataStream(stream._j_data_stream.getSideOutput(tag.get_java_output_tag()))
 
 
 def step(stream: DataStream, name: str, source: str | None = None) -> DataStream:
-    """Give a step its name and uid together; what the planner put before it is named after it, a source by its own
-    name.
-    """
+    """Give a step its name and uid together; what the planner put before it is named after it, a source by its own."""
     waiting, number = [stream._j_data_stream.getTransformation()], 0
     while waiting:
         transformation = waiting.pop()
@@ -197,7 +194,7 @@ def environment(settings: Settings, jars: list[str]) -> tuple[StreamExecutionEnv
     return env, tables
 
 
-def build(settings: Settings, jars: list[str] = []) -> StreamExecutionEnvironment:
+def build(settings: Settings, jars: Sequence[str] = ()) -> StreamExecutionEnvironment:
     """The whole job with its real sources and sinks, ready to be executed.
 
     Args:

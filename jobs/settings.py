@@ -122,7 +122,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def registry_path(self) -> str:
         """Where this prefix's model versions are.
 
-        >>> Settings(registry="s3://models/").registry_path, Settings(registry="/m/", topic_prefix="shop-").registry_path
+        >>> Settings(registry="s3://models/").registry_path, Settings(registry="/m", topic_prefix="shop-").registry_path
         ('s3://models/', '/m/shop-')
         """
         return f"{self.registry.rstrip('/')}/{self.topic_prefix}" if self.topic_prefix else self.registry
@@ -170,9 +170,10 @@ def _durations(text: str) -> dict[str, float]:
     for part in filter(None, (part.strip() for part in text.split(","))):
         action, _, length = part.partition(":")
         number, unit = length[:-1], length[-1:]
-        if length != "forever" and not (number.isdecimal() and unit in _UNITS_S) or action not in CONSUMING:
+        if (length != "forever" and not (number.isdecimal() and unit in _UNITS_S)) or action not in CONSUMING:
             raise SettingsError(
-                f"exclude_after={text}: {part}: ACTION:TIME is wanted, as purchase:30d; actions are {', '.join(sorted(CONSUMING))}, "
+                f"exclude_after={text}: {part}: ACTION:TIME is wanted, as purchase:30d; "
+                f"actions are {', '.join(sorted(CONSUMING))}, "
                 f"times forever or a number and one of {', '.join(_UNITS_S)} (default {Settings().exclude_after})"
             )
         durations[action] = FOREVER if length == "forever" else float(number) * _UNITS_S[unit]
@@ -242,8 +243,7 @@ def load(argv: list[str], environ: Mapping[str, str]) -> Settings:
 
 
 def no_settings(environ: Mapping[str, str]) -> list[str]:
-    """The variables that start as a setting's do and are none; one that resembles a setting is left to `load`, which
-    refuses it.
+    """The variables that start as a setting's do and are none; one that resembles a setting is refused by `load`.
 
     >>> no_settings({"HEADRACE_PORT": "tcp://10.0.0.7:8080", "HEADRACE_K": "10", "HEADRACE_HALF_LIFE": "60"})
     ['HEADRACE_PORT']

@@ -16,9 +16,7 @@ DISCOVERY_S = 60
 """So often the job looks for new partitions of the topics that it reads; Flink's default is five minutes."""
 LINGER_MS = 5
 PATIENT_LINGER_MS = 100
-"""How long a record waits for others on its way to Kafka: a list hardly, what is for the learner longer, in fewer
-requests.
-"""
+"""How long a record waits for others on its way to Kafka: a list hardly, the learner's longer, in fewer requests."""
 TRANSACTION_TIMEOUT_MS = 900_000
 """The broker's limit; Flink's own default, one hour, is above it and stops the job at start."""
 

@@ -8,7 +8,6 @@ from jobs.settings import Settings
 from model.schema import ModelVersion, decode_model_version, decoded, encode_json
 from model.versions import Serving, follow, name_of, trained_path
 
-
 SEND_TIMEOUT_S = 30
 
 

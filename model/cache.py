@@ -88,7 +88,8 @@ class Cache:
         except Exception as error:
             if is_held(error):
                 raise
-            self._disk, broken = None, str(error)
+            self._disk = None  # type: ignore[assignment]  # until `rebuild` opens it
+            broken = str(error)
         if broken:
             self.rebuild(broken)
 

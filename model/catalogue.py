@@ -59,7 +59,8 @@ def space_of(item: ItemVector) -> Space | None:
 
 
 class Matrix:
-    """The items that have a vector in one space, one row each. Only one that was `opened` has them in the interest space.
+    """The items that have a vector in one space, one row each. Only one that was `opened` has them in the interest
+    space.
 
     Shape: vectors (items, encoder dimensions); interest_vectors (items, 64); keys (items,) uint64, `item_key` of each.
     """
@@ -131,7 +132,8 @@ class Matrix:
         if row != last:
             self.item_ids[row] = last_id
             self.row_of[item_key(last_id)] = row
-            for array in map(self.__dict__.get, self._arrays()):
+            for name in self._arrays():
+                array = getattr(self, name)
                 array[row] = array[last]
         return True
 
@@ -159,18 +161,18 @@ Place = tuple[Space, str]
 class Catalogue:
     """The items of the encoder version that serves; those of a few others are kept apart.
 
-    The one that serves stays until another is *complete*: has `COMPLETE` of its items. A record with `pinned` and without
-    an item id pins an encoder version: that one serves as soon as it has any item, whatever is complete, until another
-    such record ends it. A deletion applies to every version. What serves changes in place, so that whoever holds the
-    catalogue goes on with it.
+    The one that serves stays until another is *complete*: has `COMPLETE` of its items. A record with `pinned` and
+    without an item id pins an encoder version: that one serves as soon as it has any item, whatever is complete, until
+    another such record ends it. A deletion applies to every version. What serves changes in place, so that whoever
+    holds the catalogue goes on with it.
 
-    An item that comes with a version that does not serve belongs to that version alone, as it does on a compacted topic;
-    only what serves keeps its vector of before. So the decision follows from the records in their order, however they
-    are cut into calls of `apply`. The topic keeps an item's newest record only: a reader that comes late finds of the
-    version that serves elsewhere what has not come again since. `settle` decides what it goes on with.
+    An item that comes with a version that does not serve belongs to that version alone, as it does on a compacted
+    topic; only what serves keeps its vector of before. So the decision follows from the records in their order, however
+    they are cut into calls of `apply`. The topic keeps an item's newest record only: a reader that comes late finds of
+    the version that serves elsewhere what has not come again since. `settle` decides what it goes on with.
 
-    `MOST_OTHERS` other versions are kept; where one more comes, the smallest goes. `revision` grows with every change of
-    what serves, so whoever derives something from it knows when to do it again.
+    `MOST_OTHERS` other versions are kept; where one more comes, the smallest goes. `revision` grows with every change
+    of what serves, so whoever derives something from it knows when to do it again.
     """
 
     def __init__(self) -> None:
@@ -217,9 +219,7 @@ class Catalogue:
         return np.fromiter((row_of.get(key, -1) for key in keys), np.int64)
 
     def rows_of_fingerprints(self, wanted: np.ndarray) -> np.ndarray:
-        """The rows of items known by their fingerprints (model/consumed.py), -1 where there is none; (n,) uint32 ->
-        (n,) int64.
-        """
+        """The rows of items known by their fingerprints (model/consumed.py), -1 for none; (n,) uint32 -> (n,) int64."""
         if not len(self):
             return np.full(len(wanted), -1)
         if self._by_fingerprint is None or self._by_fingerprint[0] != self.revision:
@@ -336,7 +336,8 @@ class Catalogue:
         if len(rest):
             self.others[former.space] = rest
         if len(former):
-            logger.warning("%d items of encoder %s serve now, after %d of %s", len(wanted), wanted.space.encoder_version, len(former), former.space.encoder_version)  # fmt: skip
+            now, before = wanted.space.encoder_version, former.space.encoder_version
+            logger.warning("%d items of encoder %s serve now, after %d of %s", len(wanted), now, len(former), before)
         return [(former.space, item_id) for item_id in former.item_ids if item_key(item_id) not in rest.row_of]
 
 
@@ -358,8 +359,8 @@ _CHUNK = 10_000
 
 
 class State(msgspec.Struct, frozen=True):
-    """What a replica keeps beside the items; `source` is the topic that it follows, `settled` whether it has reached the
-    topic's end.
+    """What a replica keeps beside the items; `source` is the topic that it follows, `settled` whether it has reached
+    the topic's end.
     """
 
     layout: int

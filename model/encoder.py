@@ -39,7 +39,8 @@ class Encoder:
         self._folder, self._device, self._threads = folder_of(name), device, threads
         self.version = f"{Path(name).name}-{fingerprint(self._folder)}"
         self.dim = int(json.loads((self._folder / "config.json").read_text())["hidden_size"])
-        self._loading, self._loaded = Lock(), None
+        self._loading = Lock()
+        self._loaded: LanguageModel | None = None
         self._memory: dict[bytes, bytes] = {}  # where nothing is kept on disk
         self._kept = Cache(keep) if keep else None
 
@@ -71,7 +72,7 @@ class Encoder:
 
     def _keep(self, vectors: dict[bytes, bytes]) -> None:
         if self._kept:
-            self._kept.write(vectors)
+            self._kept.write({**vectors})
         else:
             self._memory |= vectors
 

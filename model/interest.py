@@ -16,18 +16,18 @@ Layout, version 2, little-endian: a header of 24 bytes, then per interest weight
 int8 x 64; the edges, f16; the query, scale f16 and int8 x its dimensions; per event, oldest first: item key u64, stamp
 u64 (time in ms << 16 | action << 8 | strength x 16, a signed number of 7 bits, << 1 | pending), event key u32. With 6
 interests and 20 events that is 964 bytes, and 386 more with a query of 384 dimensions. Version 1 had a shorter header,
-no query and no
-strengths: they follow from the actions.
+no query and no strengths: they follow from the actions.
 """
 
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import get_args
 
 import numpy as np
 
-from model.schema import Action, Event, NEGATIVE, StateError, event_key
+from model.schema import NEGATIVE, Action, Event, StateError, event_key
 
 INTEREST_DIM = 64
 LEAST = 1e-6
@@ -36,9 +36,7 @@ LAYOUT = 2
 ACTIONS = get_args(Action)
 STRENGTHS = {"view": 1.0, "click": 1.0, "rating": 1.0, "search": 1.5, "cart": 2.0, "like": 2.0, "purchase": 3.0}
 STRENGTHS |= {"skip": -0.5, "dislike": -2.0}
-"""How much an event moves an interest; other actions move none, and a rating with a value moves it by
-`rating_strength`.
-"""
+"""How much an event moves an interest; other actions move none, a rating with a value by `rating_strength`."""
 IS_NEGATIVE = np.array([action in NEGATIVE for action in ACTIONS])
 _MIDDLE_RATINGS = 3.0
 """Ratings of the middle of the scale that a user's mean begins with."""
@@ -60,9 +58,7 @@ _MOST_WEIGHT = 1e9
 
 FOREVER = float("inf")
 EXCLUDE_S = {"dislike": FOREVER, "skip": FOREVER, "rating": FOREVER, "purchase": 30 * 86_400.0}
-"""How long an item is not listed after an action, in seconds: the default. After the others it may come again: that is
-learnt.
-"""
+"""How long an item is not listed after an action, in seconds, by default. After others it may come again: learnt."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +79,8 @@ class Interests:
     """A user's interests, opened up for work.
 
     Shape: vectors (interests, 64) unit length; weights, touched_ms (interests,); edges (interests, interests); query
-        (dim,)
-    the encoder's vector of the newest search, unit length, (0,) if none is among the events; log (events,), oldest
-    first, and what is read from it: item_keys, times_ms, actions, strengths, pending (events,).
+    (dim,) the encoder's vector of the newest search, unit length, (0,) if none is among the events; log (events,),
+    oldest first, and what is read from it: item_keys, times_ms, actions, strengths, pending (events,).
     """
 
     encoder: int = 0
@@ -136,11 +131,10 @@ def interest_space(vectors: np.ndarray) -> np.ndarray:
     return reduced / np.maximum(np.linalg.norm(reduced, axis=1, keepdims=True), 1e-12)
 
 
-def _projection(dim: int, _kept: dict[int, np.ndarray] = {}) -> np.ndarray:
-    if dim not in _kept:
-        square = np.random.Generator(np.random.PCG64(dim)).standard_normal((max(dim, INTEREST_DIM), INTEREST_DIM))
-        _kept[dim] = np.linalg.qr(square)[0][:dim].astype(np.float32)
-    return _kept[dim]
+@cache
+def _projection(dim: int) -> np.ndarray:
+    square = np.random.Generator(np.random.PCG64(dim)).standard_normal((max(dim, INTEREST_DIM), INTEREST_DIM))
+    return np.linalg.qr(square)[0][:dim].astype(np.float32)
 
 
 def encode(interests: Interests) -> bytes:
@@ -163,9 +157,7 @@ def encode(interests: Interests) -> bytes:
 
 
 def _quantised(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A scale and whole numbers for each vector, that make it one of unit length; (n, dim) -> (n,) float16, (n, dim)
-    int8.
-    """
+    """A scale and whole numbers for each vector, for unit length; (n, dim) -> (n,) float16, (n, dim) int8."""
     peaks = np.abs(vectors).max(1, initial=1e-6)[:, None]
     rounded = np.rint(vectors * (127 / peaks))
     return (1 / np.sqrt((rounded * rounded).sum(1).clip(min=1))).astype("<f2"), rounded.astype(np.int8)
@@ -239,9 +231,7 @@ def check(interests: Interests) -> int:
 
 
 def newest(data: bytes) -> tuple[int, str, int] | None:
-    """The newest event in the bytes of a user, without opening the rest: item key, action, event key; None if there is
-    none.
-    """
+    """The newest event in a user's bytes, the rest unopened: item key, action, event key; None if there is none."""
     if len(data) < _HEADER_1.size + _ROW.size or not data[2]:
         return None
     item_key, stamp, key = _ROW.unpack_from(data, len(data) - _ROW.size)
@@ -249,8 +239,7 @@ def newest(data: bytes) -> tuple[int, str, int] | None:
 
 
 def rating_strength(value: float, ratings: int, mean: float, scale: tuple[float, float]) -> float:
-    """How much a rating says beside the user's own mean: 2 is the most, 1 is a rating like the others, below 0 it
-    pushes away.
+    """How much a rating says beside the user's own mean: 2 is the most, 1 is one like the others, below 0 pushes away.
 
     >>> [rating_strength(value, 0, 0.0, (1.0, 5.0)) for value in (5.0, 4.0, 3.0, 2.0, 1.0)]
     [2.0, 1.5, 1.0, -0.5, -2.0]
@@ -388,9 +377,7 @@ def _nearest(interests: Interests, vector: np.ndarray, merge_similarity: float) 
 
 
 def _open(interests: Interests, amount: float, vector: np.ndarray, max_interests: int, late: bool) -> int:
-    """Make room for a new interest of weight 0 and return its number, or -1: a late event does not drive out a stronger
-    one.
-    """
+    """Make room for a new interest of weight 0 and return its number, or -1: late events drive out no stronger one."""
     count = len(interests.weights)
     if count < max_interests:
         interests.vectors = np.vstack((interests.vectors, vector[None]))

@@ -22,7 +22,6 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta, Struct, field
 
-
 T = TypeVar("T")
 
 REASON_CHARS, RAW_BYTES = 300, 1_024
@@ -298,7 +297,7 @@ def decoded(raw: bytes | None, decode: Callable[[bytes], T]) -> T | str:
         return str(error)[:REASON_CHARS]
 
 
-def _decode(raw: bytes | None, decode, max_bytes: int | None = None):
+def _decode(raw: bytes | None, decode: Callable[[bytes], T], max_bytes: int | None = None) -> T:
     if raw is None:
         raise InvalidRecord("the record has no value")
     if max_bytes is not None and len(raw) > max_bytes:
@@ -361,7 +360,7 @@ def decode_user_state(packed: bytes | None) -> UserState:
         return _decode_user_state(packed) if packed else UserState()
     except (msgspec.DecodeError, RecursionError) as error:
         raise StateError(
-            f"{len(packed)} bytes of a user's state cannot be read: {error}; use the release that wrote them"
+            f"{len(packed or b'')} bytes of a user's state cannot be read: {error}; use the release that wrote them"
         ) from None
 
 

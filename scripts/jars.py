@@ -129,7 +129,7 @@ def _fetch(folder: str, coordinates: list[str]) -> None:
 
 
 def make_flink_home(home: Path, conf: Path) -> None:
-    """Make a Flink home from the wheel and the fetched jars, unless it is there, and put its logging rules into `conf`."""
+    """Make a Flink home from the wheel and the jars, unless there is one, and put its logging rules into `conf`."""
     wheel = Path(find_spec("pyflink").submodule_search_locations[0])
     if not home.exists():
         # A copy, because Flink's scripts follow a symbolic link back to the wheel; hard links make it cheap.

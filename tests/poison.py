@@ -63,7 +63,7 @@ OF_TOPIC = {
             model_version="v",
             variant="serving",
             items=[{"item_id": "i" * 10_000, "probability": 2.0, "reasons": []}] * 20,
-        ),  # fmt: skip
+        ),
     },
     "training-examples": {
         "nothing came": _json(**_EXAMPLE),

@@ -235,7 +235,7 @@ def test_device_dtype_and_batch_size_follow_what_is_there(monkeypatch):
 
     chosen = []
     for there in (False, True):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
         where = device.choose("auto")
         chosen.append((where.type, device.dtype(where), device.batch_size(where)))
 

@@ -6,7 +6,6 @@ import socket
 import time
 import urllib.request
 
-
 import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
@@ -81,7 +80,8 @@ class World:
                     return record
             self.poll()
         raise AssertionError(
-            f"{what}: not on {topic} within {PATIENCE_S} s; {len(self.seen[topic])} records came; {self.stack.logs}"
+            f"{what}: not on {topic} within {PATIENCE_S} s; {len(self.seen[topic])} records came, "
+            f"logs in {self.stack.logs}"
         )
 
     def list_for(self, event_id: str) -> dict:
@@ -301,15 +301,13 @@ def test_a_broken_version_is_refused_and_the_old_one_serves_on(world):
 
 
 def test_what_is_no_version_is_rejected_and_neither_job_nor_learner_restarts(world):
-    """Brackets 50,000 deep, a record without a value, and bytes that are no text, on the topic that the whole job
-    listens to.
-    """
+    """Brackets 50,000 deep, a record without a value, bytes that are no text, on a topic that the whole job reads."""
     for raw, reason in ((b'{"x":' + b"[" * 50_000, "recursion"), (None, "has no value"), (b"\xff\xfe", "no UTF-8")):
         world.producer.send("model-versions", key=b"poison", value=raw)
         world.producer.flush()
         refused = world.wait(
             "rejected-events",
-            lambda record: record["source"] == "model-versions" and reason in record["reason"],
+            lambda record, why=reason: record["source"] == "model-versions" and why in record["reason"],
             reason,
         )
         assert refused["offset"] >= 0
@@ -359,7 +357,7 @@ def test_exactly_once_shows_lists_once_they_are_committed(world):
         [NewTopic("once-" + name, 1, 1, topic_configs=config) for name, (_, config) in topics().items()]
     )
     admin.close()
-    command = world.stack.command("job") + ["--topic_prefix", "once-", "--delivery", "exactly-once"]
+    command = [*world.stack.command("job"), "--topic_prefix", "once-", "--delivery", "exactly-once"]
     world.job = world.stack.submit(command)
     world.watch("once-recommendations", "once-item-vectors")
     for item_id in ("space0", "space1", "love0"):

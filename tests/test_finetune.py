@@ -88,7 +88,7 @@ def test_a_scorer_that_was_returned_does_not_change(blind):
 
 
 def test_counting_is_quick_and_leaves_what_is_trained(blind):
-    """Two speeds: `count` refreshes what is counted, for a scorer that shares the trained part of the last fine-tuning."""
+    """Two speeds: `count` refreshes what is counted, for a scorer with the trained part of the last fine-tuning."""
     learner, first = learn(blind, make_examples(blind, range(20)))
     before = {name: tensor.clone() for name, tensor in first.state_dict().items()}
     learner.add(make_examples(blind, range(20, 30)))
@@ -297,7 +297,7 @@ def test_the_network_that_serves_is_an_average(blind):
 
 
 def test_a_change_of_taste_is_followed(blind, checkerboard):
-    """The newest events count most: who went from even to odd items is given more odd ones than who went the other way."""
+    """The newest events count most: who went from even to odd items gets more odd ones than who went the other way."""
     even, odd = ["i0", "i2", "i4"], ["i1", "i3", "i5"]
     lists = score(checkerboard, blind, [make_request(blind, even + odd), make_request(blind, odd + even)], ITEMS)
     to_odd, to_even = (sum(item.probability for item in list_ if int(item.item_id[1:]) % 2) for list_ in lists)
@@ -456,8 +456,8 @@ def test_examples_are_judged_as_the_job_asks(blind):
 
 def test_the_learner_knows_what_the_user_had_as_the_job_does(blind):
     """An item taken twice is kept once; beyond the limit the ones had longest ago are dropped. What was said in
-    between, of which
-    no example tells, comes with the interests of the next example."""
+    between, of which no example tells, comes with the interests of the next example.
+    """
     users = Users(blind, Rules(max_consumed=3))
     actions = ["click", "dislike", "view", "purchase", "search", "view", "skip", "rating", "like", "view"]
     items = ["i1", "i2", "i1", "i3", None, "i3", "i4", "i1", "i5", "i1"]
@@ -587,7 +587,8 @@ def read_by_partition(examples: list[Example], partitions: int) -> list[Example]
 @pytest.mark.parametrize("partitions", [2, 3, 4, 8])
 def test_every_example_is_counted_in_whatever_order_it_comes(blind, partitions):
     """An example brings its user's history; those that come after it are examples all the same, and stand in their
-    place."""
+    place.
+    """
     examples = written_by_the_job(blind, users=7, length=30)
     late, in_order = Learner(blind), Learner(blind)
     late.add(read_by_partition(examples, partitions))

@@ -6,9 +6,22 @@ import numpy as np
 import pytest
 
 from model.interest import (
-    ACTIONS, INTEREST_DIM, LAYOUT, STRENGTHS, Interests, Rules,
-    decode, encode, fold, interest_space, newest, rating_strength, resolve, since_search, use_encoder,
-)  # fmt: skip
+    ACTIONS,
+    INTEREST_DIM,
+    LAYOUT,
+    STRENGTHS,
+    Interests,
+    Rules,
+    decode,
+    encode,
+    fold,
+    interest_space,
+    newest,
+    rating_strength,
+    resolve,
+    since_search,
+    use_encoder,
+)
 from model.schema import Event, StateError, event_key
 
 DATA = Path(__file__).parent / "data"
@@ -40,9 +53,7 @@ def take(
 
 
 def user(*events: tuple, rules: Rules = RULES) -> Interests:
-    """Interests after (action, vector or None, time in ms after the start, value, query); the n-th event is on item n,
-    from 1.
-    """
+    """Interests after (action, vector or None, ms after the start, value, query); event n is on item n, from 1."""
     interests = Interests()
     for number, (action, vector, after_ms, *more) in enumerate(events, 1):
         take(interests, action, number, after_ms, vector, rules, **dict(zip(("value", "query"), more)))
@@ -170,7 +181,7 @@ def test_actions_keep_their_numbers():
 
 
 def test_a_user_takes_at_most_a_thousand_bytes():
-    """At the default settings, however many events came; a search that is still known takes one byte a dimension more."""
+    """At the default settings, however many events came; a search still known takes one byte a dimension more."""
     interests = user(*random_events(np.random.default_rng(1), 100))
     searched = user(*random_events(np.random.default_rng(1), 100), ("search", None, 31 * 86_400_000, None, QUERY))
 
@@ -359,8 +370,8 @@ def strengths(*values: float, scale: tuple[float, float] = (1.0, 5.0)) -> list[f
 
 def test_a_rating_says_what_its_value_says():
     """The first one is held against the middle of the scale: the best says as much as a like, the middle as much as a
-    view, and
-    the lowest pushes away as a dislike does."""
+    view, and the lowest pushes away as a dislike does.
+    """
     assert [2.0, 1.5, 1.0, -0.5, -2.0] == [strengths(value)[0] for value in (5.0, 4.0, 3.0, 2.0, 1.0)]
     assert STRENGTHS["like"] == strengths(5.0)[0] and STRENGTHS["dislike"] == strengths(1.0)[0]
 
@@ -376,7 +387,8 @@ def test_a_rating_is_held_against_the_users_own_mean():
     """3 of 5 is praise from who gives 2s, and blame from who gives 5s; so much for 3 of 5 after ten ratings."""
     mild, harsh = strengths(*[5.0] * 10, 3.0)[-1], strengths(*[2.0] * 10, 3.0)[-1]
 
-    assert mild < 0 < 1 < harsh
+    assert mild < 0
+    assert harsh > 1
     assert [1.0] == strengths(*[3.0] * 10, 3.0)[-1:]
 
 
@@ -629,7 +641,7 @@ def test_interests_are_rebuilt_from_the_last_events_when_the_encoder_changes():
 
 @pytest.mark.parametrize("seed", range(20))
 def test_whatever_comes_interests_stay_sound(seed):
-    """Vectors have unit length, weights and edges are finite and not below 0, and no more is kept than the rules say."""
+    """Vectors have unit length, weights and edges are finite and not below 0, no more is kept than the rules say."""
     rng = np.random.default_rng(100 + seed)
     rules = Rules(
         max_interests=int(rng.integers(1, 8)),

@@ -1,6 +1,4 @@
-"""The learner's turns: when it counts, when it makes a candidate, what becomes of it. Kafka is a fake, the rest is
-real.
-"""
+"""The learner's turns: when it counts, when it makes a candidate, what becomes of it. Only Kafka is a fake."""
 
 from collections import namedtuple
 from pathlib import Path
@@ -10,8 +8,8 @@ import msgspec
 import pytest
 import torch
 
-import jobs.reader
 import jobs.encoders
+import jobs.reader
 import jobs.versions
 from jobs import finetune
 from jobs.finetune import KEPT_COUNTS, FineTune
@@ -203,9 +201,7 @@ def test_the_first_candidate_waits_too(tmp_path, topic):
 
 
 def test_one_user_does_not_decide(world, topic):
-    """Of the examples that a candidate is judged on one in twenty, at least one, may be of the same user: bots wait
-    with the others.
-    """
+    """Of the examples a candidate is judged on, one in twenty, at least one, may be of one user: bots wait too."""
     world.take(60, "count")
     world.take(50)
     world.take(10, "count")
@@ -370,9 +366,7 @@ def test_counts_go_on_for_a_version_that_somebody_else_made(world, tmp_path):
 
 
 def test_a_learner_that_starts_again_counts_what_came_before_it_and_learns_nothing_from_it(world, topic):
-    """The version that serves has learnt from it; counts go on, none is written over, and the next candidate waits for
-    new examples.
-    """
+    """The version that serves has learnt from it; counts go on, unbroken; the next candidate waits for new examples."""
     past = world.examples[:100]
     world.take(60, "count")
     world.take(40)
@@ -457,7 +451,7 @@ def test_a_rollback_holds(world, topic):
 
 
 def test_after_a_rollback_learning_goes_on_from_the_version_that_serves(world):
-    """What is learnt when candidates may serve again comes from its weights, and not from those that were rolled back."""
+    """What is learnt when candidates may serve again comes from its weights, not from those that were rolled back."""
     world.take(60, "count")
     first = score.load(world.versions.current().path)
     world.spoil()
@@ -516,9 +510,7 @@ def test_a_decision_by_hand_while_a_candidate_is_written_is_not_overtaken(world,
 
 
 def test_a_compacted_topic_says_the_same(world, topic, monkeypatch):
-    """Whoever starts later reads the last record of every key: what serves, the ones before it and the pin are the
-    same.
-    """
+    """Whoever starts later reads the last record of every key: what serves, those before and the pin are the same."""
     for _ in range(4):
         world.take(60, "count")
         world.take(20)

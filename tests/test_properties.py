@@ -20,9 +20,22 @@ from model import consumed, interest, user
 from model.catalogue import Catalogue
 from model.interest import Rules
 from model.schema import (
-    REASON_CHARS, HeadraceError, InvalidRecord, ItemVector, ModelVersion, StateError,
-    decode_embedded, decode_event, decode_fine_tune_request, decode_item, decode_item_vector, decode_model_version,
-    decode_recommendation, decode_user_state, decoded, encode_packed,
+    REASON_CHARS,
+    HeadraceError,
+    InvalidRecord,
+    ItemVector,
+    ModelVersion,
+    StateError,
+    decode_embedded,
+    decode_event,
+    decode_fine_tune_request,
+    decode_item,
+    decode_item_vector,
+    decode_model_version,
+    decode_recommendation,
+    decode_user_state,
+    decoded,
+    encode_packed,
 )  # fmt: skip
 from model.score import Scorer, score
 from model.versions import Serving, follow, name_of, next_name
@@ -49,7 +62,9 @@ VALID = {
         "query": "q", "rec_id": "r", "context": {"a": [1]},
     },
     "items": {"item_id": "i", "title": "t", "text": "x", "categories": ["c"], "attributes": {"a": 1}, "deleted": False},
-    "item-vectors": {"item_id": "i", "encoder_version": "m", "vector": "ADwAPA==", "content_hash": "h", "deleted": False},
+    "item-vectors": {
+        "item_id": "i", "encoder_version": "m", "vector": "ADwAPA==", "content_hash": "h", "deleted": False,
+    },
     "recommendations": {
         "rec_id": "r", "user_id": "u", "event_id": "e", "event_time_ms": 1, "emitted_at_ms": 2, "model_version": "v",
         "variant": "s", "items": [{"item_id": "i", "probability": 0.5, "reasons": [{"signal": "s", "share": 1.0}]}],
@@ -265,7 +280,9 @@ CELLS = st.one_of(
     st.text(max_size=8), st.integers(), st.floats(), st.booleans(), st.none(), st.decimals(), st.binary(max_size=4),
     st.dates(), st.datetimes(), st.timedeltas(), st.lists(st.integers() | st.text(max_size=3), max_size=3),
     st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
-    st.sampled_from(["1", "1.0", "NA", "null", "", " ", "\0", "a|b", "a,b", '"', "\r\n", "=1", "007", "[/]", "٣", "1_000"]),
+    st.sampled_from(
+        ["1", "1.0", "NA", "null", "", " ", "\0", "a|b", "a,b", '"', "\r\n", "=1", "007", "[/]", "٣", "1_000"],
+    ),
 )  # fmt: skip
 TIMES = st.sampled_from(
     [NOW_MS, 875_000_000_000, str(NOW_MS), float(NOW_MS), NOW_MS // 1000, Decimal(NOW_MS), None, "", "soon"]
@@ -290,7 +307,8 @@ def tables(draw) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Events and items, nearly right most of the time."""
     rows, ids = draw(st.integers(0, 4)), st.sampled_from(["1", "2", 1, 2.0])
     usual = {
-        "user_id": ids, "item_id": ids, "event_time_ms": TIMES, "action": st.sampled_from(["view", "rating", "", None, "x"]),
+        "user_id": ids, "item_id": ids, "event_time_ms": TIMES,
+        "action": st.sampled_from(["view", "rating", "", None, "x"]),
         "value": st.floats() | st.none(), "query": st.text(max_size=3), "event_id": ids, "rec_id": ids,
     }  # fmt: skip
     names = ["user_id", "item_id", "event_time_ms", *draw(st.lists(st.sampled_from(sorted(usual)), max_size=2))]
@@ -336,7 +354,9 @@ def test_any_table_that_pandas_writes_is_read_or_refused_in_a_sentence(tmp_path,
             return
         assert len(events) == len(valid) + len(refused) == len(both[0])
         assert len(items) == len(both[1])
-        assert all(isinstance(one.user_id, str) and not one.user_id.endswith(".0") or suffix == ".csv" for one in valid)
+        assert all(
+            (isinstance(one.user_id, str) and not one.user_id.endswith(".0")) or suffix == ".csv" for one in valid
+        )
         assert all(isinstance(item_id, str) for item_id in items["item_id"])
 
     check()
@@ -350,7 +370,8 @@ def test_any_bytes_are_a_file_or_refused_in_a_sentence(tmp_path, raw):
     items = tmp_path / "items.csv"
     items.write_text("item_id,title\n1,Lamp\n")
     for name, head in (
-        ("a.csv", b""), ("b.csv", b"user_id,item_id,event_time_ms\n"), ("c.parquet", b"PAR1"), ("d.csv.gz", b"\x1f\x8b\x08")
+        ("a.csv", b""), ("b.csv", b"user_id,item_id,event_time_ms\n"), ("c.parquet", b"PAR1"),
+        ("d.csv.gz", b"\x1f\x8b\x08"),
     ):  # fmt: skip
         events = tmp_path / name
         events.write_bytes(head + raw)

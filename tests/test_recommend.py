@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from scripts import stack
+from scripts import jars, stack
 
 pytestmark = pytest.mark.java
 
@@ -45,9 +45,9 @@ def steps():
     PyFlink never lets its JVM go.
     """
     stack.fetch_jars()
-    jars = [jar.as_uri() for jar in (stack.JARS / "flink").glob("*.jar")]
+    addresses = [jar.as_uri() for jar in (jars.JARS / "flink").glob("*.jar")]
     done = subprocess.run(
-        [sys.executable, "-c", BUILD, *jars], capture_output=True, text=True, cwd=stack.ROOT, timeout=120
+        [sys.executable, "-c", BUILD, *addresses], capture_output=True, text=True, cwd=stack.ROOT, timeout=120
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])

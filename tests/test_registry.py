@@ -86,7 +86,8 @@ def test_what_lies_below_a_version_is_listed(registry, path):
 
 INSIDE = ["{}/v1", "{}/v1/counts-000001", "{}/by hand", "{}/counts-000001", "{}/v1/"]
 OUTSIDE = [
-    "{}", "{}/", "{}/shop-/v1", "{}/shop-/v1/counts-000001", "{}/shop-/counts-1/counts-000001", "{}/..", "{}/../x", "{}/.", "{}/../counts-1",
+    "{}", "{}/", "{}/shop-/v1", "{}/shop-/v1/counts-000001", "{}/shop-/counts-1/counts-000001", "{}/..",
+    "{}/../x", "{}/.", "{}/../counts-1",
     "{}-other/v1", "/elsewhere/v1", "v1", "zip://v1::{}/m.zip", "{}/v1::x", "", "{}/v1/../../x",
 ]  # fmt: skip
 

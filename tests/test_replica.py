@@ -8,7 +8,7 @@ from uuid import UUID
 import numpy as np
 import pytest
 from kafka.cluster import ClusterMetadata
-from kafka.errors import KafkaTimeoutError, KafkaConnectionError
+from kafka.errors import KafkaConnectionError, KafkaTimeoutError
 
 import udfs.replica
 from model.schema import ItemVector, encode_json

@@ -10,11 +10,11 @@ from jobs.versions import Versions
 from model import registry
 from model.schema import ModelVersion
 from scripts import models
-from tests.test_learner import World, topic, world  # noqa: F401  fixtures
+from tests.test_learner import World, topic, world
 from udfs import loading
 
 
-def announced(topic, folder, *statuses: str, path: str = "") -> Versions:  # noqa: F811
+def announced(topic, folder, *statuses: str, path: str = "") -> Versions:
     """What is known of v00001, v00002 and so on after these records, each with a folder in the registry."""
     versions = Versions(Settings())
     for number, status in enumerate(statuses, 1):
@@ -28,7 +28,7 @@ def folders(folder) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_the_newest_versions_and_those_that_served_last_stay(topic, tmp_path):  # noqa: F811
+def test_the_newest_versions_and_those_that_served_last_stay(topic, tmp_path):
     """Candidates that were rejected since do not push out the versions to which one can go back."""
     versions = announced(topic, tmp_path, *["serving"] * 5, *["rejected"] * 5)
     remove_unneeded(versions, str(tmp_path), 3)
@@ -41,7 +41,7 @@ def test_the_newest_versions_and_those_that_served_last_stay(topic, tmp_path):  
     assert [] == unneeded(versions, 3)
 
 
-def test_the_version_that_serves_stays_however_old_it_is(topic, tmp_path):  # noqa: F811
+def test_the_version_that_serves_stays_however_old_it_is(topic, tmp_path):
     """Pinned while a hundred candidates came, and with new counts all the time."""
     versions = announced(topic, tmp_path, "serving", *["rejected"] * 20)
     versions.say(ModelVersion("v00001", f"{tmp_path}/v00001/counts-000001"), status="counted")
@@ -51,7 +51,7 @@ def test_the_version_that_serves_stays_however_old_it_is(topic, tmp_path):  # no
 
 
 @pytest.mark.parametrize("name", ["..", ".", "", "v00001/../..", "by-hand", "v1", "v00001x"])
-def test_only_what_a_learner_wrote_into_the_registry_is_ever_deleted(topic, tmp_path, name):  # noqa: F811
+def test_only_what_a_learner_wrote_into_the_registry_is_ever_deleted(topic, tmp_path, name):
     """Whatever a record says its name or its path is."""
     home, outside = tmp_path / "registry", tmp_path / "precious"
     home.mkdir(), outside.mkdir(), (home / "by-hand").mkdir()
@@ -65,7 +65,7 @@ def test_only_what_a_learner_wrote_into_the_registry_is_ever_deleted(topic, tmp_
     assert ["by-hand", "v00001"] == folders(home)
 
 
-def test_a_registry_that_lets_nothing_be_deleted_does_not_end_learning(topic, tmp_path, monkeypatch, caplog):  # noqa: F811
+def test_a_registry_that_lets_nothing_be_deleted_does_not_end_learning(topic, tmp_path, monkeypatch, caplog):
     """It is said, and tried again after the next version."""
     versions = announced(topic, tmp_path, *["rejected"] * 4)
     with monkeypatch.context() as away:
@@ -78,7 +78,7 @@ def test_a_registry_that_lets_nothing_be_deleted_does_not_end_learning(topic, tm
 
 
 @pytest.mark.parametrize("command", [models.promote, models.pin])
-def test_one_cannot_go_back_to_a_version_that_was_removed(topic, tmp_path, command):  # noqa: F811
+def test_one_cannot_go_back_to_a_version_that_was_removed(topic, tmp_path, command):
     """The command says why."""
     versions = announced(topic, tmp_path, *["serving"] * 4)
     remove_unneeded(versions, str(tmp_path), 3)
@@ -87,22 +87,22 @@ def test_one_cannot_go_back_to_a_version_that_was_removed(topic, tmp_path, comma
         command(versions, "v00001")
 
 
-def test_the_learner_removes_what_it_needs_no_more(tmp_path, topic):  # noqa: F811
+def test_the_learner_removes_what_it_needs_no_more(tmp_path, topic):
     """After each candidate: of five that served in turn the last three are there."""
-    world = World(tmp_path, keep_versions=3)
-    while world.current() != "v00005":
-        world.take(60, "count")
-        world.take(30)
+    learner = World(tmp_path, keep_versions=3)
+    while learner.current() != "v00005":
+        learner.take(60, "count")
+        learner.take(30)
 
     assert ["v00003", "v00004", "v00005"] == folders(tmp_path)
     assert ["v00001", "v00002"] == [name for name, status in topic.said() if status == "removed"]
 
 
-def test_a_registry_that_never_answers_does_not_hold_up_the_learner(world, monkeypatch, caplog):  # noqa: F811
+def test_a_registry_that_never_answers_does_not_hold_up_the_learner(world, monkeypatch, caplog):
     """Candidates are judged beside an untrained scorer; it is not asked again while it has not answered."""
     go, asked = threading.Event(), []
     monkeypatch.setattr("jobs.finetune.LOAD_S", 0.01)
-    monkeypatch.setattr("model.score.load", lambda path: asked.append(path) or go.wait(10) and 1 / 0)
+    monkeypatch.setattr("model.score.load", lambda path: asked.append(path) or (go.wait(10) and 1 / 0))
     monkeypatch.setattr("jobs.finetune.RETRY_S", 0.0)
     world.versions.say(ModelVersion("v00001", f"{world.settings.registry}/v00001"), status="serving")
     for _ in range(3):

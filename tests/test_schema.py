@@ -8,9 +8,25 @@ import msgspec
 import pytest
 
 from model.schema import (
-    Embedded, Event, InvalidRecord, Item, Reason, RecommendedItem, Rejected, StateError, UserState,
-    decode_embedded, decode_event, decode_item, decode_user_state, encode_json, encode_packed, event_key, item_key, rec_id,
-)  # fmt: skip
+    Embedded,
+    Event,
+    InvalidRecord,
+    Item,
+    Reason,
+    RecommendedItem,
+    Rejected,
+    StateError,
+    UserState,
+    decode_embedded,
+    decode_event,
+    decode_item,
+    decode_user_state,
+    encode_json,
+    encode_packed,
+    event_key,
+    item_key,
+    rec_id,
+)
 
 NOW_MS = 1_700_000_000_000
 GOOD = b'{"event_id":"e1","user_id":"u1","item_id":"m1","action":"click","event_time_ms":5}'
@@ -123,7 +139,7 @@ def test_an_event_that_is_about_no_item_needs_none(action):
 
 
 def test_any_event_that_is_taken_can_be_passed_on():
-    """An integer of any length in `context` does not stop the job: the event is refused, or it reaches the next step."""
+    """An integer of any length in `context` does not stop the job: the event is refused, or reaches the next step."""
     raw = changed(b":5", b':5,"context":{"n":123456789012345678901234567890}')
     try:
         event = decode_event(raw, NOW_MS)

@@ -26,23 +26,31 @@ WRONG = {
     ),
     "a device that torch does not know": (
         ["--device", "gpu0"],
-        "--device=gpu0: Expected `str` matching regex '^(auto|cpu|cuda(:[0-9]+)?)$'"
-        " (device: where torch runs: auto, cpu, cuda, cuda:1; default auto)",
+        (
+            "--device=gpu0: Expected `str` matching regex '^(auto|cpu|cuda(:[0-9]+)?)$'"
+            " (device: where torch runs: auto, cpu, cuda, cuda:1; default auto)"
+        ),
     ),
     "not above 0": (
         ["--half-life-s", "0"],
-        "--half-life-s=0: Expected `float` > 0.0"
-        " (half_life_s: an interest's weight halves in this time, seconds; default 604800.0)",
+        (
+            "--half-life-s=0: Expected `float` > 0.0"
+            " (half_life_s: an interest's weight halves in this time, seconds; default 604800.0)"
+        ),
     ),
     "not a number": (
         ["--gate_tolerance", "nan"],
-        "--gate_tolerance=nan: Expected `float` >= 0.0"
-        " (gate_tolerance: standard errors of NDCG@10 by which a candidate may trail; default 1.0)",
+        (
+            "--gate_tolerance=nan: Expected `float` >= 0.0"
+            " (gate_tolerance: standard errors of NDCG@10 by which a candidate may trail; default 1.0)"
+        ),
     ),
     "none of the choices": (
         ["--delivery", "maybe"],
-        "--delivery=maybe: Invalid enum value 'maybe'"
-        " (delivery: at-least-once is fresh; exactly-once shows lists at the next checkpoint; default at-least-once)",
+        (
+            "--delivery=maybe: Invalid enum value 'maybe' (delivery: at-least-once is fresh; exactly-once shows lists"
+            " at the next checkpoint; default at-least-once)"
+        ),
     ),
 }
 
@@ -87,9 +95,10 @@ def test_a_name_that_is_nearly_a_setting_is_told_with_the_one_that_was_meant(nam
 
 
 OF_KUBERNETES = [
-    "HEADRACE_SERVICE_HOST", "HEADRACE_SERVICE_PORT", "HEADRACE_SERVICE_PORT_HTTP", "HEADRACE_PORT", "HEADRACE_PORT_8080_TCP",
-    "HEADRACE_PORT_8080_TCP_PROTO", "HEADRACE_PORT_8080_TCP_PORT", "HEADRACE_PORT_8080_TCP_ADDR", "HEADRACE_REGISTRY_PORT",
-    "HEADRACE_REGISTRY_SERVICE_HOST", "HEADRACE_LEARNER_PORT_9000_UDP",
+    "HEADRACE_SERVICE_HOST", "HEADRACE_SERVICE_PORT", "HEADRACE_SERVICE_PORT_HTTP", "HEADRACE_PORT",
+    "HEADRACE_PORT_8080_TCP", "HEADRACE_PORT_8080_TCP_PROTO", "HEADRACE_PORT_8080_TCP_PORT",
+    "HEADRACE_PORT_8080_TCP_ADDR", "HEADRACE_REGISTRY_PORT", "HEADRACE_REGISTRY_SERVICE_HOST",
+    "HEADRACE_LEARNER_PORT_9000_UDP",
 ]  # fmt: skip
 
 
@@ -222,15 +231,13 @@ def test_a_setting_may_be_written_in_any_usual_way(argv):
 
 
 WANTED = (
-    ": ACTION:TIME is wanted, as purchase:30d; actions are cart, click, dislike, like, purchase, rating, skip, view, times forever or a "
-    "number and one of d, h, m, s (default dislike:forever,skip:forever,rating:forever,purchase:30d)"
+    ": ACTION:TIME is wanted, as purchase:30d; actions are cart, click, dislike, like, purchase, rating, skip, view, "
+    "times forever or a number and one of d, h, m, s (default dislike:forever,skip:forever,rating:forever,purchase:30d)"
 )
 
 
 def test_how_long_an_item_is_left_out_is_set_by_action():
-    """In days, hours, minutes, seconds or for ever; what is not named may come again at once, and so may all with
-    nothing.
-    """
+    """In days, hours, minutes, seconds or for ever; what is not named may come again at once; with nothing, all may."""
     text = "dislike:forever, purchase:30d,like:12h, view:5m,skip:90s"
     seconds = {"dislike": FOREVER, "purchase": 30 * 86_400, "like": 12 * 3_600, "view": 300, "skip": 90}
 
@@ -285,9 +292,7 @@ def test_a_wrong_scale_is_told_with_what_was_wanted(text):
 
 
 def test_the_rules_are_those_that_were_set():
-    """Each setting of a user's state reaches the record that the job and the evaluation work by; the defaults are the
-    same in both.
-    """
+    """A setting of a user's state reaches the record that job and evaluation work by; both have the same defaults."""
     set_to = {"max_interests": 2, "last_n": 3, "half_life_s": 4.0, "merge_similarity": 0.6, "max_consumed": 7}
     rules = Settings(**set_to, rating_scale="0-2", exclude_after="view:8s").rules()
 

@@ -14,17 +14,35 @@ from apache_beam.runners.worker.statesampler import StateSampler, get_current_tr
 from apache_beam.utils.counters import CounterFactory
 from msgspec import structs
 
-import udfs.replica
 import udfs.loading
+import udfs.replica
 import udfs.score
 from model import consumed, interest, user
 from model.catalogue import Catalogue, encoder_number
 from model.interest import Rules, interest_space
 from model.schema import (
-    Embedded, Event, ItemVector, ModelVersion, RecommendedItem, Rejected, Request, UserState, VersionError,
-    decode_embedded, decode_example, decode_fine_tune_request, decode_item_vector, decode_packed_request,
-    decode_recommendation, decode_user_state, encode_json, encode_packed, event_key, item_key, rec_id,
-)  # fmt: skip
+    Embedded,
+    Event,
+    ItemVector,
+    ModelVersion,
+    RecommendedItem,
+    Rejected,
+    Request,
+    UserState,
+    VersionError,
+    decode_embedded,
+    decode_example,
+    decode_fine_tune_request,
+    decode_item_vector,
+    decode_packed_request,
+    decode_recommendation,
+    decode_user_state,
+    encode_json,
+    encode_packed,
+    event_key,
+    item_key,
+    rec_id,
+)
 from udfs import worker
 from udfs.embed import Embed, EmbedItems
 from udfs.interest import LearningPace, UpdateInterest
@@ -35,8 +53,9 @@ DIM = 64
 NOW_MS = 1_700_000_000_000
 VERSION = "fake-1"
 UNREADABLE_VERSIONS = [
-    b"", b"nope", b"{}", b'{"version":"v1","path":"r/v1","status":"best"}', None, b"\xff\xfe", b'{"version":"\\ud800","path":"r"}',
-    b"[" * 50_000, b'{"version":"v1","path":"r/v1","x":' + b"[" * 50_000, b'{"version":"v1","path":"r/v1","status":"' + b"x" * 50_000,
+    b"", b"nope", b"{}", b'{"version":"v1","path":"r/v1","status":"best"}', None, b"\xff\xfe",
+    b'{"version":"\\ud800","path":"r"}', b"[" * 50_000, b'{"version":"v1","path":"r/v1","x":' + b"[" * 50_000,
+    b'{"version":"v1","path":"r/v1","status":"' + b"x" * 50_000,
     b'{"version":"v1","path":"r/v1","epoch":1' + b"0" * 40 + b"}", b'{"version":"v1","path":"' + b"r" * 5_000 + b'"}',
 ]  # fmt: skip
 """What may stand on `model-versions` and is no version."""
@@ -257,7 +276,7 @@ def test_a_deleted_item_is_told_to_all_replicas(embed_items, value):
     [(item_id, vector, rejected)] = item_rows(embed_items, (b"m1", value))
 
     assert ("m1", ItemVector("m1", VERSION, deleted=True), None) == (item_id, vector, rejected)
-    assert [] == sum(embed_items._encoder.calls, [])
+    assert [] == [text for call in embed_items._encoder.calls for text in call]
 
 
 def test_a_bad_item_becomes_a_rejected_record_with_its_position(embed_items):
@@ -431,9 +450,7 @@ def test_an_event_on_an_unknown_item_still_asks_for_a_list():
 
 
 def test_forget_deletes_the_user_and_tells_the_learner():
-    """State and consumed items are gone, the answer that is asked for carries nothing, and the next event is that of a
-    new user.
-    """
+    """State and consumed items are gone, the answer carries nothing, and the next event is that of a new user."""
     job = FakeJob()
     job.send(event(), AXES[0])
     [(main, request), (side, example)] = job.send(event("forget", None, "e2", NOW_MS + 1))
@@ -472,7 +489,7 @@ def serving(job: FakeJob) -> list[str]:
 
 
 def test_the_newest_serving_version_travels_on_the_request_and_the_ones_before_stand_in():
-    """A candidate changes nothing; a rollback is one record; a retired or rejected version serves no more as the first."""
+    """A candidate changes nothing; a rollback is one record; a retired or rejected version no more serves first."""
     job = FakeJob()
     seen = []
     for name, status in [
@@ -767,9 +784,7 @@ def test_before_any_version_serves_lists_come_untrained(score):
 
 @pytest.mark.parametrize("trouble", ["broken", "unfit", "odd", "mad"])
 def test_where_a_version_cannot_be_used_the_next_one_serves(score, registry, trouble):
-    """Broken on disk, of another encoder, no version at all, or one that ends whoever loads it: it is rejected once, with its reason, and every request
-    has its list.
-    """
+    """Broken, of another encoder, no version, or one that ends whoever loads it: rejected once; requests have lists."""
     getattr(registry, trouble).add("r/v2")
     first, rejected = scored(score, ["r/v2", "r/v1"], ["r/v2", "r/v1"])
     again, nothing = scored(score, ["r/v2", "r/v1"])
@@ -806,8 +821,8 @@ def test_where_its_counts_cannot_be_used_the_version_itself_serves(score, regist
 @pytest.mark.parametrize("first, popularity", [("view", 500_000), ("purchase", 0)])
 def test_flink_can_read_how_a_version_does_in_the_stream(score, first, popularity):
     """The list of the first event holds what the user does next, and not what comes after. Popularity is asked by the
-    same rules: the
-    item that comes back was popular all along, but is left out where it was bought."""
+    same rules: the item that comes back was popular all along, but is left out where it was bought.
+    """
     metrics = FakeMetrics()
     score._gauges.register(metrics)
     score._score = lambda scorer, catalogue, requests, *rest: [[RecommendedItem("z", 0.1)] for _ in requests]
@@ -1036,7 +1051,7 @@ class Loading:
         self.loads += 1
 
 
-@pytest.mark.parametrize(("since_event_s", "at_latest_s", "loads"), [(0.0, 600.0, 0), (2.0, 600.0, 1), (0.0, 0.0, 1)])
+@pytest.mark.parametrize("since_event_s, at_latest_s, loads", [(0.0, 600.0, 0), (2.0, 600.0, 1), (0.0, 0.0, 1)])
 def test_the_language_model_is_loaded_when_nothing_waits(monkeypatch, since_event_s, at_latest_s, loads):
     """Not while events come; once they pause; or at last, whatever comes."""
     embed = Embed("", "cpu", "", "", "", 1, 60.0, 1_000)
@@ -1051,9 +1066,7 @@ def test_the_language_model_is_loaded_when_nothing_waits(monkeypatch, since_even
 
 
 def test_a_micro_batch_does_not_wait_for_a_sampler():
-    """Beam's thread that samples what a worker does is not started, so that nothing waits for it to wake up; twice is
-    once.
-    """
+    """Beam's thread that samples what a worker does is not started: nothing waits for it; twice is once."""
     worker.do_not_sample(), worker.do_not_sample()
     sampler, threads = StateSampler("step", CounterFactory()), threading.active_count()
     for _ in range(3):

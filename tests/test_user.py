@@ -6,8 +6,18 @@ import pytest
 from model import consumed, interest
 from model.interest import ACTIONS, INTEREST_DIM, Rules
 from model.schema import (
-    CONSUMING, POSITIVE, Event, Example, StateError, UserState, decode_user_state, encode_packed, event_key, item_key, rec_id,
-)  # fmt: skip
+    CONSUMING,
+    POSITIVE,
+    Event,
+    Example,
+    StateError,
+    UserState,
+    decode_user_state,
+    encode_packed,
+    event_key,
+    item_key,
+    rec_id,
+)
 from model.user import Update, embedded, request, update
 
 AXES = np.eye(INTEREST_DIM, dtype=np.float32)
@@ -48,9 +58,7 @@ def test_an_event_of_any_action_asks_for_a_list_but_an_impression(action):
 
 @pytest.mark.parametrize("action", ACTIONS)
 def test_what_a_user_wants_is_an_example(action):
-    """With the user as before the event and the list that was shown; a dislike, a skip and a search are none, and a
-    forget is told.
-    """
+    """With the user as before the event and the list shown; a dislike, a skip, a search are none; a forget is told."""
     example = take(BEFORE, action, 9).example
     wanted = Example(
         "u",

@@ -13,16 +13,25 @@ import pandas as pd
 from pyflink.table.udf import ScalarFunction
 
 from model.schema import (
-    Event, InvalidRecord, Item, ItemVector, Rejected,
-    decode_event, decode_item, encode_json, encode_packed, item_key,
-)  # fmt: skip
+    Event,
+    InvalidRecord,
+    Item,
+    ItemVector,
+    Rejected,
+    decode_event,
+    decode_item,
+    encode_json,
+    encode_packed,
+    item_key,
+)
 from model.user import embedded
 from udfs import worker
 
 WARM_UP_S, CALM_S, WARM_UP_AT_LATEST_S = 60.0, 1.0, 600.0
 """The language model of `embed` is loaded by the first search; or so long after the start, once there has been no event
-for so
-long; or so long after the start, whatever comes. It takes 10 s of a processor, which first lists and a backlog need more."""
+for so long; or so long after the start, whatever comes. It takes 10 s of a processor, which first lists and a backlog
+need more.
+"""
 
 
 class Embed(ScalarFunction):
@@ -68,13 +77,14 @@ class Embed(ScalarFunction):
         self._encoder.close()
 
     def _warm_up(self) -> None:
-        """Load the language model before the first search needs it, at a moment when no event waits for the processor."""
+        """Load the language model before the first search needs it, when no event waits for the processor."""
         began = time.monotonic()
         while not self._closed.wait(1.0):
             now = time.monotonic()
             calm = now - began >= WARM_UP_S and now - self._busy_s >= CALM_S
             if calm or now - began >= WARM_UP_AT_LATEST_S:
-                return self._encoder.load()
+                self._encoder.load()
+                return
 
     def eval(self, records: pd.DataFrame) -> pd.DataFrame:
         self._busy_s = time.monotonic()

@@ -15,8 +15,16 @@ from pyflink.datastream.state import MapStateDescriptor, ValueStateDescriptor
 
 from model.interest import Rules
 from model.schema import (
-    Embedded, FineTuneRequest, Rejected, StateError, decode_embedded, decode_model_version, decoded, encode_json, encode_packed,
-)  # fmt: skip
+    Embedded,
+    FineTuneRequest,
+    Rejected,
+    StateError,
+    decode_embedded,
+    decode_model_version,
+    decoded,
+    encode_json,
+    encode_packed,
+)
 from model.user import request, update
 from model.versions import STAND_INS, Serving, follow
 
@@ -36,7 +44,7 @@ def serving_versions() -> MapStateDescriptor:
 
 
 class UpdateInterest(KeyedBroadcastProcessFunction):
-    """payload, keyed by user -> packed `Request`; side outputs for what is rejected, to be learnt, and when to learn."""
+    """payload, keyed by user -> packed `Request`; side outputs for what is rejected, what to learn, and when."""
 
     def __init__(self, rules: Rules, fine_tune_every: int, fine_tune_max_age_s: float) -> None:
         self._rules = rules

@@ -12,9 +12,16 @@ from model import consumed, interest
 from model.catalogue import Catalogue
 from model.metrics import K
 from model.schema import (
-    POSITIVE, Recommendation, RecommendedItem, Request,
-    decode_packed_request, encode_json, event_key, item_key, rec_id,
-)  # fmt: skip
+    POSITIVE,
+    Recommendation,
+    RecommendedItem,
+    Request,
+    decode_packed_request,
+    encode_json,
+    event_key,
+    item_key,
+    rec_id,
+)
 from model.twin import Shown, Twin
 from udfs import worker
 from udfs.gauges import Gauges
