@@ -27,6 +27,7 @@ from pyflink.table.expressions import col
 from pyflink.table.udf import udf
 
 from jobs import topics
+from model.schema import RECORD_BYTES
 from udfs.embed import Embed, EmbedItems
 from udfs.interest import UpdateInterest, serving_versions, side_output
 from udfs.score import Score
@@ -53,8 +54,8 @@ def recommend(
     """The topology, from streams to streams.
 
     Args:
-        events, items: (value, topic, partition, offset), items with their item_id before it.
-        versions: (value, partition, offset), JSON of `ModelVersion`.
+        events, items: (value, topic, partition, offset, whole), items with their item_id before it: `topics.bounded`.
+        versions: (value, partition, offset, whole), JSON of `ModelVersion`.
     """
     kafka = (settings.bootstrap_servers, settings.topic("item-vectors"))
     worker = (settings.replica_dir, settings.udf_threads)
@@ -99,12 +100,12 @@ def recommend(
 
 
 def read_versions(tables: StreamTableEnvironment, settings: Settings) -> DataStream:
-    """The (value, partition, offset) rows of `model-versions` as a stream: a value that is missing or no text does not
+    """The (value, partition, offset, whole) rows of `model-versions` as a stream: a value that is missing or no text does not
     stop the source.
     """
-    table = tables.from_path(topics.table_of("read", "model-versions"))
-    stream = tables.to_data_stream(table.select(*map(col, ("value", "partition", "offset"))))
-    row = Types.ROW([BYTES, Types.INT(), Types.LONG()])
+    table = tables.sql_query(topics.bounded("model-versions", RECORD_BYTES))
+    stream = tables.to_data_stream(table.select(*map(col, ("value", "partition", "offset", "whole"))))
+    row = Types.ROW([BYTES, Types.INT(), Types.LONG(), Types.STRING()])
     stream._j_data_stream.getTransformation().setOutputType(row.get_java_type_info())
     return step(stream, "model-versions", source="read-model-versions")
 
@@ -199,7 +200,8 @@ def build(settings: Settings, jars: list[str] = []) -> StreamExecutionEnvironmen
     tables.execute_sql(topics.source(settings, "events"))
     tables.execute_sql(topics.source(settings, "items", startup="earliest-offset", key="item_id"))
     tables.execute_sql(topics.source(settings, "model-versions", startup="earliest-offset"))
-    events, items = (tables.from_path(topics.table_of("read", name)) for name in ("events", "items"))
+    events = tables.sql_query(topics.bounded("events", settings.max_event_bytes))
+    items = tables.sql_query(topics.bounded("items", settings.max_event_bytes, key="item_id"))
     outputs = recommend(tables, events, items, read_versions(tables, settings), settings)
     write(tables, env, outputs, settings)
     return env

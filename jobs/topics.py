@@ -2,16 +2,24 @@
 
 Sources and sinks are Kafka tables in raw format: bytes in, bytes out, keys and record positions included. All of it
 runs inside the JVM, so no Python step stands between Kafka and the first UDF.
+
+Nothing here needs other limits than Kafka's own. A producer may still send 30 MB that compress to less: so few records
+are fetched at once, and what is too large is cut (`bounded`) before it reaches Python.
 """
 
 from jobs.settings import Settings
+from model.schema import RAW_BYTES
 
 POSITION = {
     "topic": "STRING METADATA VIRTUAL",
     "partition": "INT METADATA VIRTUAL",
     "offset": "BIGINT METADATA VIRTUAL",
 }
-MAX_REQUEST_BYTES = 33_554_432
+MAX_POLL_RECORDS = 1
+"""Of records that the source takes from Kafka at once, three such sets may wait in the TaskManager's heap. Kafka's own default is 500,
+of whatever size when they are unpacked."""
+KEY_CHARS = 257
+"""So much of a record's key is read: one character more than an id may have."""
 LINGER_MS = 5
 PATIENT_LINGER_MS = 100
 """How long a record waits for others on its way to Kafka: a list hardly, what is for the learner longer, in fewer
@@ -22,11 +30,32 @@ TRANSACTION_TIMEOUT_MS = 900_000
 
 
 def source(settings: Settings, name: str, startup: str = "group-offsets", key: str | None = None) -> str:
-    """DDL of the table that reads the topic `name`: the key (if asked for), `value`, and the record's position."""
-    columns = ({key: "BYTES"} if key else {}) | {"value": "BYTES"} | POSITION
+    """DDL of the table that reads the topic `name`: the key (if asked for), `value`, and the record's position.
+
+    Both are of type STRING, and yet hold the record's bytes as they are, UTF-8 or not: the raw format looks into
+    neither, and SQL has functions for STRING that it has not for BYTES. `bounded` makes bytes of them.
+    """
+    columns = ({key: "STRING"} if key else {}) | {"value": "STRING"} | POSITION
     options = {"scan.startup.mode": startup, "properties.group.id": f"{settings.topic_prefix}headrace"}
-    options["properties.auto.offset.reset"] = "earliest"
+    options |= {"properties.auto.offset.reset": "earliest", "properties.max.poll.records": str(MAX_POLL_RECORDS)}
     return _table(settings, name, f"read_{name}", columns, options, key)
+
+
+def bounded(name: str, most: int, key: str | None = None) -> str:
+    """A query of the records of `source`, of which none is large: (key, `value`, topic, partition, offset, `whole`).
+
+    A value of more than `most` characters (of at most 4 bytes) is cut to its beginning, and `whole` says how many bytes
+    it had, and their SHA-256; null where `value` is whole.
+    """
+    large = f"CHAR_LENGTH(`value`) > {most}"
+    length = "CHAR_LENGTH(DECODE(CAST(`value` AS BYTES), 'ISO-8859-1'))"  # a character a byte
+    columns = [f"CAST(SUBSTRING(`{key}`, 1, {KEY_CHARS}) AS BYTES) AS `{key}`"] if key else []
+    columns += [
+        f"CAST(CASE WHEN {large} THEN SUBSTRING(`value`, 1, {RAW_BYTES}) ELSE `value` END AS BYTES) AS `value`",
+        *(f"`{column}`" for column in POSITION),
+        f"CASE WHEN {large} THEN CONCAT(CAST({length} AS STRING), ' ', SHA256(`value`)) END AS `whole`",
+    ]
+    return f"SELECT {', '.join(columns)} FROM {table_of('read', name)}"
 
 
 def sink(settings: Settings, name: str, key: str | None = None) -> str:
@@ -35,7 +64,6 @@ def sink(settings: Settings, name: str, key: str | None = None) -> str:
     options = {
         "sink.delivery-guarantee": settings.delivery,
         "sink.transactional-id-prefix": f"headrace-{settings.topic_prefix}{name}",
-        "properties.max.request.size": str(MAX_REQUEST_BYTES),
         "properties.transaction.timeout.ms": str(TRANSACTION_TIMEOUT_MS),
         "properties.linger.ms": str(LINGER_MS if name == "recommendations" else PATIENT_LINGER_MS),
     }

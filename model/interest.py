@@ -33,6 +33,8 @@ INTEREST_DIM = 64
 LEAST = 1e-6
 """A late event that has faded below this weight moves nothing."""
 LAYOUT = 2
+MOST_INTERESTS, MOST_EVENTS = 128, 255
+"""What the layout can hold: the number of the last interest is a signed byte, the number of events a byte."""
 ACTIONS = get_args(Action)
 STRENGTHS = {"view": 1.0, "click": 1.0, "rating": 1.0, "search": 1.5, "cart": 2.0, "like": 2.0, "purchase": 3.0}
 STRENGTHS |= {"skip": -0.5, "dislike": -2.0}
@@ -53,6 +55,7 @@ _PENDING, _ACTION_MASK = np.uint64(1), np.uint64(0xFF)
 _STRENGTH_BITS, _STRENGTH_MASK, _STRENGTH_UNIT = np.uint64(1), np.uint64(0x7F), 16
 _STRENGTH_OF = np.array([round(_STRENGTH_UNIT * STRENGTHS.get(action, 0.0)) & 0x7F for action in ACTIONS], np.uint64)
 _MOST_RATINGS = 0xFFFF
+_MOST_EDGE = float(np.finfo(np.float16).max)
 
 
 FOREVER = float("inf")
@@ -153,7 +156,7 @@ def encode(interests: Interests) -> bytes:
     scale, query = (
         _quantised(interests.query[None]) if len(interests.query) else (np.zeros(0, "<f2"), np.zeros(0, np.int8))
     )
-    edges = interests.edges.astype("<f2")
+    edges = np.minimum(interests.edges, _MOST_EDGE).astype("<f2")
     return b"".join(
         (header, table.tobytes(), edges.tobytes(), scale.tobytes(), query.tobytes(), interests.log.tobytes())
     )
@@ -172,7 +175,7 @@ def decode(data: bytes | None) -> Interests:
     """Open the bytes of a user; no bytes are a new user.
 
     Raises:
-        StateError: the bytes are of an unknown layout or cut short.
+        StateError: the bytes are of an unknown layout, cut short or damaged.
     """
     if not data:
         return Interests()
@@ -182,20 +185,50 @@ def decode(data: bytes | None) -> Interests:
         )
     header, nothing = (_HEADER, ()) if data[0] == LAYOUT else (_HEADER_1, (0, 0, 0.0))
     try:
-        _, count, events, last, _, encoder, newest_ms, dim, ratings, mean_rating = header.unpack_from(data) + nothing
+        _, count, events, last, space, encoder, newest_ms, dim, ratings, mean_rating = (
+            header.unpack_from(data) + nothing
+        )
         at = header.size
         table = np.frombuffer(data, _INTEREST, count, at)
         at += table.nbytes
-        edges = np.frombuffer(data, "<f2", count * count, at).reshape(count, count).astype(np.float32)
-        at += edges.nbytes // 2
+        edges = np.frombuffer(data, "<f2", count * count, at).reshape(count, count)
+        at += edges.nbytes
         query = _unit(np.frombuffer(data, np.int8, dim, at + 2)[None])[0] if dim else np.zeros(0, np.float32)
-        log = np.frombuffer(data, _EVENT, events, at + (2 + dim if dim else 0))
+        at += 2 + dim if dim else 0
+        log = np.frombuffer(data, _EVENT, events, at)
     except (ValueError, struct.error) as error:
         raise StateError(f"{len(data)} bytes of interests are cut short: {error}") from None
     log = log if data[0] == LAYOUT else _with_strengths(log)
     weights, touched_ms = table["weight"].copy(), table["touched_ms"].copy()
+    edges = np.minimum(edges.astype(np.float32), _MOST_EDGE)  # one beyond it was once written as infinite
     state = encoder, newest_ms, last, _unit(table["vector"]), weights, touched_ms, edges, log
-    return Interests(*state, query, ratings, mean_rating)
+    interests = Interests(*state, query, ratings, mean_rating)
+    if wrong := _wrong(interests, space, len(data) - at - log.nbytes):
+        raise StateError(f"{len(data)} bytes of interests are damaged: {wrong}")
+    return interests
+
+
+def _wrong(interests: Interests, space: int, left: int) -> str:
+    """What no release has written, in words; empty if there is nothing of the kind.
+
+    Args:
+        space: the dimensions of the interests' vectors, as the header says.
+        left: bytes after the last event.
+    """
+    if left:
+        return f"{left} more than the header says"
+    if space != INTEREST_DIM:
+        return f"vectors of {space} dimensions: {INTEREST_DIM} are wanted"
+    if not -1 <= interests.last < len(interests.weights):
+        return f"the last interest is number {interests.last} of {len(interests.weights)}"
+    for numbers in (interests.weights, interests.edges):
+        if not np.isfinite(numbers).all() or (numbers < 0).any():
+            return "a weight or an edge is no number from 0 on"
+    if not np.isfinite(interests.mean_rating):
+        return "the mean rating is no number"
+    if len(interests.log) and interests.actions.max() >= len(ACTIONS):
+        return f"action {interests.actions.max()}: there are {len(ACTIONS)}"
+    return ""
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
@@ -207,7 +240,8 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 def _with_strengths(log: np.ndarray) -> np.ndarray:
     """The events of layout 1, with the strengths of their actions."""
     log = log.copy()
-    log["stamp"] |= _STRENGTH_OF[Interests(log=log).actions] << _STRENGTH_BITS
+    actions = np.minimum(Interests(log=log).actions, len(ACTIONS) - 1)  # one that there is not is found by `_wrong`
+    log["stamp"] |= _STRENGTH_OF[actions] << _STRENGTH_BITS
     return log
 
 

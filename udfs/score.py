@@ -13,7 +13,7 @@ from model import consumed, interest
 from model.metrics import K
 from model.schema import (
     POSITIVE, Recommendation, RecommendedItem, Rejected, Request, VersionError,
-    decode_packed_request, encode_json, event_key, item_key, rec_id,
+    decode_packed_request, encode_recommendation, event_key, item_key, rec_id,
 )  # fmt: skip
 from model.twin import FIGURES, Shown, Twin
 from model.versions import name_of, trained_path
@@ -71,7 +71,7 @@ class Score(ScalarFunction):
         requests = [decode_packed_request(packed) for packed in frame.iloc[:, 0]]
         lists = self._lists(requests)
         refused = [self._refused.popleft() if self._refused else None for _ in requests]
-        rows = [(request.user_id, encode_json(lists[at]), refused[at]) for at, request in enumerate(requests)]
+        rows = [(request.user_id, encode_recommendation(lists[at]), refused[at]) for at, request in enumerate(requests)]
         return pd.DataFrame(rows, columns=["user_id", "recommendation", "rejected"])
 
     def _lists(self, requests: list[Request]) -> dict[int, Recommendation]:
@@ -173,7 +173,7 @@ class Scorers:
                         else f"{path}: cannot be used: {type(error).__name__}: {error}"
                     )
                     logger.error("model version refused, the one before serves on: %s", reason)
-                    refused.append(Rejected("model-versions", 0, -1, reason, path.encode()).short().as_json())
+                    refused.append(Rejected.of("model-versions", 0, -1, reason, path.encode()).as_json())
         dim = catalogue.vectors.shape[1]
         return "untrained", self._kept(f"untrained {dim}", lambda: self._untrained(dim).to(self._device)), refused
 
