@@ -18,6 +18,7 @@ POSITION = {
 MAX_POLL_RECORDS = 1
 """Of records that the source takes from Kafka at once, three such sets may wait in the TaskManager's heap. Kafka's own default is 500,
 of whatever size when they are unpacked."""
+COUNTED_CHARS = 4_000_000
 KEY_CHARS = 257
 """So much of a record's key is read: one character more than an id may have."""
 LINGER_MS = 5
@@ -45,10 +46,12 @@ def bounded(name: str, most: int, key: str | None = None) -> str:
     """A query of the records of `source`, of which none is large: (key, `value`, topic, partition, offset, `whole`).
 
     A value of more than `most` characters (of at most 4 bytes) is cut to its beginning, and `whole` says how many bytes
-    it had, and their SHA-256; null where `value` is whole.
+    it had, and their SHA-256; null where `value` is whole. Bytes are counted as characters of ISO-8859-1, which takes
+    several copies of them; of more than `COUNTED_CHARS`, which only compression can bring, a character counts once.
     """
     large = f"CHAR_LENGTH(`value`) > {most}"
-    length = "CHAR_LENGTH(DECODE(CAST(`value` AS BYTES), 'ISO-8859-1'))"  # a character a byte
+    octets = "CHAR_LENGTH(DECODE(CAST(`value` AS BYTES), 'ISO-8859-1'))"
+    length = f"CASE WHEN CHAR_LENGTH(`value`) > {COUNTED_CHARS} THEN CHAR_LENGTH(`value`) ELSE {octets} END"
     columns = [f"CAST(SUBSTRING(`{key}`, 1, {KEY_CHARS}) AS BYTES) AS `{key}`"] if key else []
     columns += [
         f"CAST(CASE WHEN {large} THEN SUBSTRING(`value`, 1, {RAW_BYTES}) ELSE `value` END AS BYTES) AS `value`",
