@@ -83,7 +83,7 @@ def recommend(
 
     embed_items = EmbedItems(settings.encoder, settings.device, *worker, settings.max_event_bytes)
     vectors = items.map(vectorised(embed_items, item_id="STRING", item_vector="BYTES", rejected="BYTES"))
-    vectors = tables.from_data_stream(step(tables.to_data_stream(vectors), "embed-items", source="read-items"))
+    vectors = tables.from_data_stream(step(tables.to_data_stream(vectors), "embed-items"))
     # (item_id, ItemVector or null, Rejected or null)
 
     def side(name: str) -> Table:
@@ -108,6 +108,20 @@ def read_versions(tables: StreamTableEnvironment, settings: Settings) -> DataStr
     row = Types.ROW([BYTES, Types.INT(), Types.LONG(), Types.STRING()])
     stream._j_data_stream.getTransformation().setOutputType(row.get_java_type_info())
     return step(stream, "model-versions", source="read-model-versions")
+
+
+def with_ticks(tables: StreamTableEnvironment, items: Table) -> Table:
+    """The items, and among them a row of nulls a second.
+
+    Flink notices that a worker process has ended when it next has rows for it, and then restarts the job. There may be
+    no item for days. The streams are joined outside SQL: its planner would give each of them a worker of its own.
+    """
+    columns = {"item_id": "BYTES", "value": "BYTES", "topic": "STRING", "partition": "INT", "offset": "BIGINT"}
+    nulls = ", ".join(f"CAST(NULL AS {kind}) AS `{name}`" for name, kind in (columns | {"whole": "STRING"}).items())
+    tables.execute_sql("CREATE TEMPORARY TABLE ticks (tick BIGINT) WITH ('connector'='datagen', 'rows-per-second'='1')")
+    ticks = step(tables.to_data_stream(tables.sql_query(f"SELECT {nulls} FROM ticks")), "ticks", source="read-ticks")
+    read = step(tables.to_data_stream(items), "items", source="read-items")
+    return tables.from_data_stream(read.union(ticks))
 
 
 def _present(table: Table, column: str) -> Table:
@@ -201,7 +215,7 @@ def build(settings: Settings, jars: list[str] = []) -> StreamExecutionEnvironmen
     tables.execute_sql(topics.source(settings, "items", startup="earliest-offset", key="item_id"))
     tables.execute_sql(topics.source(settings, "model-versions", startup="earliest-offset"))
     events = tables.sql_query(topics.bounded("events", settings.max_event_bytes))
-    items = tables.sql_query(topics.bounded("items", settings.max_event_bytes, key="item_id"))
+    items = with_ticks(tables, tables.sql_query(topics.bounded("items", settings.max_event_bytes, key="item_id")))
     outputs = recommend(tables, events, items, read_versions(tables, settings), settings)
     write(tables, env, outputs, settings)
     return env

@@ -302,6 +302,16 @@ def test_a_bad_item_becomes_a_rejected_record_with_its_position(embed_items):
     assert ["m1", None, None] == [vector and vector.item_id for _, vector, _ in rows]
 
 
+def test_a_tick_is_no_item_and_no_rejected_record(embed_items):
+    """It has to reach the worker process, no more: what has no topic came from none."""
+    rows = [(None, None, None, None, None, None), (b"m1", b'{"item_id":"m1"}', "items", 1, 40, None)]
+    names = ["item_id", "value", "topic", "partition", "offset", "whole"]
+    answer = embed_items.eval(pd.DataFrame(rows, columns=names))
+
+    assert [None, None, None] == answer.iloc[0].tolist()
+    assert "m1" == answer["item_id"][1]
+
+
 def test_an_item_that_comes_twice_in_a_micro_batch_ends_as_it_came_last(embed_items):
     """Also when it was deleted in between."""
     rows = item_rows(

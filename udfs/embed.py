@@ -127,7 +127,7 @@ class Embed(ScalarFunction):
 class EmbedItems(ScalarFunction):
     """(item_id, value, topic, partition, offset, whole) -> (item_id, item_vector, rejected).
 
-    One of the last two is null. `item_id` is the beginning of the record's key, `value` and `whole` are those of
+    One of the last two is null; all are for a row of `jobs.recommend.with_ticks`, which has no topic. `item_id` is the beginning of the record's key, `value` and `whole` are those of
     `jobs.topics.bounded`.
     """
 
@@ -160,11 +160,13 @@ class EmbedItems(ScalarFunction):
         self,
         key: bytes | None,
         value: bytes | None,
-        topic: str,
+        topic: str | None,
         partition: int,
         offset: int,
         whole: str | None = None,
-    ) -> Item | Rejected:
+    ) -> Item | Rejected | None:
+        if topic is None:
+            return None
         try:
             if value is None and key:
                 return deleted_item(key)
@@ -173,7 +175,9 @@ class EmbedItems(ScalarFunction):
         except InvalidRecord as error:
             return Rejected.of(topic, int(partition), int(offset), str(error), value, whole)
 
-    def _row(self, item: Item | Rejected, texts: dict[str, str], vectors: dict[str, np.ndarray]) -> tuple:
+    def _row(self, item: Item | Rejected | None, texts: dict[str, str], vectors: dict[str, np.ndarray]) -> tuple:
+        if item is None:
+            return None, None, None
         if isinstance(item, Rejected):
             return None, None, item.as_json()
         if item.deleted:
