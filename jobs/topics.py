@@ -16,9 +16,10 @@ POSITION = {
     "offset": "BIGINT METADATA VIRTUAL",
 }
 MAX_POLL_RECORDS = 1
-"""Of records that the source takes from Kafka at once, three such sets may wait in the TaskManager's heap. Kafka's own default is 500,
-of whatever size when they are unpacked."""
+"""How many records the source takes from Kafka's client at once. Several such sets wait in the TaskManager's heap of half a
+gigabyte, and Kafka's own default is 500, of whatever size they have when they are unpacked."""
 COUNTED_CHARS = 4_000_000
+"""Of a larger record characters are counted, not bytes."""
 KEY_CHARS = 257
 """So much of a record's key is read: one character more than an id may have."""
 LINGER_MS = 5

@@ -28,7 +28,8 @@ T = TypeVar("T")
 REASON_CHARS, RAW_BYTES = 300, 65_536
 """So much of the reason, and of the bytes, is kept of a refused record."""
 RECORD_BYTES = 1_000_000
-"""No record that the job writes is larger, nor one that it can be set to read: Kafka's brokers and producers take 1 MiB by default, key and frame included."""
+"""No record that the job writes is larger, nor one that it can be set to read: Kafka's brokers and producers take 1 MiB
+by default, key and frame included."""
 LEAST_TIME_MS = 100_000_000_000
 """March 1973. As seconds, what is below it reaches to the year 5138: an earlier time is taken for a wrong unit."""
 
