@@ -10,8 +10,9 @@ that come until they are enough. Where something else serves than what this lear
 begins again from that.
 
 The topic is the learner's memory: one that starts takes the networks from the version that serves and counts the newest
-`replay_capacity` examples again. What goes wrong in a turn is logged with its traceback, and the process ends with code
-1: whoever runs it (the local stack's supervisor, a cluster's) starts it again, and it goes on as above.
+`replay_capacity` examples again. Where the broker is away it says so and waits (jobs/reader.py). What else goes wrong in
+a turn is logged with its traceback, and the process ends with code 1: whoever runs it (the local stack's supervisor, a
+cluster's) starts it again, and it goes on as above.
 
     python jobs/finetune.py [--SETTING VALUE ...]
 """
@@ -31,13 +32,16 @@ if __name__ == "__main__":
     help_or_go_on(sys.argv[1:], f"{__doc__}\n{usage()}")
 
 import torch
-from kafka import KafkaConsumer, TopicPartition
 
+from jobs.inbox import Inbox
+from jobs.retention import remove_unneeded
 from jobs.versions import Versions
-from model import interest, registry, score
+from model import registry, score
+from model.catalogue import Catalogue
 from model.finetune import NOBODY, Judgement, Learner, better_or_level
-from model.schema import Example, ModelVersion, StateError, decode_example, decode_fine_tune_request, decoded, item_key
+from model.schema import Example, ModelVersion, item_key
 from model.versions import counts_number, counts_path, next_name, trained_path
+from udfs.loading import LOAD_S, Loading
 from udfs.replica import CatalogueFollower
 
 KEPT_COUNTS = 4
@@ -46,82 +50,11 @@ LARGEST_SHARE = 0.05
 """Of the examples that a candidate is judged on, one user may bring this share, rounded up: a few bots do not decide.
 """
 SAY_S = 60.0
-"""So often the log says how far a candidate is that waits to be judged, and what could not be read."""
+"""So often the log says how far a candidate is that waits to be judged."""
 RETRY_S = 30.0
 """A serving version that cannot be loaded is tried again after this time."""
 
-FETCH_BYTES, FETCH_WAIT_MS = 1 << 20, 400
-"""The broker gathers so much, or waits so long, before it answers: examples are no hurry."""
-
 logger = logging.getLogger("headrace.finetune")
-
-
-def read_example(raw: bytes) -> Example:
-    """Decode one record of `training-examples` and see whether its interests can be opened.
-
-    Raises:
-        InvalidRecord: nothing can be learnt from it.
-        StateError: its interests are of another layout, cut short, or hold an unknown action.
-    """
-    example = decode_example(raw)
-    if (interest.decode(example.interests).actions >= len(interest.ACTIONS)).any():
-        raise StateError("the interests hold an action that this release does not know")
-    return example
-
-
-class Inbox:
-    """Reads the newest examples, and the requests, from the topics' past on."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._requests = settings.topic("fine-tune-requests")
-        servers = settings.bootstrap_servers.split(",")
-        gathered = {"fetch_min_bytes": FETCH_BYTES, "fetch_max_wait_ms": FETCH_WAIT_MS, "max_poll_records": 5_000}
-        self._consumer = KafkaConsumer(
-            bootstrap_servers=servers, enable_auto_commit=False, isolation_level="read_committed", **gathered
-        )
-        self._partitions = [
-            TopicPartition(topic, number)
-            for topic in (settings.topic("training-examples"), self._requests)
-            for number in self._consumer.partitions_for_topic(topic) or {0}
-        ]
-        self._consumer.assign(self._partitions)
-        first = self._consumer.beginning_offsets(self._partitions)
-        for at, end in self._consumer.end_offsets(self._partitions).items():
-            self._consumer.seek(at, max(first[at], end - settings.replay_capacity))
-        self.examples: list[Example] = []
-        self.why = ""
-        self.passed_over = 0  # records that could not be read
-        self._said = -math.inf  # monotonic clock, s
-
-    def read(self, timeout_ms: int = 500) -> None:
-        """Read on; `examples` grows, and `why` is the reason of the newest request that was not acted on."""
-        for at, records in self._consumer.poll(timeout_ms=timeout_ms).items():
-            for record in records:
-                self._take(at.topic, record.value)
-
-    def _take(self, topic: str, value: bytes | None) -> None:
-        record = decoded(value, decode_fine_tune_request if topic == self._requests else read_example)
-        if isinstance(record, str):
-            self._pass_over(topic, record)
-        elif isinstance(record, Example):
-            self.examples.append(record)
-        else:
-            self.why = record.why
-
-    def _pass_over(self, topic: str, reason: str) -> None:
-        """Count a record that cannot be read, and say so once in a while."""
-        self.passed_over += 1
-        if time.monotonic() - self._said > SAY_S:
-            self._said = time.monotonic()
-            logger.warning(
-                "%d records were passed over since the start; the newest is on %s: %s", self.passed_over, topic, reason
-            )
-
-    def drain(self) -> None:
-        """Read all that is there now."""
-        ends = self._consumer.end_offsets(self._partitions)
-        while any(self._consumer.position(at) < end for at, end in ends.items()):
-            self.read()
 
 
 @dataclass
@@ -177,9 +110,9 @@ class ServingVersion:
         scorer: None where it cannot be used.
     """
 
-    def __init__(self, path: str, scorer: score.Scorer | None, number: int = 0) -> None:
+    def __init__(self, path: str, scorer: score.Scorer | None, number: int = 0, hangs: Loading | None = None) -> None:
         self.path, self.scorer = path, scorer
-        self._number, self._tried = number, time.monotonic()
+        self._number, self._tried, self._hangs = number, time.monotonic(), hangs
         self._written: deque[str] = deque()  # where its counts lie, the newest last
         if scorer is not None:
             numbers = [counts_number(f"{path}/{name}") for name in registry.inside(path)]
@@ -188,17 +121,23 @@ class ServingVersion:
 
     @classmethod
     def load(cls, version: ModelVersion, within: str) -> "ServingVersion":
-        """Load a version of the registry `within`."""
-        path, scorer = trained_path(version.path), None
-        try:
+        """Load a version of the registry `within`; one that takes too long cannot be used."""
+
+        def read(path: str, _: Catalogue) -> score.Scorer:
             registry.check_inside(path, within)
-            scorer = score.load(path)
-        except Exception as error:  # whatever is announced, the learner goes on
+            return score.load(path)
+
+        path = trained_path(version.path)
+        loading = Loading(path, Catalogue(), read)
+        hangs = None if loading.is_over(LOAD_S) else loading
+        if loading.scorer is None:
+            error = loading.error or f"{path}: not loaded in {LOAD_S:g} s"
             logger.error("the serving version cannot be used, candidates are judged beside an untrained one: %s", error)
-        return cls(path, scorer, counts_number(version.path))
+        return cls(path, loading.scorer, counts_number(version.path), hangs)
 
     def should_be_tried_again(self) -> bool:
-        return bool(self.path) and self.scorer is None and time.monotonic() - self._tried > RETRY_S
+        waits = self._hangs is not None and not self._hangs.is_over(0)
+        return bool(self.path) and self.scorer is None and not waits and time.monotonic() - self._tried > RETRY_S
 
     def write_counts(self) -> str:
         """Write its counts of now, delete all but the last ones, and return where they lie."""
@@ -275,7 +214,7 @@ class FineTune:
         path = trained_path(current.path) if current else ""
         if path != self._served.path or self._served.should_be_tried_again():
             self._served = (
-                ServingVersion.load(current, self._settings.registry) if current else ServingVersion("", None)
+                ServingVersion.load(current, self._settings.registry_path) if current else ServingVersion("", None)
             )
             if self._fits(self._served.scorer):
                 self._learner.resume(self._served.scorer)
@@ -348,7 +287,7 @@ class FineTune:
         self._trial, metrics, name = None, trial.metrics(), next_name(self._versions.known)
         about = {"parent": trial.parent, "why": trial.why, "metrics": metrics}
         version = ModelVersion(
-            name, score.save(trial.scorer, self._settings.registry, name, about), trial.parent, metrics
+            name, score.save(trial.scorer, self._settings.registry_path, name, about), trial.parent, metrics
         )
         if not better_or_level(trial.ours, trial.theirs, self._settings.gate_tolerance):
             before = metrics["serving_ndcg_at_10"]
@@ -361,6 +300,7 @@ class FineTune:
                 version, status="rejected", reason="something else was decided by hand while it was judged"
             )
         logger.info("%s is %s: %s", name, self._versions.known[name].status, metrics)
+        remove_unneeded(self._versions, self._settings.registry_path, self._settings.keep_versions)
 
     @staticmethod
     def _report(done: int, of: int) -> None:
@@ -370,13 +310,13 @@ class FineTune:
 def learn(settings: Settings) -> None:
     """Take turns for as long as the process lives."""
     follower = CatalogueFollower(
-        settings.bootstrap_servers, settings.topic("item-vectors"), Path(settings.replica_dir) / "learner"
+        settings.bootstrap_servers, settings.topic("item-vectors"), Path(settings.replica_path) / "learner"
     )
-    versions, inbox = Versions(settings), Inbox(settings)
+    versions, inbox = Versions(settings, patient=True), Inbox(settings)
     learner = Learner(follower.catalogue, None, settings.seed, settings.replay_capacity, settings.rules())
     step = FineTune(settings, learner, versions)
     inbox.drain()
-    inbox.examples = step.recall(inbox.examples)
+    inbox.examples = step.recall(inbox.take())
     inbox.why = inbox.why if inbox.examples else ""
     logger.info(
         "learner ready: %d items, %s serves", len(follower.catalogue), versions.serving.paths[:1] or "no version"
@@ -387,8 +327,7 @@ def learn(settings: Settings) -> None:
         if step.due(len(inbox.examples), inbox.why, time.monotonic() - turned):
             inbox.drain()
             follower.refresh()
-            examples, inbox.examples = inbox.examples, []
-            inbox.why = step.turn(examples, inbox.why)
+            inbox.why = step.turn(inbox.take(), inbox.why)
             turned = time.monotonic()
 
 

@@ -43,7 +43,7 @@ class Outputs:
 
     recommendations: Table  # user_id, value
     item_vectors: Table  # item_id, value
-    training_examples: Table  # value
+    training_examples: Table  # user_id, value
     fine_tune_requests: Table  # value
     rejected_events: Table  # value
 
@@ -58,7 +58,7 @@ def recommend(
         versions: (value, partition, offset, whole), JSON of `ModelVersion`.
     """
     kafka = (settings.bootstrap_servers, settings.topic("item-vectors"))
-    worker = (settings.replica_dir, settings.udf_threads)
+    worker = (settings.replica_path, settings.udf_threads)
 
     embed = Embed(settings.encoder, settings.device, *kafka, *worker, settings.max_future_s, settings.max_event_bytes)
     embedded = step(
@@ -73,7 +73,7 @@ def recommend(
     requests = step(by_user.process(update, BYTES), "update-interest")
     # Request
 
-    score = Score(settings.rules(), settings.k, settings.device, *kafka, *worker, settings.registry)
+    score = Score(settings.rules(), settings.k, settings.device, *kafka, *worker, settings.registry_path)
     queued = requests.rescale()  # scoring runs in a task of its own: a micro-batch fills while the one before is scored
     scored = tables.from_data_stream(queued).map(
         vectorised(score, user_id="STRING", recommendation="BYTES", rejected="BYTES")
@@ -93,7 +93,7 @@ def recommend(
     return Outputs(
         recommendations=lists.select(lists.user_id, lists.recommendation),
         item_vectors=vectors.filter(vectors.item_vector.is_not_null).select(vectors.item_id, vectors.item_vector),
-        training_examples=side("training-examples"),
+        training_examples=with_user_id(side("training-examples")),
         fine_tune_requests=side("fine-tune-requests"),
         rejected_events=rejected,
     )
@@ -122,6 +122,14 @@ def with_ticks(tables: StreamTableEnvironment, items: Table) -> Table:
     ticks = step(tables.to_data_stream(tables.sql_query(f"SELECT {nulls} FROM ticks")), "ticks", source="read-ticks")
     read = step(tables.to_data_stream(items), "items", source="read-items")
     return tables.from_data_stream(read.union(ticks))
+
+
+def with_user_id(examples: Table) -> Table:
+    """Examples beside the user's id, which the JVM reads out of their JSON: from the keyed operator come bare bytes,
+    and a row of two fields would cost more.
+    """
+    user_id = examples.value.decode("UTF-8").json_value("$.user_id", DataTypes.STRING())
+    return examples.select(user_id.alias("user_id"), examples.value)
 
 
 def _present(table: Table, column: str) -> Table:
@@ -175,7 +183,7 @@ def write(
 ) -> None:
     """Connect the outputs to their topics."""
     jvm, j_env = get_gateway().jvm, env._j_stream_execution_environment
-    keys = {"recommendations": "user_id", "item-vectors": "item_id"}
+    keys = {"recommendations": "user_id", "training-examples": "user_id", "item-vectors": "item_id"}
     names = [field.name.replace("_", "-") for field in fields(outputs)]
     before = j_env.getTransformations().size()
     statements = tables.create_statement_set()

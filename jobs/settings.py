@@ -53,7 +53,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     # Kafka
     bootstrap_servers: _text("Kafka brokers, host:port, comma separated") = "127.0.0.1:9092"
-    topic_prefix: _text("put before every topic's name") = ""
+    topic_prefix: Annotated[
+        str,
+        Meta(
+            description="put before every topic's name; model versions and replicas then lie in a folder of this name",
+            pattern=r"\A(?!(\.{1,2}|v\d+|counts-\d+)\Z)[A-Za-z0-9._-]{0,200}\Z",  # no version is called so
+        ),
+    ] = ""
     delivery: Annotated[
         Literal["at-least-once", "exactly-once"],
         Meta(description="at-least-once is fresh; exactly-once shows lists at the next checkpoint"),
@@ -91,6 +97,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ) = "dislike:forever,skip:forever,rating:forever,purchase:30d"
     registry: _text("where model versions are kept: a folder or any fsspec address") = "/tmp/headrace/registry"
 
+    keep_versions: _count(
+        "versions kept in the registry: so many that served last, and the newest of all", ge=3, le=12
+    ) = 6
+
     # Learning
     fine_tune_every: _count("examples after which a fine-tuning is requested") = 2_000
     fine_tune_max_age_s: _real("... or this long after the last request, seconds", gt=0) = 60.0
@@ -107,6 +117,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def topic(self, name: str) -> str:
         """The full name of a topic."""
         return self.topic_prefix + name
+
+    @property
+    def registry_path(self) -> str:
+        """Where this prefix's model versions are.
+
+        >>> Settings(registry="s3://models/").registry_path, Settings(registry="/m/", topic_prefix="shop-").registry_path
+        ('s3://models/', '/m/shop-')
+        """
+        return f"{self.registry.rstrip('/')}/{self.topic_prefix}" if self.topic_prefix else self.registry
+
+    @property
+    def replica_path(self) -> str:
+        """Where this prefix's replicas and kept embeddings are."""
+        return str(Path(self.replica_dir) / self.topic_prefix)
 
     def rules(self) -> Rules:
         """How a user's state is kept and read.

@@ -22,6 +22,8 @@ COUNTED_CHARS = 4_000_000
 """Of a larger record characters are counted, not bytes."""
 KEY_CHARS = 257
 """So much of a record's key is read: one character more than an id may have."""
+DISCOVERY_S = 60
+"""So often the job looks for new partitions of the topics that it reads; Flink's default is five minutes."""
 LINGER_MS = 5
 PATIENT_LINGER_MS = 100
 """How long a record waits for others on its way to Kafka: a list hardly, what is for the learner longer, in fewer
@@ -40,6 +42,7 @@ def source(settings: Settings, name: str, startup: str = "group-offsets", key: s
     columns = ({key: "STRING"} if key else {}) | {"value": "STRING"} | POSITION
     options = {"scan.startup.mode": startup, "properties.group.id": f"{settings.topic_prefix}headrace"}
     options |= {"properties.auto.offset.reset": "earliest", "properties.max.poll.records": str(MAX_POLL_RECORDS)}
+    options["scan.topic-partition-discovery.interval"] = f"{DISCOVERY_S} s"
     return _table(settings, name, f"read_{name}", columns, options, key)
 
 

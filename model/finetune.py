@@ -95,7 +95,7 @@ class Learner:
         pace: Pace = Pace(),
     ) -> None:
         self.catalogue, self.rules, self.pace = catalogue, rules, pace
-        self.memory = Memory(replay_capacity, rules.max_consumed)
+        self.memory = Memory(replay_capacity, rules.max_consumed, rules.last_n)
         self._seed, self._random = seed, np.random.default_rng(seed)
         self._scorer, self._known, self.counts = self._new_scorer(), Known(), Counts(self.pace)
         self._there = np.zeros(0, bool)

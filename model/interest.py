@@ -55,7 +55,9 @@ _PENDING, _ACTION_MASK = np.uint64(1), np.uint64(0xFF)
 _STRENGTH_BITS, _STRENGTH_MASK, _STRENGTH_UNIT = np.uint64(1), np.uint64(0x7F), 16
 _STRENGTH_OF = np.array([round(_STRENGTH_UNIT * STRENGTHS.get(action, 0.0)) & 0x7F for action in ACTIONS], np.uint64)
 _MOST_RATINGS = 0xFFFF
-_MOST_EDGE = float(np.finfo(np.float16).max)
+_MOST_EDGE = np.float32(np.finfo("<f2").max)
+_MOST_WEIGHT = 1e9
+"""More than any number of events makes of an interest, one a millisecond for a week."""
 
 
 FOREVER = float("inf")
@@ -191,44 +193,24 @@ def decode(data: bytes | None) -> Interests:
         at = header.size
         table = np.frombuffer(data, _INTEREST, count, at)
         at += table.nbytes
-        edges = np.frombuffer(data, "<f2", count * count, at).reshape(count, count)
-        at += edges.nbytes
+        edges = np.frombuffer(data, "<f2", count * count, at).reshape(count, count).astype(np.float32)
+        at += edges.nbytes // 2
+        edges = np.minimum(edges, _MOST_EDGE)  # earlier releases wrote larger ones as infinite
         query = _unit(np.frombuffer(data, np.int8, dim, at + 2)[None])[0] if dim else np.zeros(0, np.float32)
         at += 2 + dim if dim else 0
         log = np.frombuffer(data, _EVENT, events, at)
     except (ValueError, struct.error) as error:
         raise StateError(f"{len(data)} bytes of interests are cut short: {error}") from None
+    if at + log.nbytes != len(data):
+        raise StateError(f"{len(data)} bytes of interests: {at + log.nbytes} were wanted, as their header says")
     log = log if data[0] == LAYOUT else _with_strengths(log)
     weights, touched_ms = table["weight"].copy(), table["touched_ms"].copy()
-    edges = np.minimum(edges.astype(np.float32), _MOST_EDGE)  # one beyond it was once written as infinite
     state = encoder, newest_ms, last, _unit(table["vector"]), weights, touched_ms, edges, log
     interests = Interests(*state, query, ratings, mean_rating)
-    if wrong := _wrong(interests, space, len(data) - at - log.nbytes):
-        raise StateError(f"{len(data)} bytes of interests are damaged: {wrong}")
-    return interests
-
-
-def _wrong(interests: Interests, space: int, left: int) -> str:
-    """What no release has written, in words; empty if there is nothing of the kind.
-
-    Args:
-        space: the dimensions of the interests' vectors, as the header says.
-        left: bytes after the last event.
-    """
-    if left:
-        return f"{left} more than the header says"
     if space != INTEREST_DIM:
-        return f"vectors of {space} dimensions: {INTEREST_DIM} are wanted"
-    if not -1 <= interests.last < len(interests.weights):
-        return f"the last interest is number {interests.last} of {len(interests.weights)}"
-    for numbers in (interests.weights, interests.edges):
-        if not np.isfinite(numbers).all() or (numbers < 0).any():
-            return "a weight or an edge is no number from 0 on"
-    if not np.isfinite(interests.mean_rating):
-        return "the mean rating is no number"
-    if len(interests.log) and interests.actions.max() >= len(ACTIONS):
-        return f"action {interests.actions.max()}: there are {len(ACTIONS)}"
-    return ""
+        raise StateError(f"the interests have {space} dimensions: {INTEREST_DIM} are wanted")
+    check(interests)
+    return interests
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
@@ -240,9 +222,29 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 def _with_strengths(log: np.ndarray) -> np.ndarray:
     """The events of layout 1, with the strengths of their actions."""
     log = log.copy()
-    actions = np.minimum(Interests(log=log).actions, len(ACTIONS) - 1)  # one that there is not is found by `_wrong`
+    actions = np.minimum(Interests(log=log).actions, len(ACTIONS) - 1)  # one that there is not is found by `check`
     log["stamp"] |= _STRENGTH_OF[actions] << _STRENGTH_BITS
     return log
+
+
+def check(interests: Interests) -> int:
+    """See whether interests hold what `fold` can have made of events, whoever wrote them; the newest time in them, ms.
+
+    Raises:
+        StateError: they do not.
+    """
+    numbers = interests.weights, interests.edges, np.float32(interests.mean_rating)
+    if not all(np.isfinite(part).all() for part in numbers):
+        raise StateError("the interests hold a number that is infinite or none")
+    if (interests.weights < 0).any() or (interests.weights > _MOST_WEIGHT).any() or (interests.edges < 0).any():
+        raise StateError(f"the interests hold a weight that is not 0 to {_MOST_WEIGHT:g}")
+    if not -1 <= interests.last < len(interests.weights):
+        raise StateError(f"the last interest is number {interests.last}, and there are {len(interests.weights)}")
+    if (interests.actions >= len(ACTIONS)).any():
+        raise StateError("the interests hold an action that this release does not know")
+    if len(interests.query) and not (interests.actions == ACTIONS.index("search")).any():
+        raise StateError("the interests hold a query without its search")
+    return max(interests.newest_ms, *interests.touched_ms.tolist(), *interests.times_ms.tolist(), 0)
 
 
 def newest(data: bytes) -> tuple[int, str, int] | None:
@@ -290,10 +292,10 @@ def fold(
         query: the encoder's own vector of a search, shape (dim,).
 
     Returns:
-        False if the event is among the last N already: nothing has changed.
+        False if the event is among the last N already, at whatever time: nothing has changed.
     """
     log, times_ms, time_ms, key = interests.log, interests.times_ms, event.event_time_ms, event_key(event.event_id)
-    if (log["event_key"][times_ms == time_ms] == key).any():
+    if (log["event_key"] == key).any():
         return False
     strength = _strength(interests, event, rules)
     bits = round(_STRENGTH_UNIT * strength) & 0x7F

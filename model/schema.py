@@ -95,13 +95,17 @@ class Item(Struct, frozen=True, omit_defaults=True):
 
 
 class ItemVector(Struct, frozen=True, omit_defaults=True):
-    """An item as the language model sees it; `vector` is base64 of little-endian float16 (empty when deleted)."""
+    """An item as the language model sees it; `vector` is base64 of little-endian float16 (empty when deleted).
+
+    Without an item id, `pinned` says that the vectors of an encoder version serve, or that none is pinned any more.
+    """
 
     item_id: str
     encoder_version: str = ""
     vector: bytes = b""
     content_hash: str = ""
     deleted: bool = False
+    pinned: bool | None = None
 
 
 def _empty() -> list:
@@ -155,10 +159,10 @@ class Example(Struct, frozen=True, omit_defaults=True):
     learner deletes what it holds of the user.
     """
 
-    user_id: str
-    event_id: str
+    user_id: Id
+    event_id: Id
     event_time_ms: TimeMs
-    item_id: str = ""
+    item_id: Annotated[str, Meta(max_length=256)] = ""
     action: str = ""
     interests: bytes = b""
     shown: str = ""
@@ -185,7 +189,7 @@ class ModelVersion(Struct, frozen=True, omit_defaults=True):
     path: Annotated[str, Meta(max_length=4_096)]
     parent: str = ""
     metrics: dict[str, float] = {}
-    status: Literal["candidate", "serving", "counted", "retired", "rejected"] = "candidate"
+    status: Literal["candidate", "serving", "counted", "retired", "rejected", "removed"] = "candidate"
     reason: str = ""
     epoch: Annotated[int, Meta(ge=0, le=2**53)] = 0
     pinned: bool = False
@@ -429,7 +433,7 @@ def item_key(item_id: str) -> int:
 
 
 def event_key(event_id: str) -> int:
-    """The 32-bit number that, with the event's time, stands for an event in state."""
+    """The 32-bit number that stands for an event among the last ones of its user."""
     return _number(event_id, 4)
 
 

@@ -8,6 +8,7 @@ items are counted (counts.py). It comes from model/finetune.py.
 """
 
 import copy
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from itertools import repeat
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from model import registry
+from model import registry, user
 from model.batch import excluded_items, open_requests
 from model.blend import Blend, blended
 from model.catalogue import Catalogue
@@ -24,7 +25,7 @@ from model.explore import explore
 from model.interest import Rules
 from model.network import Network, Sizes
 from model.reasons import explain
-from model.schema import RecommendedItem, Request, VersionError
+from model.schema import Event, RecommendedItem, Request, VersionError, item_key
 from model.signals import SIGNALS
 from model.table import HALF_LIVES, LATELY, LENGTH, NEIGHBOURS, PLACES, Table, find, padded
 from model.versions import counts_path, trained_path
@@ -199,6 +200,9 @@ def load(path: str, device: str = "cpu") -> Scorer:
 
 def _read(path: str) -> tuple[dict[str, torch.Tensor], dict]:
     tensors, about = registry.read(path)
+    broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise VersionError(f"{path}: {', '.join(broken)} hold what is no number: fine-tune a new version")
     if about.get("layout") != LAYOUT or about.get("signals") != list(SIGNALS):
         signals = ", ".join(map(str, about.get("signals") or []))
         raise VersionError(
@@ -219,6 +223,23 @@ def _load_trained(path: str) -> Scorer:
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise VersionError(f"{path}: its tensors do not fit its sizes: {error}; write it again") from None
     return scorer
+
+
+def try_out(scorer: Scorer, catalogue: Catalogue, k: int, rules: Rules) -> None:
+    """Make lists of these items for a user without events and for one who viewed some of them.
+
+    Raises:
+        VersionError: they are no lists, or the scorer was made for another encoder.
+    """
+    state, now_ms = b"", time.time_ns() // 1_000_000
+    for number, item_id in enumerate(catalogue.item_ids[:3]):
+        event = Event(f"try-{number}", "try", "view", now_ms, item_id)
+        key = item_key(item_id)
+        state = user.update(state, user.embedded(event, key, catalogue.encoder, catalogue.lookup(key)), rules).state
+    requests = [user.request(one, "try", "try", now_ms) for one in (b"", state)]
+    for list_ in score(scorer, catalogue, requests, k, rules):
+        if len(list_) < min(k, len(catalogue)) or not all(item.probability <= 1 for item in list_):
+            raise VersionError(f"its lists on {len(catalogue)} items are none: {str(list_)[:100]}; write it again")
 
 
 def score(
@@ -254,7 +275,7 @@ def _score(
     table, device = scorer.table(catalogue), scorer.keys.device
     batch = open_requests(catalogue, requests, rules, scorer.sizes.last_n, device)
     scored = blended(scorer.blend, table, batch, excluded_items(batch, len(catalogue)))
-    explored, lifted = explore(table, batch, scored.scores)
+    explored, lifted = explore(table, batch, scored.scores, k)
     best = scored.scores.topk(min(k, len(catalogue)))
     chances = torch.exp(best.values - scored.scores.logsumexp(1, keepdim=True)).nan_to_num(0.0)
     new = torch.where(lifted[:, None], best.indices == explored[:, None], False)

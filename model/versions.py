@@ -8,7 +8,8 @@ learnt before a rollback cannot undo it, whenever its record comes. An epoch als
 of which a comparison with the version before would lose one side.
 """
 
-from collections.abc import Iterable
+import re
+from collections.abc import Collection
 
 import msgspec
 from msgspec import Struct
@@ -20,6 +21,7 @@ KEPT = 12
 STAND_INS = 3
 """The version that serves, and those that stand in where it cannot be loaded: they travel on every request."""
 
+_NAME = re.compile("v[0-9]{5,9}")
 _COUNTS = "/counts-"
 """A version is refreshed by what has been counted since: `<version>/counts-<number>` in the registry."""
 
@@ -68,7 +70,7 @@ def trained_path(path: str) -> str:
     ('r/v00003', 'r/v00003')
     """
     trained, _, number = path.rpartition(_COUNTS)
-    return trained if number.isdigit() and trained else path
+    return trained if trained and number.isascii() and number.isdigit() else path
 
 
 def counts_number(path: str) -> int:
@@ -139,7 +141,7 @@ def _paths(serving: Serving, version: ModelVersion) -> list[str]:
         case "retired":
             place = max(place or 0, int(serving.led))  # where its earlier records are gone, it was the last that served
             paths = [*others[:place], version.path, *others[place:]]
-        case "rejected":
+        case "rejected" | "removed":
             paths = others
     return paths[:KEPT]
 
@@ -149,11 +151,22 @@ def _place(paths: list[str], version: ModelVersion) -> int | None:
     return next((place for place, path in enumerate(paths) if trained_path(path) == trained_path(version.path)), None)
 
 
-def next_name(versions: Iterable[str]) -> str:
+def is_name(name: str) -> bool:
+    """Whether a learner gave this name: others are those of folders that people made.
+
+    >>> is_name("v00010"), is_name("by-hand"), is_name("../v00010")
+    (True, False, False)
+    """
+    return _NAME.fullmatch(name) is not None
+
+
+def next_name(versions: Collection[str]) -> str:
     """The name of the version after all these.
 
     >>> next_name(["v00001", "v00009", "by-hand"])
     'v00010'
     """
-    numbers = [int(name[1:]) for name in versions if name[:1] == "v" and name[1:].isdigit()]
-    return f"v{max(numbers, default=0) + 1:05d}"
+    number = max((int(name[1:]) for name in versions if is_name(name)), default=0) + 1
+    while f"v{number:05d}" in versions:  # by somebody who counts further than any learner will
+        number += 1
+    return f"v{number:05d}"

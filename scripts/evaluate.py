@@ -162,18 +162,19 @@ def _read(arguments: argparse.Namespace) -> tuple[str, pd.DataFrame, pd.DataFram
 
 
 def encoder_of(settings: Settings, rest: list[str]) -> "Encoder":
+    from model.cache import is_held
     from model.encoder import Encoder  # takes seconds: not before the files have been read
 
     given = "HEADRACE_ENCODER" in os.environ or any(word.partition("=")[0] == "--encoder" for word in rest)
     name = settings.encoder if given else str(data.language_model())
     try:
-        return Encoder(name, settings.device, Path(settings.replica_dir) / "evaluate")
+        return Encoder(name, settings.device, Path(settings.replica_path) / "evaluate")
     except (OSError, ValueError, KeyError) as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
         wanted = "the folder of a model or a name of Hugging Face's hub is wanted"
         raise SettingsError(f"--encoder {name}: cannot be read: {why}; {wanted}") from None
-    except Exception as error:  # rocksdict raises a plain Exception while another evaluation holds the embeddings
-        if "lock" not in str(error).lower():
+    except Exception as error:
+        if not is_held(error):  # by another evaluation
             raise
         return Encoder(name, settings.device)
 

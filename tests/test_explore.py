@@ -114,7 +114,7 @@ def explored(world: World, *viewed: str, scores: list[float]) -> tuple[list[int]
         world.catalogue, [make_request(world.catalogue, list(viewed))], Rules(), 20, torch.device("cpu")
     )
     scores = torch.tensor([scores])
-    _, lifted = explore(world.scorer.table(world.catalogue), batch, scores)
+    _, lifted = explore(world.scorer.table(world.catalogue), batch, scores, K)
     return scores.argsort(descending=True, stable=True)[0].tolist(), bool(lifted)
 
 
@@ -238,7 +238,18 @@ def test_probabilities_still_fall_from_place_to_place(world, kinds):
         assert chances == sorted(chances, reverse=True) and min(chances) > 0
     assert 1 == pytest.approx(sum(item.probability for item in lists[-1]), abs=1e-4)
     assert ids(lists[-1])[:K] == ids(lists[2])
+    assert ids(lists[1]) == ids(lists[2])[:PLACE]
     assert len(set(ids(lists[-1]))) == len(world.catalogue)
+
+
+@pytest.mark.parametrize("k", [3, 5, 9])
+def test_a_short_list_shows_a_new_item_in_its_last_place(world, k):
+    """Lists of five are explored as lists of twenty are; those of one or two are not."""
+    world.add("shoe-90")
+    request = make_request(world.catalogue, LIKES_SHOES)
+
+    assert "shoe-90" == ids(score(world.scorer, world.catalogue, [request], k)[0])[-1]
+    assert "shoe-90" not in ids(score(world.scorer, world.catalogue, [request], 2)[0])
 
 
 def test_a_catalogue_of_ten_items_or_fewer_explores_nothing(world):
@@ -305,7 +316,7 @@ def test_excluded_items_are_not_counted_as_the_tenth(world):
     )
     excluded = excluded_items(batch, len(world.catalogue))
     scores = torch.zeros(1, len(world.catalogue)).masked_fill(excluded, -torch.inf)
-    explore(table, batch, scores)
+    explore(table, batch, scores, K)
 
     assert torch.equal(excluded, scores == -torch.inf)
 

@@ -22,7 +22,7 @@ MAY_USE = {
     "udfs": {"udfs", "model"},
     "jobs": {"jobs", "udfs", "model"},
     "serving": {"serving", "model.schema", "model.versions", "jobs.settings"},
-    "scripts": {"scripts", "model", "jobs.settings", "jobs.topics", "jobs.versions"},
+    "scripts": {"scripts", "model", "jobs.settings", "jobs.topics", "jobs.versions", "jobs.encoders"},
 }
 FORBIDDEN = {
     "model": {"pyflink", "kafka"},

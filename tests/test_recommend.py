@@ -12,6 +12,8 @@ from scripts import stack
 pytestmark = pytest.mark.java
 
 
+USERS = ["ann", "7", 'quo"te', "back\\slash", "{}", "über", "用户", "🙂", "a" * 256, "line\nend", "tab\t", " "]
+
 BUILD = """
 import json, sys
 from py4j.protocol import Py4JError
@@ -50,6 +52,31 @@ def steps():
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])
+
+
+KEYED = """
+import json, sys
+from pyflink.table import DataTypes
+from jobs.recommend import environment, with_user_id
+from jobs.settings import Settings
+from model.schema import Example, encode_json
+
+tables = environment(Settings(), [])[1]
+rows = [(bytearray(encode_json(Example(user, "e", 1, "i", "view", b"x" * 999))),) for user in json.loads(sys.argv[1])]
+examples = tables.from_elements(rows, DataTypes.ROW([DataTypes.FIELD("value", DataTypes.BYTES())]))
+with with_user_id(examples).execute().collect() as found:
+    print(json.dumps([[user, json.loads(bytes(value))["user_id"]] for user, value in found]))
+"""
+
+
+def test_an_example_is_keyed_by_its_user():
+    """Whatever the id holds: a user's examples stay in one partition, in their order."""
+    done = subprocess.run(
+        [sys.executable, "-c", KEYED, json.dumps(USERS)], capture_output=True, text=True, cwd=stack.ROOT, timeout=120
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+    assert [[user, user] for user in USERS] == json.loads(done.stdout.splitlines()[-1])
 
 
 def test_every_step_has_a_name_and_a_uid(steps):

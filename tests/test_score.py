@@ -13,9 +13,9 @@ from model.catalogue import Catalogue
 from model.evaluate import Users
 from model.finetune import Learner
 from model.interest import Rules
-from model.schema import Event, Example, ItemVector, Request, VersionError
+from model.schema import Event, Example, ItemVector, RecommendedItem, Request, VersionError
 from model.batch import gap_number
-from model.score import Scorer, load, save, score
+from model.score import Scorer, load, save, score, try_out
 from model.signals import SIGNALS
 from model.table import NEIGHBOURS, find
 
@@ -273,3 +273,31 @@ def test_gaps_are_numbered_by_their_logarithm():
 
 def test_every_counted_table_has_a_signal():
     assert set(NEIGHBOURS) <= set(SIGNALS)
+
+
+def test_what_makes_lists_passes_its_trial(catalogue, trained):
+    """A trained version and an untrained one, with items or with none yet, whatever the length of a list."""
+    for scorer in (trained, Scorer.untrained(DIM)):
+        for items, k in ((catalogue, 10), (catalogue, 1_000), (Catalogue(), 10)):
+            try_out(scorer, items, k, Rules())
+
+
+@pytest.mark.parametrize("chances", [[], [0.5] * 9, [math.nan] * 10, [0.5] * 9 + [1.5]])
+def test_a_version_that_makes_no_lists_fails_its_trial(catalogue, trained, monkeypatch, chances):
+    """None, too short, or with what is no probability: it is refused before anybody has seen a list of it."""
+    list_ = [RecommendedItem(f"i{number}", chance) for number, chance in enumerate(chances)]
+    monkeypatch.setattr("model.score.score", lambda scorer, catalogue, requests, *rest: [list_ for _ in requests])
+
+    with pytest.raises(VersionError, match="its lists on 30 items are none"):
+        try_out(trained, catalogue, 10, Rules())
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_a_version_with_weights_that_are_no_numbers_is_refused(tmp_path, trained, number):
+    """What is trained and what is counted."""
+    for name in ("network.bias", "counts"):
+        broken = copy.deepcopy(trained)
+        broken.state_dict()[name].flatten()[0] = number
+
+        with pytest.raises(VersionError, match=f"{name} hold what is no number"):
+            load(save(broken, str(tmp_path), "v1", {}))

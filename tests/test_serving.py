@@ -5,10 +5,11 @@ import subprocess
 import sys
 import time
 from collections import namedtuple
+from types import SimpleNamespace
 from urllib.parse import quote, urlencode
 
 import pytest
-from kafka.errors import KafkaTimeoutError
+from kafka.errors import KafkaTimeoutError, UnsupportedCodecError
 from starlette.testclient import TestClient
 
 from jobs.settings import Settings
@@ -768,7 +769,7 @@ class Broker:
     """Topics as lists of values; while `up` is False nobody is there."""
 
     def __init__(self):
-        self.up = True
+        self.up, self.ids = True, {}
         self.topics = {name: {0: []} for name in follow.TOPICS}
 
     def connect(self, **options):
@@ -785,6 +786,7 @@ class Consumer:
 
     def __init__(self, broker):
         self.broker, self.at = broker, {}
+        self._cluster = SimpleNamespace(topic_id=lambda topic: broker.ids.get(topic, 0))
 
     def partitions_for_topic(self, topic):
         return set(self.broker.topics.get(topic, ()))
@@ -926,6 +928,39 @@ def test_topics_that_are_made_anew_are_read_from_their_beginning(store, broker, 
     broker.up = True
 
     eventually(lambda: lists(store) == 3)
+
+
+def test_a_topic_that_is_made_anew_while_it_is_read_is_told_by_its_id(store, broker, following):
+    """Also where it has more records by then than were read before."""
+    broker.topics["recommendations"][0].append(made("r1"))
+    following()
+    eventually(lambda: lists(store) == 1)
+    broker.topics["recommendations"], broker.ids["recommendations"] = {0: [made("r2"), made("r3")]}, 1
+
+    eventually(lambda: lists(store) == 3)
+
+
+def test_a_partition_that_is_added_is_read_from_its_beginning(store, broker, following):
+    broker.topics["recommendations"][0].append(made("r1"))
+    following()
+    eventually(lambda: lists(store) == 1)
+    broker.topics["recommendations"][1] = [made("r2"), made("r3")]
+
+    eventually(lambda: lists(store) == 3)
+
+
+def test_a_codec_that_is_missing_is_no_broker_that_is_away(store, broker, following, monkeypatch):
+    """The page says what to install, and reads on when it is there."""
+    surprises = [UnsupportedCodecError("Libraries for lz4 compression codec not found")] * 3
+    monkeypatch.setattr(broker, "check", lambda: surprises and (_ for _ in ()).throw(surprises.pop()))
+    said, say = [], store.say
+    monkeypatch.setattr(store, "say", lambda up, message, *more: said.append(message) or say(up, message, *more))
+    broker.topics["recommendations"][0].append(made("r1"))
+    following()
+    eventually(lambda: lists(store) == 1)
+
+    assert "UnsupportedCodecError: Libraries for lz4 compression codec not found" in said[0]
+    assert not said[0].startswith("no broker")
 
 
 def test_a_surprise_does_not_end_the_reading(store, broker, following, monkeypatch):

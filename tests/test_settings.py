@@ -353,3 +353,28 @@ def test_settings_cannot_be_changed():
 def test_every_topic_carries_the_prefix():
     """Two installations can share one Kafka."""
     assert "test-events" == Settings(topic_prefix="test-").topic("events")
+
+
+def test_every_prefix_has_its_own_registry_and_replicas():
+    """Two installations can share one registry and one machine; without a prefix nothing is added."""
+    shop = Settings(topic_prefix="shop-", registry="s3://bucket/models/", replica_dir="/var/headrace")
+    alone = Settings(registry="s3://bucket/models/", replica_dir="/var/headrace")
+
+    assert ("s3://bucket/models/shop-", "/var/headrace/shop-") == (shop.registry_path, shop.replica_path)
+    assert ("s3://bucket/models/", "/var/headrace") == (alone.registry_path, alone.replica_path)
+    assert "/shop-" == Settings(topic_prefix="shop-", registry="/").registry_path
+
+
+@pytest.mark.parametrize(
+    "prefix", [".", "..", "../", "a/b", "/", "a b", "a\n", "ä", "'", "x" * 201, "v00001", "counts-1"]
+)
+def test_a_prefix_is_the_beginning_of_a_topic_and_the_name_of_a_folder(prefix):
+    """It leads out of no folder, is no version's, and holds only what Kafka takes."""
+    with pytest.raises(SettingsError, match="topic_prefix: put before every topic's name"):
+        load(["--topic_prefix", prefix], {})
+
+
+@pytest.mark.parametrize("prefix", ["", "shop-", "eu.shop_2.", "...", "v2-"])
+def test_a_prefix_may_be_whatever_kafka_takes(prefix):
+    """Dots and numbers too."""
+    assert prefix == load(["--topic_prefix", prefix], {}).topic_prefix

@@ -16,6 +16,7 @@ from apache_beam.utils.counters import CounterFactory
 from msgspec import structs
 
 import udfs.replica
+import udfs.loading
 import udfs.score
 from model import consumed, interest, user
 from model.catalogue import Catalogue, encoder_number
@@ -28,7 +29,8 @@ from model.schema import (
 from udfs import worker
 from udfs.embed import Embed, EmbedItems
 from udfs.interest import LearningPace, UpdateInterest
-from udfs.score import Score, Scorers
+from udfs.loading import Scorers
+from udfs.score import Score
 
 DIM = 64
 NOW_MS = 1_700_000_000_000
@@ -117,12 +119,26 @@ def test_an_event_on_an_unknown_item_goes_on_without_a_vector(embed):
     assert (item_key("new"), b"") == (record.item_key, record.vector)
 
 
-def test_vectors_of_another_encoder_do_not_count(embed):
-    """While the catalogue still comes from the encoder before, its items are as good as unknown."""
+def test_an_event_goes_with_the_catalogue_that_serves(embed):
+    """While that still comes from the encoder before, events have its vectors and its number; a query cannot be
+    compared with them and says nothing.
+    """
     embed._follower = FakeFollower("a", version="fake-0")
-    [(_, record)] = embedded(embed, event(item_id="a"))
+    click, search, other = embedded(
+        embed, event(), event("search", None, "e2", query="hats"), event("view", "new", "e3")
+    )
 
-    assert b"" == record.vector
+    assert [encoder_number("fake-0")] * 3 == [record.encoder for _, record in (click, search, other)]
+    assert [2 * DIM, 0, 0] == [len(record.vector) for _, record in (click, search, other)]
+    assert b"" == search[1].query
+
+
+def test_before_there_is_a_catalogue_events_belong_to_the_encoder(embed):
+    """The first searches count."""
+    embed._follower = FakeFollower()
+    [(_, record)] = embedded(embed, event("search", None, query="hats"))
+
+    assert (encoder_number(VERSION), 2 * DIM) == (record.encoder, len(record.query))
 
 
 def test_searches_are_embedded_in_one_call_a_micro_batch(embed):
@@ -677,26 +693,42 @@ class FakeScorer:
     def popular(self):
         return [item_key(item_id) for item_id in "abc"]
 
-    def to(self, device):
-        return self
-
     def table(self, catalogue):
         if not self.fits:
             raise VersionError(f"{self.name}: made for another encoder")
+
+
+class FakeMetrics:
+    """A group of Flink's metrics, and the groups below it; `gauges` by the names of both and of the figure."""
+
+    def __init__(self, names: tuple[str, ...] = (), gauges: dict | None = None):
+        self.names, self.gauges = names, {} if gauges is None else gauges
+
+    def add_group(self, name: str):
+        return FakeMetrics((*self.names, name), self.gauges)
+
+    def gauge(self, name: str, read) -> None:
+        assert (*self.names, name) not in self.gauges
+        self.gauges[*self.names, name] = read
+
+    def read(self, group: str, name: str) -> int:
+        return self.gauges["model_version", group, name]()
 
 
 class FakeRegistry:
     """Loads every version but the broken ones and notes what was asked of it."""
 
     def __init__(self):
-        self.asked, self.broken, self.unfit, self.odd = [], set(), set(), set()
+        self.asked, self.broken, self.unfit, self.odd, self.mad = [], set(), set(), set(), set()
 
-    def load(self, path: str, device) -> FakeScorer:
+    def load(self, path: str, items: Catalogue) -> FakeScorer:
         self.asked.append(path)
         if path in self.broken:
             raise VersionError(f"{path}: is broken")
         if path in self.odd:
             raise BadZipFile("x" * 10_000)
+        if path in self.mad:
+            raise SystemExit(1)
         return FakeScorer(path, path not in self.unfit)
 
 
@@ -709,12 +741,35 @@ def registry():
 def clock(monkeypatch):
     """The time that `Scorers` sees, in seconds."""
     clock = SimpleNamespace(now_s=1_000.0)
-    monkeypatch.setattr(udfs.score, "time", SimpleNamespace(monotonic=lambda: clock.now_s, time_ns=lambda: 7_000_000))
+    monkeypatch.setattr(udfs.score, "time", SimpleNamespace(time_ns=lambda: 7_000_000))
+    monkeypatch.setattr(udfs.loading, "time", SimpleNamespace(monotonic=lambda: clock.now_s))
+    monkeypatch.setattr(udfs.loading, "FIRST_S", 0.01)
     return clock
 
 
+class Loads:
+    """Runs what is to be loaded at once, or, while `waiting`, when `go` is called."""
+
+    def __init__(self):
+        self.waiting, self.begun = False, []
+
+    def begin(self, work) -> None:
+        self.begun.append(work)
+        if not self.waiting:
+            self.go()
+
+    def go(self) -> None:
+        while self.begun:
+            self.begun.pop(0)()
+
+
 @pytest.fixture
-def score(registry, clock):
+def loads():
+    return Loads()
+
+
+@pytest.fixture
+def score(registry, clock, loads):
     """`Score` whose lists hold one item: the version's path and how many requests were scored with it at once."""
 
     def rank(scorer, catalogue, requests, k, rules):
@@ -724,7 +779,7 @@ def score(registry, clock):
     calls = []
     score = Score(Rules(), 10, "cpu", "nowhere:9092", "item-vectors", "/nowhere", 1, "/nowhere")
     score._score, score._follower = rank, FakeFollower("a")
-    score._scorers = Scorers(registry.load, lambda dim: FakeScorer(f"untrained for {dim}"), "cpu")
+    score._scorers = Scorers(registry.load, lambda dim: FakeScorer(f"untrained for {dim}"), loads.begin)
     score.calls = calls
     return score
 
@@ -783,9 +838,9 @@ def test_before_any_version_serves_lists_come_untrained(score):
     assert ("untrained", f"untrained for {DIM}", []) == (made.model_version, made.items[0].item_id, rejected)
 
 
-@pytest.mark.parametrize("trouble", ["broken", "unfit", "odd"])
+@pytest.mark.parametrize("trouble", ["broken", "unfit", "odd", "mad"])
 def test_where_a_version_cannot_be_used_the_next_one_serves(score, registry, trouble):
-    """Broken on disk, of another encoder, or no version at all: it is rejected once, with its reason, and every request
+    """Broken on disk, of another encoder, no version at all, or one that ends whoever loads it: it is rejected once, with its reason, and every request
     has its list.
     """
     getattr(registry, trouble).add("r/v2")
@@ -803,7 +858,7 @@ def test_a_version_that_could_not_be_used_is_tried_again_later(score, registry, 
     registry.broken.add("r/v2")
     scored(score, ["r/v2", "r/v1"])
     registry.broken.clear()
-    clock.now_s += udfs.score.RETRY_S - 1
+    clock.now_s += udfs.loading.RETRY_S - 1
     [still], _ = scored(score, ["r/v2", "r/v1"])
     clock.now_s += 2
     [then], rejected = scored(score, ["r/v2", "r/v1"])
@@ -826,21 +881,30 @@ def test_flink_can_read_how_a_version_does_in_the_stream(score, first, popularit
     """The list of the first event holds what the user does next, and not what comes after. Popularity is asked by the
     same rules: the
     item that comes back was popular all along, but is left out where it was bought."""
-    gauges = {}
-    group = SimpleNamespace(gauge=gauges.__setitem__)
-    score._metrics = SimpleNamespace(add_group=lambda *names: gauges.update(group=names) or group)
+    metrics = FakeMetrics()
+    score._gauges.register(metrics)
     score._score = lambda scorer, catalogue, requests, *rest: [[RecommendedItem("z", 0.1)] for _ in requests]
     job, packed = FakeJob(), []
     for number, (action, item_id) in enumerate(((first, "a"), ("view", "z"), ("view", "a"))):
         [(_, request), _] = job.send(event(action, item_id, f"e{number}", NOW_MS + number), AXES[0])
         packed.append(encode_packed(structs.replace(request, versions=["r/v1/counts-000002"])))
     score.eval(pd.DataFrame({"request": packed}))
-    read = {name: gauge() for name, gauge in gauges.items() if name != "group"}
+    names = ("version", "events", "hr_at_10_ppm", "popularity_hr_at_10_ppm")
 
-    assert ("model_version", "v1") == gauges["group"]
-    assert (2, 500_000, popularity) == tuple(
-        read[name] for name in ("events", "hr_at_10_ppm", "popularity_hr_at_10_ppm")
-    )
+    assert [1, 2, 500_000, popularity] == [metrics.read("serving", name) for name in names]
+
+
+def test_flink_is_given_two_groups_however_many_versions_there_are(score):
+    """The version that made the last list, and the one before it; registered once."""
+    metrics = FakeMetrics()
+    score._gauges.register(metrics)
+    before = set(metrics.gauges)
+    for number in range(50):
+        scored(score, [f"r/v{number:05d}"])
+
+    assert {"serving", "previous"} == {group for _, group, _ in before}
+    assert before == set(metrics.gauges)
+    assert [49, 48] == [metrics.read(group, "version") for group in ("serving", "previous")]
 
 
 def test_a_forget_is_answered_without_scoring(score, registry):
@@ -891,10 +955,10 @@ def test_every_refused_version_is_told(score, registry):
 
 def test_only_the_last_few_versions_stay_in_memory(score, registry):
     """The one that served longest ago makes room."""
-    for number in range(udfs.score.KEPT_VERSIONS + 1):
+    for number in range(udfs.loading.KEPT_VERSIONS + 1):
         scored(score, [f"r/v{number}"])
     registry.asked.clear()
-    scored(score, [f"r/v{udfs.score.KEPT_VERSIONS}"])
+    scored(score, [f"r/v{udfs.loading.KEPT_VERSIONS}"])
     scored(score, ["r/v0"])
 
     assert ["r/v0"] == registry.asked
@@ -902,10 +966,104 @@ def test_only_the_last_few_versions_stay_in_memory(score, registry):
 
 def test_a_version_that_serves_all_the_time_is_never_loaded_again(score, registry):
     """Those that are tried beside it make room for each other, not in its place."""
-    for number in range(udfs.score.KEPT_VERSIONS + 1):
+    for number in range(udfs.loading.KEPT_VERSIONS + 1):
         scored(score, ["r/steady"], [f"r/v{number}"])
 
     assert 1 == registry.asked.count("r/steady")
+
+
+def test_while_a_version_is_loaded_the_one_before_makes_the_lists(score, registry, loads):
+    """Nothing waits for it, and nothing else is loaded in its place."""
+    scored(score, ["r/v1"])
+    loads.waiting = True
+    [meanwhile], _ = scored(score, ["r/v2", "r/v1", "r/v0"])
+    loads.go()
+    [then], rejected = scored(score, ["r/v2", "r/v1", "r/v0"])
+
+    assert ("v1", "v2", []) == (meanwhile.model_version, then.model_version, rejected)
+    assert ["r/v1", "r/v2"] == registry.asked
+
+
+def test_while_new_counts_are_loaded_the_last_ones_serve(score, registry, loads):
+    """They come every few seconds, and take the place of the ones before on the request."""
+    scored(score, ["r/v2/counts-000007", "r/v1"])
+    loads.waiting = True
+    [meanwhile], _ = scored(score, ["r/v2/counts-000008", "r/v1"])
+    loads.go()
+    [then], _ = scored(score, ["r/v2/counts-000008", "r/v1"])
+
+    assert ("v2.7", "v2.8") == (meanwhile.model_version, then.model_version)
+    assert ["r/v2/counts-000007", "r/v2/counts-000008"] == registry.asked
+
+
+def test_a_worker_that_starts_waits_a_little_for_its_first_version(score, loads):
+    """And makes untrained lists if it has not come by then."""
+    loads.waiting = True
+    [at_first], _ = scored(score, ["r/v1"])
+    loads.go()
+    [then], rejected = scored(score, ["r/v1"])
+
+    assert ("untrained", "v1", []) == (at_first.model_version, then.model_version, rejected)
+
+
+def test_a_version_that_is_not_loaded_in_time_is_refused(score, loads, clock):
+    """A registry that never answers holds up nothing; the version before serves on."""
+    scored(score, ["r/v1"])
+    loads.waiting = True
+    scored(score, ["r/v2", "r/v1"])
+    clock.now_s += udfs.loading.LOAD_S + 1
+    [made], rejected = scored(score, ["r/v2", "r/v1"])
+
+    assert "v1" == made.model_version
+    assert ["r/v2: not loaded in 60 s; does the registry answer?"] == rejected
+
+
+def test_threads_that_hang_are_few(score, registry, loads, clock):
+    """Where several versions hang nothing more is begun; once they let go, versions are loaded again."""
+    scored(score, ["r/v1"])
+    loads.waiting = True
+    for number in range(10):
+        scored(score, [f"r/hangs{number}", "r/v1"])
+        clock.now_s += udfs.loading.LOAD_S + 1
+        [made], _ = scored(score, [f"r/hangs{number}", "r/v1"])
+    assert (udfs.loading.MOST_HUNG, "v1") == (len(loads.begun), made.model_version)
+    loads.go()
+    scored(score, ["r/v2", "r/v1"])
+
+    assert 1 == len(loads.begun)
+
+
+def test_however_many_versions_are_bad_the_last_good_one_serves_on(score, registry):
+    """Only the newest few travel on a request, and all of them may be bad."""
+    scored(score, ["r/v1"])
+    registry.broken |= {f"r/bad{number}" for number in range(9)}
+    made = [scored(score, [f"r/bad{number + at}" for at in range(3)])[0][0].model_version for number in range(7)]
+
+    assert ["v1"] * 7 == made
+
+
+def test_versions_are_loaded_by_a_thread_on_items_of_their_own():
+    """What the job changes meanwhile does not reach the items on which a version is tried."""
+    asked, go, follower = [], threading.Event(), FakeFollower("a", "b")
+    follower.refresh()
+    catalogue, follower.arrived = follower.catalogue, FakeFollower("late").arrived
+
+    def load(path, items):
+        go.wait(10)
+        asked.append((threading.current_thread().name, len(items), items.encoder_version))
+        return FakeScorer(path)
+
+    scorers = Scorers(load, lambda dim: FakeScorer("untrained"))
+    scorers._kept("untrained", lambda: FakeScorer("untrained"))
+    assert "untrained" == scorers.first(["r/v1"], catalogue)[0]
+    follower.refresh()
+    go.set()
+    deadline = time.monotonic() + 10
+    while "v1" != scorers.first(["r/v1"], catalogue)[0]:
+        assert time.monotonic() < deadline
+
+    assert 3 == len(catalogue)
+    assert [("load-version", 2, VERSION)] == asked
 
 
 def test_the_catalogue_is_brought_up_to_date_before_a_micro_batch(score):

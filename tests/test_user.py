@@ -166,16 +166,22 @@ def test_an_event_that_comes_again_late_is_told_as_long_as_it_is_among_the_last_
     assert after.answered and [5] == opened(after.state)[1]["times"].tolist()
 
 
-def test_one_id_at_two_times_is_two_events_and_two_ids_at_one_time_are_two():
-    """An event is told by both."""
-    first = take(None, "view", 1).state
-    other_time = Event("e1", "u", "view", START_MS + 5_000, "a")
-    other_id = Event("e5", "u", "view", START_MS + 1_000, "a")
+@pytest.mark.parametrize("later_ms", [-86_400_000, -1, 250, 5_000, 86_400_000])
+@pytest.mark.parametrize("action", sorted(set(ACTIONS) - {"impression", "forget"}))
+def test_one_id_at_another_time_is_one_event(action, later_ms):
+    """A shop that sends again stamps it anew, or says something else of it: the first one stands."""
+    state = take(BEFORE, action, 9, value=2.0).state
+    again = Event("e9", "u", "view", START_MS + 9_000 + later_ms, "c")
 
-    assert all(
-        update(first, embedded(event, item_key("a"), ENCODER, AXES[0]), RULES).answered
-        for event in (other_time, other_id)
-    )
+    assert Update(state, False) == update(state, embedded(again, item_key("c"), ENCODER, AXES[2]), RULES)
+
+
+def test_two_ids_at_one_time_are_two_events():
+    """An event is told by its `event_id` alone."""
+    first = take(None, "view", 1).state
+    other = Event("e5", "u", "view", START_MS + 1_000, "a")
+
+    assert update(first, embedded(other, item_key("a"), ENCODER, AXES[0]), RULES).answered
 
 
 # What is asked

@@ -49,7 +49,8 @@ class Embed(ScalarFunction):
         self._max_future_s, self._max_bytes = max_future_s, max_bytes
 
     def open(self, function_context) -> None:
-        from model.catalogue import encoder_number, first_free
+        from model.cache import first_free
+        from model.catalogue import encoder_number
         from model.encoder import Encoder
         from model.interest import interest_space
         from udfs.replica import CatalogueFollower
@@ -112,16 +113,16 @@ class Embed(ScalarFunction):
     ) -> tuple[str, bytes]:
         if isinstance(event, Rejected):
             return f"\0rejected-{event.offset % 64}", encode_packed(event)
+        catalogue = self._follower.catalogue
+        number = catalogue.encoder if len(catalogue) else self._number
         if event.action == "search":
-            made = embedded(event, 0, self._number, *queries[event.query])
+            # A query can be compared with the items of its own encoder only: until those serve, it says nothing.
+            vectors = queries[event.query] if number == self._number else (None,)
+            made = embedded(event, 0, number, *vectors)
         else:
             key = item_key(event.item_id) if event.item_id else 0
-            made = embedded(event, key, self._number, self._item_vector(key))
+            made = embedded(event, key, number, catalogue.lookup(key))
         return event.user_id, encode_packed(replace(made, partition=int(partition), offset=int(offset)))
-
-    def _item_vector(self, key: int) -> np.ndarray | None:
-        catalogue = self._follower.catalogue
-        return catalogue.lookup(key) if catalogue.encoder_version == self._encoder.version else None
 
 
 class EmbedItems(ScalarFunction):
@@ -137,7 +138,7 @@ class EmbedItems(ScalarFunction):
         self._max_bytes = max_bytes
 
     def open(self, function_context) -> None:
-        from model.catalogue import first_free
+        from model.cache import first_free
         from model.encoder import Encoder
 
         worker.prepare()
