@@ -92,7 +92,7 @@ class Reports:
             )  # fmt: skip
         if self._reported < REPORTED:
             self._reported += 1
-            self._send(rejected.short().as_json())
+            self._send(rejected.as_json())
 
     def _send(self, value: bytes) -> None:
         try:
@@ -177,6 +177,6 @@ class Inbox:
         read = decoded(record.value, decode)
         if isinstance(read, str):
             source = "training-examples" if record.topic == self._examples else "fine-tune-requests"
-            self._reports.report(Rejected(source, record.partition, record.offset, read, record.value or b""))
+            self._reports.report(Rejected.of(source, record.partition, record.offset, read, record.value))
             return None
         return read

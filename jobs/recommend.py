@@ -28,6 +28,7 @@ from pyflink.table.expressions import col
 from pyflink.table.udf import udf
 
 from jobs import topics
+from model.schema import RECORD_BYTES
 from udfs.embed import Embed, EmbedItems
 from udfs.interest import UpdateInterest, serving_versions, side_output
 from udfs.score import Score
@@ -54,8 +55,8 @@ def recommend(
     """The topology, from streams to streams.
 
     Args:
-        events, items: (value, topic, partition, offset), items with their item_id before it.
-        versions: (value, partition, offset), JSON of `ModelVersion`.
+        events, items: (value, topic, partition, offset, whole), items with their item_id before it: `topics.bounded`.
+        versions: (value, partition, offset, whole), JSON of `ModelVersion`.
     """
     kafka = (settings.bootstrap_servers, settings.topic("item-vectors"))
     worker = (settings.replica_path, settings.udf_threads)
@@ -83,7 +84,7 @@ def recommend(
 
     embed_items = EmbedItems(settings.encoder, settings.device, *worker, settings.max_event_bytes)
     vectors = items.map(vectorised(embed_items, item_id="STRING", item_vector="BYTES", rejected="BYTES"))
-    vectors = tables.from_data_stream(step(tables.to_data_stream(vectors), "embed-items", source="read-items"))
+    vectors = tables.from_data_stream(step(tables.to_data_stream(vectors), "embed-items"))
     # (item_id, ItemVector or null, Rejected or null)
 
     def side(name: str) -> Table:
@@ -100,12 +101,26 @@ def recommend(
 
 
 def read_versions(tables: StreamTableEnvironment, settings: Settings) -> DataStream:
-    """The (value, partition, offset) rows of `model-versions` as a stream: no value, or no text, does not stop it."""
-    table = tables.from_path(topics.table_of("read", "model-versions"))
-    stream = tables.to_data_stream(table.select(*map(col, ("value", "partition", "offset"))))
-    row = Types.ROW([BYTES, Types.INT(), Types.LONG()])
+    """The (value, partition, offset, whole) rows of `model-versions`: no value, or no text, does not stop it."""
+    table = tables.sql_query(topics.bounded("model-versions", RECORD_BYTES))
+    stream = tables.to_data_stream(table.select(*map(col, ("value", "partition", "offset", "whole"))))
+    row = Types.ROW([BYTES, Types.INT(), Types.LONG(), Types.STRING()])
     stream._j_data_stream.getTransformation().setOutputType(row.get_java_type_info())
     return step(stream, "model-versions", source="read-model-versions")
+
+
+def with_ticks(tables: StreamTableEnvironment, items: Table) -> Table:
+    """The items, and among them a row of nulls a second.
+
+    Flink notices that a worker process has ended when it next has rows for it, and then restarts the job. There may be
+    no item for days. The streams are joined outside SQL: its planner would give each of them a worker of its own.
+    """
+    columns = {"item_id": "BYTES", "value": "BYTES", "topic": "STRING", "partition": "INT", "offset": "BIGINT"}
+    nulls = ", ".join(f"CAST(NULL AS {kind}) AS `{name}`" for name, kind in (columns | {"whole": "STRING"}).items())
+    tables.execute_sql("CREATE TEMPORARY TABLE ticks (tick BIGINT) WITH ('connector'='datagen', 'rows-per-second'='1')")
+    ticks = step(tables.to_data_stream(tables.sql_query(f"SELECT {nulls} FROM ticks")), "ticks", source="read-ticks")
+    read = step(tables.to_data_stream(items), "items", source="read-items")
+    return tables.from_data_stream(read.union(ticks))
 
 
 def with_user_id(examples: Table) -> Table:
@@ -204,7 +219,8 @@ def build(settings: Settings, jars: Sequence[str] = ()) -> StreamExecutionEnviro
     tables.execute_sql(topics.source(settings, "events"))
     tables.execute_sql(topics.source(settings, "items", startup="earliest-offset", key="item_id"))
     tables.execute_sql(topics.source(settings, "model-versions", startup="earliest-offset"))
-    events, items = (tables.from_path(topics.table_of("read", name)) for name in ("events", "items"))
+    events = tables.sql_query(topics.bounded("events", settings.max_event_bytes))
+    items = with_ticks(tables, tables.sql_query(topics.bounded("items", settings.max_event_bytes, key="item_id")))
     outputs = recommend(tables, events, items, read_versions(tables, settings), settings)
     write(tables, env, outputs, settings)
     return env

@@ -47,7 +47,10 @@ def opened(consumed: bytes | None) -> np.ndarray:
         raise StateError(
             f"{len(consumed)} bytes of consumed items of layout {consumed[0]}: layout {LAYOUT} can be read"
         )
-    return np.frombuffer(consumed, ROW, offset=1)
+    rows = np.frombuffer(consumed, ROW, offset=1)
+    if len(rows) and rows["action"].max() >= len(ACTIONS):
+        raise StateError(f"consumed items are damaged: action {rows['action'].max()}: there are {len(ACTIONS)}")
+    return rows
 
 
 def packed(rows: np.ndarray) -> bytes:

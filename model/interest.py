@@ -33,6 +33,8 @@ INTEREST_DIM = 64
 LEAST = 1e-6
 """A late event that has faded below this weight moves nothing."""
 LAYOUT = 2
+MOST_INTERESTS, MOST_EVENTS = 128, 255
+"""What the layout can hold: the number of the last interest is a signed byte, the number of events a byte."""
 ACTIONS = get_args(Action)
 STRENGTHS = {"view": 1.0, "click": 1.0, "rating": 1.0, "search": 1.5, "cart": 2.0, "like": 2.0, "purchase": 3.0}
 STRENGTHS |= {"skip": -0.5, "dislike": -2.0}
@@ -167,7 +169,7 @@ def decode(data: bytes | None) -> Interests:
     """Open the bytes of a user; no bytes are a new user.
 
     Raises:
-        StateError: the bytes are of an unknown layout or cut short.
+        StateError: the bytes are of an unknown layout, cut short or damaged.
     """
     if not data:
         return Interests()
@@ -177,7 +179,9 @@ def decode(data: bytes | None) -> Interests:
         )
     header, nothing = (_HEADER, ()) if data[0] == LAYOUT else (_HEADER_1, (0, 0, 0.0))
     try:
-        _, count, events, last, _, encoder, newest_ms, dim, ratings, mean_rating = header.unpack_from(data) + nothing
+        _, count, events, last, space, encoder, newest_ms, dim, ratings, mean_rating = (
+            header.unpack_from(data) + nothing
+        )
         at = header.size
         table = np.frombuffer(data, _INTEREST, count, at)
         at += table.nbytes
@@ -194,7 +198,11 @@ def decode(data: bytes | None) -> Interests:
     log = log if data[0] == LAYOUT else _with_strengths(log)
     weights, touched_ms = table["weight"].copy(), table["touched_ms"].copy()
     state = encoder, newest_ms, last, _unit(table["vector"]), weights, touched_ms, edges, log
-    return Interests(*state, query, ratings, mean_rating)
+    interests = Interests(*state, query, ratings, mean_rating)
+    if space != INTEREST_DIM:
+        raise StateError(f"the interests have {space} dimensions: {INTEREST_DIM} are wanted")
+    check(interests)
+    return interests
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
@@ -206,7 +214,8 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 def _with_strengths(log: np.ndarray) -> np.ndarray:
     """The events of layout 1, with the strengths of their actions."""
     log = log.copy()
-    log["stamp"] |= _STRENGTH_OF[Interests(log=log).actions] << _STRENGTH_BITS
+    actions = np.minimum(Interests(log=log).actions, len(ACTIONS) - 1)  # one that there is not is found by `check`
+    log["stamp"] |= _STRENGTH_OF[actions] << _STRENGTH_BITS
     return log
 
 

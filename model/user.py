@@ -70,8 +70,8 @@ def embedded(
 
     Shape: vector (64,) of its item or query in the interest space, query (dim,) as the encoder gave it.
     """
-    packed = (b"" if part is None else part.astype("<f2").tobytes() for part in (vector, query))
-    return Embedded(event, item_key, encoder, *packed)
+    packed, asked = (b"" if part is None else part.astype("<f2").tobytes() for part in (vector, query))
+    return Embedded(event, item_key, encoder, vector=packed, query=asked)
 
 
 def _fold(interests: Interests, record: Embedded, rules: Rules) -> bool:

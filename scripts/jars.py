@@ -164,6 +164,7 @@ def flink_config(place: Place) -> dict[str, str | int]:
             "rest.address": place.flink_host,
             "rest.port": place.flink_port,
             "rest.bind-address": place.bind,
+            "web.access-control-allow-origin": f"http://{place.flink_host}:{place.flink_port}",
             "taskmanager.host": "127.0.0.1"
             if place.bind == "127.0.0.1"
             else socket.gethostbyname(socket.gethostname()),

@@ -307,6 +307,12 @@ def test_bytes_that_are_cut_short_are_refused():
             opened(kept[:length])
 
 
+def test_an_action_that_there_is_not_is_refused():
+    """Looking it up would stop the job, instead of costing this user's event."""
+    with pytest.raises(StateError, match="consumed items are damaged: action 250: there are 11"):
+        opened(user((7, "view", 10))[:-1] + b"\xfa")
+
+
 def test_the_marks_of_release_0_1_0_are_passed_over():
     """They say neither when nor how the user had an item: nothing is known of it, and the next event begins anew."""
     for items in range(1, 200):

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from model.schema import Event
+from model.schema import LEAST_TIME_MS, Event
 from scripts import data, options
 
 RATINGS = pd.DataFrame(
@@ -52,6 +52,7 @@ def test_inst_eval_comes_semester_by_semester_and_student_by_student(monkeypatch
     events, items = data.public("inst-eval")
 
     assert 6 == events["event_time_ms"].nunique() and events["event_time_ms"].is_monotonic_increasing
+    assert events["event_time_ms"].min() >= LEAST_TIME_MS, "the topic would take them for seconds"
     assert ["lecturer 8"] * 2 == events["item_id"].tolist()[:2]
     assert (
         events["user_id"].iloc[2] == events["user_id"].iloc[3] != events["user_id"].iloc[4] == events["user_id"].iloc[5]

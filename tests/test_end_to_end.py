@@ -5,11 +5,12 @@ import json
 import socket
 import time
 import urllib.request
+from hashlib import sha256
 
 import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
-from model.schema import ModelVersion, encode_json
+from model.schema import RAW_BYTES, ModelVersion, encode_json
 from scripts.stack import ROOT, Place, Stack
 from tests import poison
 
@@ -26,10 +27,10 @@ class World:
 
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
-        self.producer = KafkaProducer(bootstrap_servers=stack.bootstrap_servers, max_request_size=2**25)
-        self.consumer = KafkaConsumer(
-            bootstrap_servers=stack.bootstrap_servers, isolation_level="read_committed", max_partition_fetch_bytes=2**25
+        self.producer = KafkaProducer(
+            bootstrap_servers=stack.bootstrap_servers, max_request_size=2**25, compression_type="gzip"
         )
+        self.consumer = KafkaConsumer(bootstrap_servers=stack.bootstrap_servers, isolation_level="read_committed")
         self.partitions: list[TopicPartition] = []
         self.seen: dict[str, list[dict]] = {}
         self.number = 0
@@ -183,7 +184,9 @@ def test_bad_records_are_rejected_with_their_bytes_and_the_job_goes_on(world):
         "Invalid enum value 'jump'": b'{"event_id":"x","user_id":"u","item_id":"i","action":"jump","event_time_ms":1}',
         "in the future": b'{"event_id":"x","user_id":"u","item_id":"i","action":"view","event_time_ms":99999999999999}',
         "no UTF-8": b'{"event_id":"x","user_id":"\xff","item_id":"i","action":"view","event_time_ms":1}',
-        "10000000 bytes": b" " * 10_000_000,
+        "like seconds": b'{"event_id":"x","user_id":"u","item_id":"i","action":"view","event_time_ms":1700000000}',
+        "900000 bytes": b"\xff" * 900_000,
+        "30000000 bytes": b" " * 30_000_000,  # as gzip it is small, and no limit of Kafka's keeps it away
     }
     for raw in bad.values():
         world.send(raw)
@@ -192,7 +195,8 @@ def test_bad_records_are_rejected_with_their_bytes_and_the_job_goes_on(world):
     assert 5 == len(answer["items"])
     for reason, raw in bad.items():
         record = world.rejected(reason)
-        assert raw == base64.b64decode(record["raw"])
+        assert raw[:RAW_BYTES] == base64.b64decode(record["raw"])
+        assert (len(raw), sha256(raw).hexdigest()) == (record["raw_bytes"], record["sha256"])
         assert ("events", int) == (record["source"], type(record["offset"]))
     assert len(bad) == len([record for record in world.seen["rejected-events"] if record["source"] == "events"])
 
@@ -311,7 +315,7 @@ def test_what_is_no_version_is_rejected_and_neither_job_nor_learner_restarts(wor
             reason,
         )
         assert refused["offset"] >= 0
-        assert (raw or b"")[:1_024] == base64.b64decode(refused["raw"])
+        assert (raw or b"")[:RAW_BYTES] == base64.b64decode(refused["raw"])
     answer = world.list_for(world.event("ann", "search", query="space"))
 
     assert answer["model_version"].startswith("v0")

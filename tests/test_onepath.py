@@ -20,7 +20,7 @@ from tests.test_udfs import FakeJob
 from udfs.embed import Embed
 from udfs.score import Score
 
-K = 10
+K, BEGIN_MS = 10, 1_700_000_001_000
 CYCLE = (
     "view", "click", "search", "cart", "purchase", "view", "rating", "like", "skip",
     "impression", "view", "dislike", "click", "search", "view", "rating",
@@ -59,7 +59,7 @@ def events() -> list[Event]:
         one for at, event in enumerate(events) for one in ([event, events[again[at]]] if at in again else [event])
     ]
     return [
-        msgspec.structs.replace(event, event_time_ms=event.event_time_ms - event.event_time_ms % 3_000)
+        msgspec.structs.replace(event, event_time_ms=BEGIN_MS + event.event_time_ms - event.event_time_ms % 3_000)
         for event in events
     ]
 

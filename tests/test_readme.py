@@ -21,7 +21,7 @@ from model.reasons import NAMES
 from scripts import behaviour, data, models, options, stack
 from scripts.processes import Place, Processes, Supervision
 from serving import app, words
-from serving.store import Refused, Store
+from serving.store import Store
 
 ROOT = Path(__file__).parent.parent
 DOCS = sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))
@@ -73,7 +73,9 @@ DECODERS = {
     "training-examples": schema.decode_example,
     "fine-tune-requests": schema.decode_fine_tune_request,
     "model-versions": schema.decode_model_version,
-    "rejected-events": msgspec.json.Decoder(Refused).decode,
+    "rejected-events": msgspec.json.Decoder(
+        msgspec.defstruct("Written", [(field.name, field.type) for field in msgspec.structs.fields(schema.Rejected)])
+    ).decode,
 }
 RECORDS = [
     (last(r"(?:^\*\*|on )`([a-z-]+)`", block), block) for block in blocks("json") if "operations" not in block.page
@@ -231,7 +233,7 @@ def make_store() -> Store:
         schema.encode_json(schema.ModelVersion("v00001", "p", metrics=metrics, status="serving")),
         1,
     )
-    store.apply("rejected-events", None, schema.Rejected("events", 0, 1, "why", b"raw").as_json(), 1)
+    store.apply("rejected-events", None, schema.Rejected.of("events", 0, 1, "why", b"raw").as_json(), 1)
     return store
 
 
@@ -276,6 +278,7 @@ HELP = {
 OF_OTHERS = {
     "--savepointPath", "--build",
     "--create", "--if-not-exists", "--topic", "--partitions", "--config", "--bootstrap-server", "--replication-factor",
+    "--reader-property",
 }  # fmt: skip
 """Flags of Flink, Kafka and docker-compose."""
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from hashlib import sha256
 
 import pytest
 
@@ -100,6 +101,7 @@ def test_the_steps_of_the_picture_are_there(steps):
         "read-events",
         "read-items",
         "read-model-versions",
+        "read-ticks",
         "embed",
         "update-interest",
         "score",
@@ -109,6 +111,38 @@ def test_the_steps_of_the_picture_are_there(steps):
         "write-recommendations", "write-item-vectors", "write-training-examples", "write-fine-tune-requests",
         "write-rejected-events",
     } <= uids  # fmt: skip
+
+
+BOUNDED = r"""
+import json, sys
+from pyflink.table import EnvironmentSettings, TableEnvironment
+from jobs import topics
+
+tables = TableEnvironment.create(EnvironmentSettings.in_batch_mode())
+columns = "`value` STRING, `topic` AS 't', `partition` AS 0, `offset` AS 0"
+tables.execute_sql(
+    f"CREATE TEMPORARY TABLE read_lines ({columns}) "
+    f"WITH ('connector'='filesystem', 'path'='{sys.argv[1]}', 'format'='raw')"
+)
+rows = tables.execute_sql(topics.bounded("lines", 100_000)).collect()
+print(json.dumps([[bytes(row[0]).hex(), row[4]] for row in rows]))
+"""
+
+
+def test_a_record_that_is_too_large_is_cut_inside_the_jvm(tmp_path):
+    """Bytes that are no UTF-8 come through as they are; of what is cut, length and hash are those of all of it."""
+    values = [b"\xff\xfe\xc3", "é".encode() * 100_000, b"\xff" * 100_001, "é".encode() * 100_001, b"x" * 5_000_000]
+    (tmp_path / "lines").write_bytes(b"\n".join(values))
+    command = [sys.executable, "-c", BOUNDED, (tmp_path / "lines").as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=stack.ROOT, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    cut = {100_001: 65_536, 200_002: 131_072, 5_000_000: 65_536}
+    expected = [
+        [value[: cut.get(len(value))].hex(), f"{len(value)} {sha256(value).hexdigest()}" if len(value) in cut else None]
+        for value in values
+    ]
+
+    assert sorted(map(str, expected)) == sorted(map(str, json.loads(done.stdout.splitlines()[-1])))
 
 
 def test_python_runs_in_the_three_udfs_alone(steps):

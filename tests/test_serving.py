@@ -93,7 +93,7 @@ def announce(store, version, status, registry="r", **about):
 
 
 def reject(store, reason, raw=b"{", source="events"):
-    store.apply("rejected-events", None, Rejected(source, 0, 7, reason, raw).as_json(), START_MS)
+    store.apply("rejected-events", None, Rejected(source, 0, 7, reason, raw, len(raw), "").as_json(), START_MS)
 
 
 # Lists

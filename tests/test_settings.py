@@ -15,6 +15,24 @@ from scripts.processes import Place
 ROOT = Path(__file__).parent.parent
 
 WRONG = {
+    "more interests than a user's bytes can number": (
+        ["--max_interests", "129"],
+        "--max_interests=129: Expected `int` <= 128 (max_interests: interests kept for a user; default 6)",
+    ),
+    "more than a record of Kafka's": (
+        ["--max_event_bytes", "1000001"],
+        (
+            "--max_event_bytes=1000001: Expected `int` <= 1000000 "
+            "(max_event_bytes: a larger record on `events` or `items` is rejected, bytes; default 65536)"
+        ),
+    ),
+    "more rows than a call may have": (
+        ["--micro_batch", "4097"],
+        (
+            "--micro_batch=4097: Expected `int` <= 4096 "
+            "(micro_batch: most rows in one call of a vectorised UDF; default 256)"
+        ),
+    ),
     "no number": (["--k", "x"], "--k=x: Expected `int`, got `str` (k: items in a list; default 20)"),
     "a fraction": (["--k", "3.5"], "--k=3.5: Expected `int`, got `str` (k: items in a list; default 20)"),
     "too small": (["--k", "0"], "--k=0: Expected `int` >= 1 (k: items in a list; default 20)"),

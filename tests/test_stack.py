@@ -62,12 +62,21 @@ def test_tables_are_compacted():
     assert {"items", "item-vectors", "model-versions"} == compacted
 
 
-def test_a_record_of_ten_megabytes_gets_in_and_its_base64_gets_out():
-    topics = stack.topics()
+def test_nothing_needs_other_limits_than_those_of_kafka(place):
+    """A cluster of one's own has them, and what works here has to work there."""
+    assert {"cleanup.policy"} == {key for _, config in stack.topics().values() for key in config}
+    assert [] == re.findall(
+        r"^.*(?:max\.(?:message|request)|fetch)\S*bytes.*$", jars.broker_config(place), re.MULTILINE
+    )
 
-    assert int(topics["events"][1]["max.message.bytes"]) > 10 * 2**20
-    assert int(topics["items"][1]["max.message.bytes"]) > 10 * 2**20
-    assert int(topics["rejected-events"][1]["max.message.bytes"]) > 16 * 2**20 * 4 / 3
+
+def test_flinks_rest_interface_takes_no_jars_and_lets_no_other_origin_in(place):
+    """Flink's own defaults are an upload for everybody and `*`; `flink run` and the stack's own calls need neither."""
+    config = jars.flink_config(structs.replace(place, flink_port=18081))
+
+    assert (False, False) == (config["web.submit.enable"], config["web.cancel.enable"])
+    assert "http://127.0.0.1:18081" == config["web.access-control-allow-origin"]
+    assert config["rest.bind-address"] == place.bind
 
 
 def test_flink_listens_on_loopback_only(place):

@@ -4,6 +4,7 @@ import base64
 import json
 import threading
 import time
+from hashlib import sha256
 from types import SimpleNamespace
 from zipfile import BadZipFile
 
@@ -21,6 +22,7 @@ from model import consumed, interest, user
 from model.catalogue import Catalogue, encoder_number
 from model.interest import Rules, interest_space
 from model.schema import (
+    RAW_BYTES,
     Embedded,
     Event,
     ItemVector,
@@ -42,7 +44,7 @@ from model.schema import (
     event_key,
     item_key,
     rec_id,
-)
+)  # fmt: skip
 from udfs import worker
 from udfs.embed import Embed, EmbedItems
 from udfs.interest import LearningPace, UpdateInterest
@@ -123,7 +125,11 @@ def test_an_event_gets_the_vector_of_its_item(embed):
     vector = interest_space(FakeEncoder.vector("b").astype("<f2")[None])[0]
 
     assert ("u1", event(item_id="b")) == (user_id, record.event)
-    assert (item_key("b"), encoder_number(VERSION)) == (record.item_key, record.encoder)
+    assert (item_key("b"), encoder_number(VERSION), 3, 70) == (
+        *structs.astuple(record)[1:3],
+        record.partition,
+        record.offset,
+    )
     assert np.allclose(vector, np.frombuffer(record.vector, "<f2"), atol=1e-3)
 
 
@@ -185,8 +191,8 @@ def test_a_bad_event_becomes_a_rejected_record_with_its_position(embed):
     records = embedded(embed, good, b"\xff", None, good)
 
     expected = [
-        Rejected("events", 3, 71, "no UTF-8: invalid start byte at byte 0", b"\xff"),
-        Rejected("events", 3, 72, "the record has no value", b""),
+        Rejected.of("events", 3, 71, "no UTF-8: invalid start byte at byte 0", b"\xff"),
+        Rejected.of("events", 3, 72, "the record has no value", None),
     ]
 
     assert expected == [record for _, record in records[1:3]]
@@ -203,9 +209,27 @@ def test_an_event_from_the_future_is_rejected(embed):
 
 def test_an_event_larger_than_the_setting_is_rejected(embed):
     """`max_event_bytes`."""
-    [(_, record)] = embedded(embed, event(context={"x": "y" * 10_000}))
+    [(_, record)] = embedded(embed, event(rec_id="y" * 10_000))
 
     assert record.reason.endswith("at most 10000 are taken")
+
+
+def test_an_event_that_was_cut_is_rejected_with_the_length_and_the_hash_of_all_of_it(embed):
+    """The JVM has cut it before it came here."""
+    row = (b"x" * 5_000, "events", 3, 70, "30000000 ab12")
+    answer = embed.eval(pd.DataFrame([row], columns=["value", "topic", "partition", "offset", "whole"]))
+    record = decode_embedded(answer["payload"][0])
+
+    reason = "30000000 bytes: at most 10000 are taken"
+    assert Rejected("events", 3, 70, reason, b"x" * 5_000, 30_000_000, "ab12") == record
+
+
+def test_what_is_kept_of_a_rejected_event_is_cut_before_it_is_passed_on(embed):
+    """900 KB of bytes that are no event do not travel through the keyed operator."""
+    [(_, record)] = embedded(embed, b"\xff" * 900_000)
+
+    assert (RAW_BYTES, 900_000) == (len(record.raw), record.raw_bytes)
+    assert sha256(b"\xff" * 900_000).hexdigest() == record.sha256
 
 
 def test_an_event_without_an_item_passes(embed):
@@ -279,23 +303,50 @@ def test_a_deleted_item_is_told_to_all_replicas(embed_items, value):
     assert [] == [text for call in embed_items._encoder.calls for text in call]
 
 
+BAD_KEYS = [b"\xff", b"m\0", b"k" * 257, "é".encode() * 257, b"k" * 900_000]
+
+
+@pytest.mark.parametrize("key", BAD_KEYS, ids=["no UTF-8", "NUL", "257", "257 of two bytes", "900 KB"])
+def test_a_key_that_is_no_id_deletes_nothing(embed_items, key):
+    """Its record on `item-vectors` could be larger than a broker takes."""
+    [(item_id, vector, rejected), (_, beside, _)] = item_rows(embed_items, (key, None), (b"m2", None))
+
+    assert (None, None, "m2") == (item_id, vector, beside.item_id)
+    assert rejected["reason"].startswith("the key is no ")
+
+
+def test_an_item_that_was_cut_is_rejected(embed_items):
+    """The JVM has cut it before it came here."""
+    row = (b"m1", b"x" * 5_000, "items", 1, 40, "30000000 ab12")
+    names = ["item_id", "value", "topic", "partition", "offset", "whole"]
+    record = json.loads(embed_items.eval(pd.DataFrame([row], columns=names))["rejected"][0])
+
+    assert ("30000000 bytes: at most 10000 are taken", 30_000_000, "ab12") == tuple(
+        record[name] for name in ("reason", "raw_bytes", "sha256")
+    )
+
+
 def test_a_bad_item_becomes_a_rejected_record_with_its_position(embed_items):
     """The items beside it get their vectors."""
     rows = item_rows(embed_items, (b"m1", b'{"item_id":"m1"}'), (b"m2", b"nope"), (None, None))
 
     expected = [
-        {
-            "source": "items",
-            "partition": 1,
-            "offset": 41,
-            "reason": "JSON is malformed: invalid character (byte 4)",
-            "raw": "bm9wZQ==",
-        },
-        {"source": "items", "partition": 1, "offset": 42, "reason": "the record has no value", "raw": ""},
+        Rejected.of("items", 1, 41, "JSON is malformed: invalid character (byte 4)", b"nope"),
+        Rejected.of("items", 1, 42, "the record has no value", None),
     ]
 
-    assert expected == [rejected for _, _, rejected in rows[1:]]
+    assert [json.loads(record.as_json()) for record in expected] == [rejected for _, _, rejected in rows[1:]]
     assert ["m1", None, None] == [vector and vector.item_id for _, vector, _ in rows]
+
+
+def test_a_tick_is_no_item_and_no_rejected_record(embed_items):
+    """It has to reach the worker process, no more: what has no topic came from none."""
+    rows = [(None, None, None, None, None, None), (b"m1", b'{"item_id":"m1"}', "items", 1, 40, None)]
+    names = ["item_id", "value", "topic", "partition", "offset", "whole"]
+    answer = embed_items.eval(pd.DataFrame(rows, columns=names))
+
+    assert [None, None, None] == answer.iloc[0].tolist()
+    assert "m1" == answer["item_id"][1]
 
 
 def test_an_item_that_comes_twice_in_a_micro_batch_ends_as_it_came_last(embed_items):
@@ -341,7 +392,7 @@ class FakeJob:
         self.context = SimpleNamespace(get_broadcast_state=lambda about: state)
 
     def send(
-        self, record: Event | Rejected, vector: np.ndarray | None = None, query: np.ndarray | None = None
+        self, record: Event | Embedded | Rejected, vector: np.ndarray | None = None, query: np.ndarray | None = None
     ) -> list[tuple]:
         if isinstance(record, Event):
             key = item_key(record.item_id) if record.item_id else 0
@@ -350,7 +401,7 @@ class FakeJob:
 
     def tell(self, version: ModelVersion | bytes | None) -> list[tuple]:
         value = encode_json(version) if isinstance(version, ModelVersion) else version
-        return self._told(self.update.process_broadcast_element((value, 2, 7), self.context))
+        return self._told(self.update.process_broadcast_element((value, 2, 7, None), self.context))
 
     @staticmethod
     def _told(yielded) -> list[tuple]:
@@ -464,13 +515,37 @@ def test_forget_deletes_the_user_and_tells_the_learner():
 def test_a_rejected_record_goes_to_its_topic():
     """With its bytes in base64, and without touching any state."""
     job = FakeJob()
-    [(side, record)] = job.send(Rejected("events", 3, 7, "no UTF-8", b"\xff"))
+    [(side, record)] = job.send(Rejected.of("events", 3, 7, "no UTF-8", b"\xff"))
+    where = {"source": "events", "partition": 3, "offset": 7, "reason": "no UTF-8"}
 
-    assert (
-        "rejected-events",
-        {"source": "events", "partition": 3, "offset": 7, "reason": "no UTF-8", "raw": "/w=="},
-    ) == (side, record)
+    assert ("rejected-events", where | {"raw": "/w==", "raw_bytes": 1, "sha256": sha256(b"\xff").hexdigest()}) == (
+        side,
+        record,
+    )
     assert [None] == job.bytes_held()
+
+
+UNREADABLE_STATES = [
+    b"\xff", b"\x92\xc4", encode_packed(UserState(b"\x09")), encode_packed(UserState(b"\x02\x01")),
+    encode_packed(UserState(b"", b"\x01\x02\x03")), encode_packed([1, 2]), encode_packed(UserState(b"", b"\x02" * 15)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("held", UNREADABLE_STATES)
+def test_an_event_of_a_user_whose_state_cannot_be_read_is_rejected_and_the_state_stays(held):
+    """With the position of its record; after a `forget` the user is new."""
+    job = FakeJob()
+    job.send(event())
+    job.states["user-state"].held = held
+    came = event(event_id="e2")
+    sent = structs.replace(user.embedded(came, item_key("a"), encoder_number(VERSION), AXES[0]), partition=3, offset=71)
+    [(side, record)] = job.send(sent)
+
+    assert ("rejected-events", "events", 3, 71) == (side, *(record[name] for name in ("source", "partition", "offset")))
+    assert encode_json(came) == base64.b64decode(record["raw"])
+    assert [held] == job.bytes_held()
+    assert ["main", "training-examples"] == [side for side, _ in job.send(event("forget", None, event_id="e3"))]
+    assert "main" == job.send(event(event_id="e4"))[0][0]
 
 
 def test_consumed_items_are_bounded():
@@ -537,26 +612,8 @@ def test_a_version_record_that_cannot_be_read_is_rejected_and_the_others_serve_o
         record["offset"],
     )
     assert 0 < len(record["reason"]) <= 300
-    assert (raw or b"")[:1_024] == base64.b64decode(record["raw"])
+    assert (raw or b"")[:RAW_BYTES] == base64.b64decode(record["raw"])
     assert ["r/v1"] == serving(job)
-
-
-@pytest.mark.parametrize(
-    "bad", [b"nope", encode_packed(UserState(b"\x09" * 40)), encode_packed(UserState(consumed=b"\x09" * 15))]
-)
-def test_an_event_of_a_user_whose_state_cannot_be_read_is_rejected_and_the_state_stays(bad):
-    """No other user is held up, and a `forget` makes the user a new one."""
-    job = FakeJob()
-    job.send(event(), AXES[0])
-    job.states["user-state"].held = bad
-    [(side, record)] = job.send(event("view", "b", "e2", NOW_MS + 1), AXES[1])
-
-    assert ("rejected-events", "events", -1) == (side, record["source"], record["offset"])
-    assert "e2" == json.loads(base64.b64decode(record["raw"]))["event_id"]
-    assert "can be read" in record["reason"] or "cannot be read" in record["reason"]
-    assert [bad] == job.bytes_held()
-    assert ["main", "training-examples"] == [topic for topic, _ in job.send(event("forget", None, "e3", NOW_MS + 2))]
-    assert [None] == job.bytes_held()
 
 
 def test_every_so_many_examples_a_fine_tuning_is_asked_for():

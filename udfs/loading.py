@@ -155,7 +155,7 @@ class Scorers:
         now = time.monotonic()
         self._refused = {one: until for one, until in self._refused.items() if until >= now} | {path: now + RETRY_S}
         logger.error("model version refused, the one before serves on: %s", reason)
-        self._rejected.append(Rejected("model-versions", 0, -1, reason, path.encode()).short().as_json())
+        self._rejected.append(Rejected.of("model-versions", 0, -1, reason, path.encode()).as_json())
 
     def _kept(self, name: str, make: Callable[[], Any] | None = None):
         scorer = self._loaded.pop(name) if name in self._loaded else make()
