@@ -41,7 +41,7 @@ def opened(consumed: bytes | None) -> np.ndarray:
     items.
 
     Raises:
-        StateError: the bytes are of an unknown layout or cut short.
+        StateError: the bytes are of an unknown layout, cut short, or hold an unknown action.
     """
     if not consumed or len(consumed) % 2 == 0:
         return np.zeros(0, ROW)
@@ -49,7 +49,10 @@ def opened(consumed: bytes | None) -> np.ndarray:
         raise StateError(
             f"{len(consumed)} bytes of consumed items of layout {consumed[0]}: layout {LAYOUT} can be read"
         )
-    return np.frombuffer(consumed, ROW, offset=1)
+    rows = np.frombuffer(consumed, ROW, offset=1)
+    if rows["action"].max(initial=0) >= len(ACTIONS):
+        raise StateError(f"{len(consumed)} bytes of consumed items hold an action that this release does not know")
+    return rows
 
 
 def packed(rows: np.ndarray) -> bytes:

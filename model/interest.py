@@ -23,6 +23,7 @@ strengths: they follow from the actions.
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import get_args
 
 import numpy as np
@@ -172,7 +173,7 @@ def decode(data: bytes | None) -> Interests:
     """Open the bytes of a user; no bytes are a new user.
 
     Raises:
-        StateError: the bytes are of an unknown layout or cut short.
+        StateError: the bytes are of an unknown layout, cut short or broken.
     """
     if not data:
         return Interests()
@@ -192,10 +193,26 @@ def decode(data: bytes | None) -> Interests:
         log = np.frombuffer(data, _EVENT, events, at + (2 + dim if dim else 0))
     except (ValueError, struct.error) as error:
         raise StateError(f"{len(data)} bytes of interests are cut short: {error}") from None
+    if Interests(log=log).actions.max(initial=0) >= len(ACTIONS):
+        raise StateError(f"{len(data)} bytes of interests hold an action that this release does not know")
     log = log if data[0] == LAYOUT else _with_strengths(log)
     weights, touched_ms = table["weight"].copy(), table["touched_ms"].copy()
-    state = encoder, newest_ms, last, _unit(table["vector"]), weights, touched_ms, edges, log
-    return Interests(*state, query, ratings, mean_rating)
+    found = Interests(encoder, newest_ms, last, _unit(table["vector"]), weights, touched_ms, edges, log)
+    found.query, found.ratings, found.mean_rating = query, ratings, mean_rating
+    _check(found, len(data))
+    return found
+
+
+def _check(interests: Interests, octets: int) -> None:
+    """Raise a StateError where a weight is none, or an interest or an action is not there."""
+    broken = f"{octets} bytes of interests are broken"
+    if interests.last >= len(interests.weights):
+        raise StateError(f"{broken}: interest {interests.last} led, and there are {len(interests.weights)}")
+    for weights in (interests.weights, interests.edges):
+        if not 0.0 <= weights.min(initial=0.0) <= weights.max(initial=0.0) < FOREVER:
+            raise StateError(f"{broken}: a weight is no number from 0 on")
+    if not isfinite(interests.mean_rating):
+        raise StateError(f"{broken}: the mean rating is {interests.mean_rating}")
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
