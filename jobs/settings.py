@@ -40,7 +40,7 @@ class SettingsError(HeadraceError):
     """A setting is wrong or unknown: nothing has been started."""
 
 
-def _text(meaning: str, pattern: str | None = None, min_length: int = 1):
+def _text(meaning: str, pattern: str | None = None, min_length: int = 0):
     return Annotated[str, Meta(description=meaning, pattern=pattern, min_length=min_length)]
 
 
@@ -61,7 +61,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     # Kafka
     bootstrap_servers: _text("Kafka brokers, host:port, comma separated", _SERVERS) = "127.0.0.1:9092"
-    topic_prefix: _text("put before every topic's name", r"\A[A-Za-z0-9._-]{0,200}\Z", min_length=0) = ""
+    topic_prefix: _text("put before every topic's name", r"\A[A-Za-z0-9._-]{0,200}\Z") = ""
     delivery: Annotated[
         Literal["at-least-once", "exactly-once"],
         Meta(description="at-least-once is fresh; exactly-once shows lists at the next checkpoint"),
@@ -77,12 +77,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     micro_batch: _count("most rows in one call of a vectorised UDF") = 256
 
     # The language model
-    encoder: _text("Hugging Face encoder: a folder or a name") = "sentence-transformers/all-MiniLM-L6-v2"
+    encoder: _text("Hugging Face encoder: a folder or a name", min_length=1) = "sentence-transformers/all-MiniLM-L6-v2"
     device: Annotated[
         str, Meta(description="where torch runs: auto, cpu, cuda, cuda:1", pattern=r"\A(auto|cpu|cuda(:[0-9]{1,3})?)\Z")
     ] = "auto"
     udf_threads: _count("torch threads of a UDF's worker process, on the CPU") = 1
-    replica_dir: _text("local folder for the workers' catalogue replicas and kept embeddings") = "/tmp/headrace"
+    replica_dir: _text("local folder for the workers' catalogue replicas and kept embeddings", min_length=1) = (
+        "/tmp/headrace"
+    )
 
     # A user's interests
     max_interests: _count("interests kept for a user", le=255) = 6
@@ -97,7 +99,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     exclude_after: _text(
         "how long an item is not listed after an action: action:time, comma separated; forever, 30d, 12h, 90s"
     ) = "dislike:forever,skip:forever,rating:forever,purchase:30d"
-    registry: _text("where model versions are kept: a folder or any fsspec address") = "/tmp/headrace/registry"
+    registry: _text("where model versions are kept: a folder or any fsspec address", min_length=1) = (
+        "/tmp/headrace/registry"
+    )
 
     keep_versions: _count(
         "versions kept in the registry: so many that served last, and the newest of all", ge=3, le=12
@@ -219,8 +223,6 @@ def load(argv: list[str], environ: Mapping[str, str]) -> Settings:
     for word in words:
         name, equals, value = word.partition("=")
         value = value if equals else next(words, None)
-        if value is None:
-            raise SettingsError(f"{_printed(word)}: a value is wanted after it, as in --k 10")
         given[name] = (name.removeprefix("--").replace("-", "_"), value)
     values = {}
     for source, (name, value) in given.items():
@@ -278,28 +280,31 @@ def load_or_exit(
     return settings
 
 
-def _check(source: str, name: str, value: str) -> None:
+def _check(source: str, name: str, value: str | None) -> None:
     known = {setting: (default, meaning) for setting, default, meaning in rows()}
-    said = f"{_printed(source)}={_printed(value)}"
+    said = _printed(source) + ("" if value is None else f"={_printed(value)}")
     if name not in known:
         meant = _meant(name)
         hint = f"did you mean {meant}? " if meant else ""
         raise SettingsError(f"{said}: no such setting; {hint}there are {', '.join(known)}")
+    default, meaning = known[name]
+    about = f"({name}: {meaning}; default {default})"
+    if value is None:
+        raise SettingsError(f"{said}: a value is wanted after it {about}")
     if not value.isprintable():
-        raise SettingsError(f"{said}: text that can be printed is wanted ({name}: {known[name][1]})")
+        raise SettingsError(f"{said}: text that can be printed is wanted {about}")
     try:
         msgspec.convert({name: value}, Settings, strict=False)
     except msgspec.ValidationError as error:
-        default, meaning = known[name]
         reason = re.sub("Expected `str` matching regex .*", "no such text", str(error).split(" - at")[0])
-        raise SettingsError(f"{said}: {reason} ({name}: {meaning}; default {default})") from None
+        raise SettingsError(f"{said}: {reason} {about}") from None
 
 
 def _printed(text: str) -> str:
     """The beginning of a word, as a terminal can show it.
 
     >>> _printed("a" + chr(27))
-    'a\\x1b'
+    'a\\\\x1b'
     """
     shown = text if text.isprintable() else repr(text)[1:-1]
     return shown if len(shown) <= _VALUE_CHARS else f"{shown[:_VALUE_CHARS]}…"

@@ -401,7 +401,7 @@ def _listed(names: Sequence[str]) -> str:
     """The first of these names, for a message.
 
     >>> _listed(["item_id", "a" + chr(27)])
-    "item_id, 'a\\x1b'"
+    "item_id, 'a\\\\x1b'"
     """
     shown = [name if name.isprintable() and len(name) <= _CELL_CHARS else _quoted(name) for name in names[:_NAMES]]
     more = f" and {len(names) - _NAMES:,} more" if len(names) > _NAMES else ""

@@ -15,7 +15,7 @@ _SECRET = re.compile(
     re.ASCII | re.IGNORECASE,
 )
 """A name that tells what follows it: in the query of an address, in a setting of a client."""
-HIDDEN = "…"
+HIDDEN = "***"
 
 
 def redact(text: str) -> str:
@@ -25,7 +25,7 @@ def redact(text: str) -> str:
     >>> redact("s3://key:sec/ret@models/v00003: there is no such version, write it again")
     's3://models/v00003: there is no such version, write it again'
     >>> redact("https://models/v00003?token=sec/ret&part=2"), redact("user:secret@kafka:9092")
-    ('https://models/v00003?token=…&part=2', 'kafka:9092')
+    ('https://models/v00003?token=***&part=2', 'kafka:9092')
     """
     text = _ADDRESS.sub(lambda address: address[0].rpartition("@")[2], text)
     return _SECRET.sub(rf"\1{HIDDEN}", _USER_INFO.sub("", text))
