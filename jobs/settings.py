@@ -28,6 +28,10 @@ from model.schema import CONSUMING, RECORD_BYTES, HeadraceError
 PREFIX = "HEADRACE_"
 _UNITS_S = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 LARGEST_SEED = 2**32 - 1
+LARGEST_COUNT = 2**31 - 1
+"""What an `int` of the JVM holds."""
+_VALUE_CHARS = 100
+"""So much of a wrong value stands in a message."""
 _OF_KUBERNETES = re.compile(r"(.*_)?(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT(_\d+_[A-Z]+(_[A-Z]+)?)?)")
 """What Kubernetes sets in every container of a namespace for a Service, after its name."""
 
@@ -36,11 +40,11 @@ class SettingsError(HeadraceError):
     """A setting is wrong or unknown: nothing has been started."""
 
 
-def _text(meaning: str):
-    return Annotated[str, Meta(description=meaning)]
+def _text(meaning: str, pattern: str | None = None, min_length: int = 0):
+    return Annotated[str, Meta(description=meaning, pattern=pattern, min_length=min_length)]
 
 
-def _count(meaning: str, ge: int = 1, le: int | None = None):
+def _count(meaning: str, ge: int = 1, le: int = LARGEST_COUNT):
     return Annotated[int, Meta(description=meaning, ge=ge, le=le)]
 
 
@@ -48,11 +52,15 @@ def _real(meaning: str, gt: float | None = None, ge: float | None = None, le: fl
     return Annotated[float, Meta(description=meaning, gt=gt, ge=ge, le=le)]
 
 
+_SERVER = r"[A-Za-z0-9_.:\[\]%/-]+:[0-9]{1,5}"  # no quote, which would end it in Flink's SQL
+_SERVERS = rf"\A{_SERVER}(,{_SERVER})*\Z"
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What a team may change without touching code; the table in docs/operations.md is printed from here."""
 
     # Kafka
-    bootstrap_servers: _text("Kafka brokers, host:port, comma separated") = "127.0.0.1:9092"
+    bootstrap_servers: _text("Kafka brokers, host:port, comma separated", _SERVERS) = "127.0.0.1:9092"
     topic_prefix: Annotated[
         str,
         Meta(
@@ -75,12 +83,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     micro_batch: _count("most rows in one call of a vectorised UDF", le=4_096) = 256
 
     # The language model
-    encoder: _text("Hugging Face encoder: a folder or a name") = "sentence-transformers/all-MiniLM-L6-v2"
+    encoder: _text("Hugging Face encoder: a folder or a name", min_length=1) = "sentence-transformers/all-MiniLM-L6-v2"
     device: Annotated[
-        str, Meta(description="where torch runs: auto, cpu, cuda, cuda:1", pattern="^(auto|cpu|cuda(:[0-9]+)?)$")
+        str, Meta(description="where torch runs: auto, cpu, cuda, cuda:1", pattern=r"\A(auto|cpu|cuda(:[0-9]{1,3})?)\Z")
     ] = "auto"
     udf_threads: _count("torch threads of a UDF's worker process, on the CPU", le=1_024) = 1
-    replica_dir: _text("local folder for the workers' catalogue replicas and kept embeddings") = "/tmp/headrace"
+    replica_dir: _text("local folder for the workers' catalogue replicas and kept embeddings", min_length=1) = (
+        "/tmp/headrace"
+    )
 
     # A user's interests
     max_interests: _count("interests kept for a user", le=MOST_INTERESTS) = 6
@@ -95,7 +105,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     exclude_after: _text(
         "how long an item is not listed after an action: action:time, comma separated; forever, 30d, 12h, 90s"
     ) = "dislike:forever,skip:forever,rating:forever,purchase:30d"
-    registry: _text("where model versions are kept: a folder or any fsspec address") = "/tmp/headrace/registry"
+    registry: _text("where model versions are kept: a folder or any fsspec address", min_length=1) = (
+        "/tmp/headrace/registry"
+    )
 
     keep_versions: _count(
         "versions kept in the registry: so many that served last, and the newest of all", ge=3, le=12
@@ -155,7 +167,8 @@ def _scale(text: str) -> tuple[float, float]:
         ends = 0.0, 0.0
     if not -1_000 <= ends[0] < ends[1] <= 1_000:
         raise SettingsError(
-            f"rating_scale={text}: the lowest and the highest rating are wanted, from -1000 to 1000 (default 1-5)"
+            f"rating_scale={_printed(text)}: the lowest and the highest rating are wanted, from -1000 to 1000 "
+            "(default 1-5)"
         )
     return ends
 
@@ -172,7 +185,7 @@ def _durations(text: str) -> dict[str, float]:
         number, unit = length[:-1], length[-1:]
         if (length != "forever" and not (number.isdecimal() and unit in _UNITS_S)) or action not in CONSUMING:
             raise SettingsError(
-                f"exclude_after={text}: {part}: ACTION:TIME is wanted, as purchase:30d; "
+                f"exclude_after={_printed(text)}: {_printed(part)}: ACTION:TIME is wanted, as purchase:30d; "
                 f"actions are {', '.join(sorted(CONSUMING))}, "
                 f"times forever or a number and one of {', '.join(_UNITS_S)} (default {Settings().exclude_after})"
             )
@@ -231,7 +244,7 @@ def load(argv: list[str], environ: Mapping[str, str]) -> Settings:
     words = iter(argv)
     for word in words:
         name, equals, value = word.partition("=")
-        value = value if equals else next(words, "")
+        value = value if equals else next(words, None)
         given[name] = (name.removeprefix("--").replace("-", "_"), value)
     values = {}
     for source, (name, value) in given.items():
@@ -288,18 +301,34 @@ def load_or_exit(
     return settings
 
 
-def _check(source: str, name: str, value: str) -> None:
+def _check(source: str, name: str, value: str | None) -> None:
     known = {setting: (default, meaning) for setting, default, meaning in rows()}
+    said = _printed(source) + ("" if value is None else f"={_printed(value)}")
     if name not in known:
         meant = _meant(name)
         hint = f"did you mean {meant}? " if meant else ""
-        raise SettingsError(f"{source}={value}: no such setting; {hint}there are {', '.join(known)}")
+        raise SettingsError(f"{said}: no such setting; {hint}there are {', '.join(known)}")
+    default, meaning = known[name]
+    about = f"({name}: {meaning}; default {default})"
+    if value is None:
+        raise SettingsError(f"{said}: a value is wanted after it {about}")
+    if not value.isprintable():
+        raise SettingsError(f"{said}: text that can be printed is wanted {about}")
     try:
         msgspec.convert({name: value}, Settings, strict=False)
     except msgspec.ValidationError as error:
-        default, meaning = known[name]
-        reason = str(error).split(" - at")[0]
-        raise SettingsError(f"{source}={value}: {reason} ({name}: {meaning}; default {default})") from None
+        reason = re.sub("Expected `str` matching regex .*", "no such text", str(error).split(" - at")[0])
+        raise SettingsError(f"{said}: {reason} {about}") from None
+
+
+def _printed(text: str) -> str:
+    """The beginning of a word, as a terminal can show it.
+
+    >>> _printed("a" + chr(27))
+    'a\\\\x1b'
+    """
+    shown = text if text.isprintable() else repr(text)[1:-1]
+    return shown if len(shown) <= _VALUE_CHARS else f"{shown[:_VALUE_CHARS]}…"
 
 
 def _meant(name: str) -> str:

@@ -250,7 +250,8 @@ def new_item(store: Store, draw: random.Random) -> Found:
     yield from _listed(store, draw, asked, "its 10 nearest users", (">=", 0.5 if learns else 0.3))
     counted = (">=", 0.5) if learns else ()  # without a learner nobody counts
     for item in new:
-        for user in draw.sample(_fans(store, item), 5):
+        fans = _fans(store, item)
+        for user in draw.sample(fans, min(5, len(fans))):
             store.learn(store.events(user, [("view", item)]))
     asked = []
     for item in new:

@@ -39,7 +39,7 @@ def opened(consumed: bytes | None) -> np.ndarray:
     items.
 
     Raises:
-        StateError: the bytes are of an unknown layout or cut short.
+        StateError: the bytes are of an unknown layout, cut short, or hold an unknown action.
     """
     if not consumed or len(consumed) % 2 == 0:
         return np.zeros(0, ROW)

@@ -58,8 +58,12 @@ NEGATIVE = frozenset({"dislike", "skip"})
 CONSUMING = POSITIVE | NEGATIVE
 """Actions after which an item counts as consumed."""
 
-Id = Annotated[str, Meta(min_length=1, max_length=256, pattern=r"\A[^\0]*\Z")]
+ID_CHARS, MOST_ITEMS = 256, 1_000
+"""Characters of an identifier, and items of a list, at most."""
+Id = Annotated[str, Meta(min_length=1, max_length=ID_CHARS, pattern=r"\A[^\0]*\Z")]
 """Text without NUL: stores and libraries that end a text there would take two ids for one."""
+Name = Annotated[str, Meta(max_length=ID_CHARS)]
+Count = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 TimeMs = Annotated[int, Meta(ge=0, le=2**48 - 1)]
 
 
@@ -119,18 +123,18 @@ class Reason(Struct, frozen=True, omit_defaults=True, gc=False):
     the user's past events; empty where no single event carried the signal.
     """
 
-    signal: str
+    signal: Name
     share: float
-    interest: int | None = None
-    items: list[str] = field(default_factory=_empty)
+    interest: Count | None = None
+    items: Annotated[list[Name], Meta(max_length=MOST_ITEMS)] = field(default_factory=_empty)
 
 
 class RecommendedItem(Struct, frozen=True, gc=False):
     """An item, P(i | u, t), and why."""
 
-    item_id: str
+    item_id: Name
     probability: float
-    reasons: list[Reason] = []
+    reasons: Annotated[list[Reason], Meta(max_length=MOST_ITEMS)] = []
 
 
 class Recommendation(Struct, frozen=True, omit_defaults=True):
@@ -140,14 +144,14 @@ class Recommendation(Struct, frozen=True, omit_defaults=True):
     user's.
     """
 
-    rec_id: str
-    user_id: str
-    event_id: str
-    event_time_ms: int
-    emitted_at_ms: int
-    model_version: str
-    variant: str
-    items: list[RecommendedItem]
+    rec_id: Name
+    user_id: Name
+    event_id: Name
+    event_time_ms: Count
+    emitted_at_ms: Count
+    model_version: Name
+    variant: Name
+    items: Annotated[list[RecommendedItem], Meta(max_length=MOST_ITEMS)]
     forgotten: bool = False
 
 
@@ -172,9 +176,9 @@ class FineTuneRequest(Struct, frozen=True):
     """Why the model should learn now, and from which span of event times."""
 
     why: Literal["count", "age", "drift"]
-    examples: int
-    from_event_time_ms: int
-    to_event_time_ms: int
+    examples: Count
+    from_event_time_ms: Count
+    to_event_time_ms: Count
 
 
 class ModelVersion(Struct, frozen=True, omit_defaults=True):

@@ -84,6 +84,7 @@ def _fold(interests: Interests, record: Embedded, rules: Rules) -> bool:
 def _consume(before: bytes, record: Embedded, most: int) -> bytes:
     event = record.event
     if event.action not in CONSUMING:
+        consumed.opened(before)  # whoever scores cannot refuse one user of many
         return before
     return consumed.add(before, record.item_key, event.action, event.event_time_ms, most)
 

@@ -21,7 +21,7 @@ KEPT = 12
 STAND_INS = 3
 """The version that serves, and those that stand in where it cannot be loaded: they travel on every request."""
 
-_NAME = re.compile("v[0-9]{5,9}")
+_NAME, _NUMBER = re.compile("v[0-9]{5,9}"), re.compile("[0-9]{1,18}")
 _COUNTS = "/counts-"
 """A version is refreshed by what has been counted since: `<version>/counts-<number>` in the registry."""
 
@@ -70,7 +70,7 @@ def trained_path(path: str) -> str:
     ('r/v00003', 'r/v00003')
     """
     trained, _, number = path.rpartition(_COUNTS)
-    return trained if trained and number.isascii() and number.isdigit() else path
+    return trained if trained and _NUMBER.fullmatch(number) else path
 
 
 def counts_number(path: str) -> int:

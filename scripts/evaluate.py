@@ -56,7 +56,7 @@ SHOP, SHOP_EVENTS = 1, 12_000
 
 def main(argv: list[str] | None = None) -> None:
     arguments, rest = options.evaluate(argv, __doc__)
-    settings = load_or_exit(rest, os.environ, __doc__, check_encoder, _check_device)
+    settings = load_or_exit(rest, os.environ, __doc__, check_encoder, check_device)
     torch.set_num_threads(settings.learner_threads)
     try:
         result = _run(arguments, settings, rest)
@@ -130,12 +130,6 @@ def _leave_one_out(
     return outcome
 
 
-def _check_device(settings: Settings) -> None:
-    """Raise a SettingsError where a GPU is asked for and there is none."""
-    if settings.device.startswith("cuda") and not torch.cuda.is_available():
-        raise SettingsError(f"--device {settings.device}: torch finds no GPU here; auto or cpu is wanted")
-
-
 def _methods(given: str | None) -> tuple[str, ...]:
     """The names given to --baselines.
 
@@ -159,6 +153,15 @@ def _read(arguments: argparse.Namespace) -> tuple[str, pd.DataFrame, pd.DataFram
     name = arguments.data or Path(arguments.events).name
     events, items = data.public(arguments.data) if arguments.data else data.read(arguments.events, arguments.items)
     return name, events.head(arguments.limit) if arguments.limit else events, items
+
+
+def check_device(settings: Settings) -> None:
+    """Raise a SettingsError where a GPU is asked for that torch does not find here."""
+    kind, _, number = settings.device.partition(":")
+    there = torch.cuda.device_count()
+    if kind == "cuda" and int(number or 0) >= there:
+        found = f"{there} GPUs, from cuda:0 on" if there else "no GPU"
+        raise SettingsError(f"--device {settings.device}: torch finds {found} here; auto or cpu is wanted")
 
 
 def encoder_of(settings: Settings, rest: list[str]) -> "Encoder":

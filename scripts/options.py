@@ -2,6 +2,8 @@
 
 import argparse
 import os
+from collections.abc import Iterable
+from math import isfinite, nan
 from pathlib import Path
 
 from jobs.settings import usage
@@ -10,6 +12,9 @@ PUBLIC = ("ml-100k", "ml-latest-2016", "inst-eval")
 """The names of the public data sets that scripts/data.py can fetch."""
 DEFAULT = "ml-100k"
 RECBOLE_EPOCHS = 15
+LEAST_SHOP_EVENTS = 12_000
+"""With fewer, products of the made-up shop have too few buyers to measure anything."""
+_DIGITS = 18  # of a number: more are none that is wanted
 _EVENTS = "CSV or Parquet: user_id, item_id, event_time_ms; event_id, action, value, query, rec_id if there are"
 _ITEMS = "CSV or Parquet: item_id, title; text, categories (`A|B`) if there are"
 
@@ -33,14 +38,14 @@ def evaluate(argv: list[str] | None, about: str) -> tuple[argparse.Namespace, li
     drawn = "seed of the order in which events of one time come (default 0)"
     parser.add_argument("--order-seed", type=_from(0), default=0, metavar="N", help=drawn)
     liked = "predict only ratings of at least this value, and what was chosen without a rating; all are learnt from"
-    parser.add_argument("--liked-from", type=float, metavar="X", help=liked)
+    parser.add_argument("--liked-from", type=_finite, metavar="X", help=liked)
     shop = "measure what users do to their lists in a made-up shop, too (a minute; default yes)"
     parser.add_argument("--behaviour", action=argparse.BooleanOptionalAction, default=True, help=shop)
     parser.add_argument("--live", action="store_true", help="count the lists of the job too, made right after an event")
     given, rest = parser.parse_known_args(argv)
-    if bool(given.events) != bool(given.items) or (given.data and given.events):
-        parser.error("give --data NAME, or --events FILE and --items FILE")
-    given.data = given.data or (None if given.events else DEFAULT)
+    if given.events is given.items is None and given.data is None:
+        given.data = DEFAULT
+    _one_source(parser, given)
     return given, rest
 
 
@@ -59,9 +64,32 @@ def replay(argv: list[str] | None, about: str) -> tuple[argparse.Namespace, list
     shop = "measure what users do to their lists in a made-up shop, too (a minute; default yes)"
     parser.add_argument("--behaviour", action=argparse.BooleanOptionalAction, default=True, help=shop)
     given, rest = parser.parse_known_args(argv)
-    if bool(given.events) != bool(given.items) or bool(given.data) == bool(given.events):
-        parser.error("give --data NAME, or --events FILE and --items FILE")
+    _one_source(parser, given)
     return given, rest
+
+
+def behaviour(argv: list[str] | None, about: str, probes: Iterable[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The options of scripts/behaviour.py, and the words that are settings."""
+    parser = _parser(about)
+    shop = "which shop: the seed of its categories, products and users (default 1)"
+    parser.add_argument("--shop", type=_from(0), default=1, metavar="N", help=shop)
+    events = f"of the shop's users, at least {LEAST_SHOP_EVENTS:,} (default 30,000)"
+    parser.add_argument("--events", type=_from(LEAST_SHOP_EVENTS), default=30_000, metavar="N", help=events)
+    parser.add_argument("--probe", nargs="+", choices=probes, default=(), help="only these")
+    parser.add_argument("--json", type=new_file, metavar="FILE", help="write the figures to this file too")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--trained", action="store_true", help="only the model that has learnt")
+    only.add_argument("--untrained", action="store_true", help="only the one that has not")
+    return parser.parse_known_args(argv)
+
+
+def _one_source(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
+    """End the program where the events come from nowhere, or from two places."""
+    files = given.events, given.items
+    if (None in files and files != (None, None)) or (given.data is None) == (files == (None, None)):
+        parser.error("give --data NAME, or --events FILE and --items FILE")
+    if "" in (given.data, *files):
+        parser.error("--data, --events, --items: a name is wanted, not an empty text")
 
 
 def _parser(about: str) -> argparse.ArgumentParser:
@@ -73,24 +101,42 @@ def new_file(text: str) -> Path:
     """A file that can be written, for argparse: checked before the work, not after it."""
     file = Path(text)
     folder = file.absolute().parent
-    if not folder.is_dir():
-        raise argparse.ArgumentTypeError(f"{text}: there is no such folder: {folder}")
-    if file.is_dir() or not os.access(file if file.exists() else folder, os.W_OK):
-        raise argparse.ArgumentTypeError(f"{text}: cannot be written; a file is wanted")
+    try:
+        if not folder.is_dir():
+            raise argparse.ArgumentTypeError(f"{text}: there is no such folder: {folder}")
+        there = file.exists()
+        if file.is_dir() or not os.access(file if there else folder, os.W_OK):
+            raise argparse.ArgumentTypeError(f"{text}: cannot be written; a file is wanted")
+        with file.open("ab"):  # /proc, a disk mounted read-only: only trying tells
+            pass
+        if not there:
+            file.unlink()
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text[:100]}: cannot be written: {error.strerror}") from None
     return file
 
 
 def _from(least: int):
     def number(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text}: a number from {least} on is wanted")
+        if not (text.isascii() and text.isdecimal() and len(text) <= _DIGITS) or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text[:100]}: a number from {least} on is wanted")
         return int(text)
 
     return number
 
 
+def _finite(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = nan
+    if not isfinite(number):
+        raise argparse.ArgumentTypeError(f"{text[:100]}: a number is wanted")
+    return number
+
+
 def _speed(text: str) -> float:
-    number = float(text)
+    number = _finite(text)
     if not 0 < number <= 100_000:
         raise argparse.ArgumentTypeError(f"{text}: events a second, more than 0 and at most 100,000")
     return number

@@ -32,6 +32,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from jobs.settings import load_or_exit, usage
+from model.schema import ID_CHARS
 from serving.follow import Follower
 from serving.hosts import LOOPBACK, AllowedHosts, host_name
 from serving.processes import read_processes
@@ -86,20 +87,20 @@ async def show_list(request: Request) -> Response:
     user_id = request.path_params.get("user_id") or request.query_params.get("user")
     if not user_id:
         return answer({"message": "whose list? /recommendations?user=ID is wanted, the id percent-encoded"}, 400)
-    store = request.app.state.store
+    store, name = request.app.state.store, user_id[:ID_CHARS]
     newest = store.list_of(user_id)
     if newest is not None:
         return answer(newest)
     if store.was_forgotten(user_id):
-        return answer({"message": f"no list for user {user_id}: the user was forgotten"}, 404)
+        return answer({"message": f"no list for user {name}: the user was forgotten"}, 404)
     return answer(
-        {"message": f"no list for user {user_id}: none has come yet, or it had to make room for newer ones"}, 404
+        {"message": f"no list for user {name}: none has come yet, or it had to make room for newer ones"}, 404
     )
 
 
 async def show_users(request: Request) -> Response:
     k = request.query_params.get("k", "20")
-    if not k.isdecimal() or len(k) > _DIGITS or not 1 <= int(k) <= MOST_USERS:
+    if not (k.isascii() and k.isdecimal()) or len(k) > _DIGITS or not 1 <= int(k) <= MOST_USERS:
         return answer({"message": f"k={shown(k, 20)}: a number from 1 to {MOST_USERS} is wanted (default 20)"}, 400)
     return answer(request.app.state.store.users(int(k)))
 
@@ -111,8 +112,8 @@ async def show_status(request: Request) -> Response:
 
 def port(text: str) -> int:
     """A port's number, for argparse."""
-    if not text.isdecimal() or len(text) > _DIGITS or not 1 <= int(text) <= 65_535:
-        raise argparse.ArgumentTypeError(f"{text}: a number from 1 to 65535 is wanted (default 8080)")
+    if not (text.isascii() and text.isdecimal()) or len(text) > _DIGITS or not 1 <= int(text) <= 65_535:
+        raise argparse.ArgumentTypeError(f"{shown(text)}: a number from 1 to 65535 is wanted (default 8080)")
     return int(text)
 
 

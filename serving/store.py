@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from model.schema import (
+    Count,
     InvalidRecord,
     Item,
     ModelVersion,
@@ -28,17 +29,19 @@ from model.schema import (
     decode_model_version,
     decode_recommendation,
     encode_json,
-)
+)  # fmt: skip
 from model.versions import Serving, follow, trained_path
-from serving.redact import shown, shown_raw
+from serving.redact import cut, shown, shown_raw
 from serving.words import say
 
 RATE_S = 60
 """Seconds of throughput that are shown."""
 NOW_S = 10
 """Seconds that the rate of now is a mean over."""
-VERSIONS_SHOWN, METRICS_SHOWN = 50, 30
-"""Model versions in `status`, and metrics of each, at most."""
+VERSIONS_SHOWN, METRICS_SHOWN, METRIC_CHARS = 50, 30, 64
+"""Model versions in `status`, and metrics of each and characters of their names, at most."""
+CATEGORIES_SHOWN = 20
+"""Of an item, at most."""
 FORGOTTEN = "(of a user who was forgotten)"
 """Stands where bytes of a rejected record named a user who was forgotten."""
 
@@ -96,8 +99,8 @@ class Refused(Struct, frozen=True):
     """A record of `rejected-events`."""
 
     source: str
-    partition: int
-    offset: int
+    partition: Count
+    offset: Count
     reason: str
     raw: bytes
 
@@ -218,7 +221,8 @@ class Store:
             self._deleted.put(item.item_id, None)
         else:
             self._deleted.pop(item.item_id, None)
-            self._items.put(item.item_id, (item.title or item.item_id, item.categories))
+            categories = [cut(category) for category in item.categories[:CATEGORIES_SHOWN]]
+            self._items.put(item.item_id, (cut(item.title) or item.item_id, categories))
 
     def _take_version(self, key: bytes | None, value: bytes | None, timestamp_ms: int) -> None:
         if value is None:
@@ -341,7 +345,9 @@ class Store:
         serves = trained_path(version.path) in paths
         judged = version.metrics.get("judged_on") != 0
         metrics = {
-            shown(name): value for name, value in version.metrics.items() if judged or not name.endswith("_at_10")
+            shown(name, METRIC_CHARS): value
+            for name, value in version.metrics.items()
+            if judged or not name.endswith("_at_10")
         }
         return {
             "version": shown(version.version),

@@ -384,3 +384,128 @@ def test_an_id_with_a_nul_byte_is_refused(tmp_path):
 def test_the_names_of_the_public_data_sets_are_those_of_the_options():
     """They are written twice, so that `--help` need not import pandas."""
     assert options.PUBLIC == tuple(data.PUBLIC)
+
+
+def test_a_file_that_no_codec_and_no_protocol_can_open_is_refused_in_a_sentence(tmp_path):
+    """Each has errors of its own kind, and some need a package that is not there."""
+    (tmp_path / "items.csv").write_text(ITEMS)
+    rubbish = [tmp_path / f"events.csv.{ending}" for ending in ("xz", "zip", "bz2", "gz", "zst", "lzma")]
+    for file in rubbish:
+        file.write_bytes(b"rubbish" * 20)
+    for file in (
+        *rubbish,
+        "s3://127.0.0.1:9/events.csv",
+        "http://127.0.0.1:9/events.csv",
+        "foo://events.csv",
+        tmp_path,
+    ):
+        with pytest.raises(data.DataError, match=r"cannot be read as CSV or Parquet: .+\Z"):
+            data.read(file, tmp_path / "items.csv")
+
+
+ENDLESS = {
+    "names of columns": ",".join(f"column{number}" for number in range(9_000)) + "\n",
+    "one name": "x" * 90_000 + ",b\n1,2\n",
+    "a time": f"user_id,item_id,event_time_ms\nu,1,{'z' * 90_000}\n",
+    "an id": f"user_id,item_id,event_time_ms\nu,{'z' * 90_000},{T}\n",
+}
+
+
+@pytest.mark.parametrize("events", ENDLESS.values(), ids=ENDLESS)
+def test_a_message_is_short_whatever_the_file_holds(tmp_path, events):
+    """The beginning of what is wrong says as much."""
+    with pytest.raises(data.DataError) as refused:
+        read(tmp_path, events)
+
+    assert len(str(refused.value)) < 1_000
+
+
+def test_what_is_wrong_with_a_row_is_said_shortly(tmp_path):
+    """An action of any length is cited by its beginning."""
+    events, _ = read(tmp_path, f"user_id,item_id,action,event_time_ms\nu,1,{'z' * 90_000},{T}\n")
+
+    assert len(data.check_events(events)[1][0]) < 400
+
+
+def test_names_of_columns_are_printed_as_text(tmp_path):
+    """A terminal takes no orders from a file."""
+    with pytest.raises(data.DataError, match=r"there are 'a\\x1b\[31m', 'b\\nc'\Z"):
+        read(tmp_path, 'a\x1b[31m,"b\nc"\n1,2\n')
+
+
+def test_ids_in_half_precision_are_whole_numbers_like_others(tmp_path):
+    """Without a warning of numpy's: 2^53 is more than half precision holds."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    table = {"user_id": pa.array([np.float16(7)]), "item_id": ["1"], "event_time_ms": [T]}
+    parquet.write_table(pa.table(table), tmp_path / "events.parquet")
+    (tmp_path / "items.csv").write_text(ITEMS)
+
+    assert "7" == data.read(tmp_path / "events.parquet", tmp_path / "items.csv")[0]["user_id"].iloc[0]
+
+
+def test_text_of_a_parquet_file_that_is_no_utf8_is_refused(tmp_path):
+    """Arrow reads it without looking."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    offsets, text = pa.py_buffer(np.array([0, 1], "<i4").tobytes()), pa.py_buffer(b"\xff")
+    broken = pa.Array.from_buffers(pa.string(), 1, [None, offsets, text])
+    parquet.write_table(
+        pa.table({"user_id": broken, "item_id": ["1"], "event_time_ms": [T]}), tmp_path / "events.parquet"
+    )
+    (tmp_path / "items.csv").write_text(ITEMS)
+    with pytest.raises(data.DataError, match=r"events.parquet: column user_id cannot be read: .*utf-8"):
+        data.read(tmp_path / "events.parquet", tmp_path / "items.csv")
+
+
+WORDS = {
+    "not a number": (["--liked-from", "nan"], "--liked-from: nan: a number is wanted"),
+    "endless": (["--liked-from", "inf"], "--liked-from: inf: a number is wanted"),
+    "digits of another script": (["--limit", "٣"], "--limit: ٣: a number from 1 on is wanted"),
+    "thousands of digits": (["--limit", "9" * 5_000], "a number from 1 on is wanted"),
+    "a name of 300 characters": (["--json", "n" * 300], "cannot be written: File name too long"),
+    "where no file can be made": (["--json", "/proc/figures.json"], "/proc/figures.json: cannot be written"),
+    "no name of a data set": (["--data", ""], "a name is wanted, not an empty text"),
+    "no names of files": (["--events", "", "--items", ""], "a name is wanted, not an empty text"),
+}
+
+
+@pytest.mark.parametrize("words, message", WORDS.values(), ids=WORDS)
+def test_an_option_that_cannot_be_meant_ends_the_program_before_anything_starts(words, message, capsys):
+    with pytest.raises(SystemExit) as ended:
+        options.evaluate(words, "")
+
+    error = capsys.readouterr().err
+    assert 2 == ended.value.code and message in error and len(error) < 1_500
+
+
+def test_a_file_that_is_only_tried_is_left_as_it_was(tmp_path):
+    """What is there keeps its bytes, what is not is not made."""
+    (tmp_path / "old.json").write_text("kept")
+
+    assert tmp_path / "old.json" == options.new_file(f"{tmp_path}/old.json")
+    assert tmp_path / "new.json" == options.new_file(f"{tmp_path}/new.json")
+    assert [("old.json", "kept")] == [(file.name, file.read_text()) for file in tmp_path.iterdir()]
+
+
+BEHAVIOUR = {
+    "a shop that is too small": (["--events", "300"], "300: a number from 12000 on is wanted"),
+    "a shop below 0": (["--shop", "-1"], "-1: a number from 0 on is wanted"),
+    "a folder": (["--json", "/"], "/: cannot be written; a file is wanted"),
+    "no model": (["--encoder", "/nowhere"], "--encoder /nowhere: no such folder here"),
+    "no such GPU": (["--device", "cuda:99"], "--device cuda:99: torch finds"),
+}
+
+
+@pytest.mark.parametrize("words, message", BEHAVIOUR.values(), ids=BEHAVIOUR)
+def test_a_wrong_word_ends_behaviour_with_a_sentence(words, message, capsys):
+    """Not with a traceback, after a minute or before."""
+    from scripts import behaviour
+
+    with pytest.raises(SystemExit) as ended:
+        behaviour.main(words)
+
+    assert 2 == ended.value.code
+    assert message in capsys.readouterr().err

@@ -17,6 +17,7 @@ from starlette.testclient import TestClient
 
 from jobs import settings
 from model import schema
+from model.behaviour import PROBES
 from model.reasons import NAMES
 from scripts import behaviour, data, models, options, stack
 from scripts.processes import Place, Processes, Supervision
@@ -359,7 +360,7 @@ def _check_make(target: str, arguments: list[str]) -> None:
         _, rest = read(["--data", "ml-100k", *arguments] if target == "demo" else arguments, "")
         settings.load(rest, {})
     elif target == "behaviour":
-        settings.load(behaviour._arguments(arguments)[1], {})
+        settings.load(options.behaviour(arguments, "", PROBES)[1], {})
     elif target == "up":
         parts, given = stack.parts_and_settings(arguments)
         settings.load(given, {})

@@ -378,7 +378,7 @@ def test_the_status_is_bounded_whatever_came(web, store):
         announce(
             store, f"v{number:03} " + "v" * 250, "rejected", reason="y" * 9_000, parent="p" * 9_000, metrics=metrics
         )
-        recommend(store, rec_id=str(number), version=f"v{number} " + "z" * 9_000)
+        recommend(store, rec_id=str(number), version=f"v{number} " + "z" * 250)
     store.say(False, "no broker " * 9_000)
 
     answer = web.get("/status")
@@ -1022,3 +1022,48 @@ def test_serving_needs_the_records_the_settings_and_which_versions_serve():
     assert (
         "['jobs', 'jobs.settings', 'model', 'model.interest', 'model.schema', 'model.versions']" == done.stdout.strip()
     )
+
+
+def test_digits_of_another_script_are_no_k(web):
+    assert 400 == web.get("/users?k=%D9%A3").status_code
+
+
+def test_a_title_of_any_length_is_shown_by_its_beginning(web, store):
+    """Twenty items of 900 KB were a page of 18 MB."""
+    item = Item("i", "t" * 400_000, categories=["c" * 5_000] * 90)
+    store.apply("items", b"i", encode_json(item), START_MS)
+    recommend(store, items=[RecommendedItem("i", 0.5)])
+    shown = web.get("/recommendations?user=u1").json()["items"][0]
+
+    assert ("t" * 299 + "…", ["c" * 299 + "…"] * 20) == (shown["title"], shown["categories"])
+
+
+def test_names_that_no_record_of_ours_has_do_not_reach_the_page(web, store):
+    """A user's id of 100 KB, times 200 users, was 24 MB."""
+    recommend(store, user_id="u" * 257)
+    recommend(store, version="v" * 257)
+
+    assert 2 == store.status()["counts"]["malformed"]
+    assert [] == web.get("/users").json()
+
+
+def test_whoever_asks_for_a_long_name_is_not_sent_it_back(web):
+    assert len(web.get(f"/recommendations?user={'u' * 50_000}").content) < 500
+
+
+SECRETS = [
+    "https://models/v1?token=S3CRET&part=1", "https://models/v1?X-Amz-Signature=S3CRET", "//user:S3CRET@models/v1",
+    "user:S3CRET@kafka:9092", "sasl_plain_password=S3CRET", "password: S3CRET", "AccountKey=S3CRET",
+    'sasl.jaas.config=Login required password="S3 S3CRET";', "Authorization: Bearer S3CRET", "HTTPS://u:S3CRET@models",
+    '{"secret": "S3CRET"}', "AWS_SECRET_ACCESS_KEY=S3CRET",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", SECRETS)
+def test_no_secret_is_shown_however_it_is_written(web, store, text):
+    """In a reason, in a record's bytes, in what is said of the broker."""
+    reject(store, text, text.encode(), source="model-versions")
+    announce(store, "v1", "rejected", reason=text)
+    store.say(False, text)
+
+    assert "S3CRET" not in web.get("/status").text

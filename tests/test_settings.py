@@ -37,17 +37,50 @@ WRONG = {
     "a fraction": (["--k", "3.5"], "--k=3.5: Expected `int`, got `str` (k: items in a list; default 20)"),
     "too small": (["--k", "0"], "--k=0: Expected `int` >= 1 (k: items in a list; default 20)"),
     "too large": (["--k=1001"], "--k=1001: Expected `int` <= 1000 (k: items in a list; default 20)"),
-    "no value": (["--k"], "--k=: Expected `int`, got `str` (k: items in a list; default 20)"),
+    "no value": (["--k"], "--k: a value is wanted after it (k: items in a list; default 20)"),
     "a seed that no random generator takes": (
         ["--seed", "20260101123456"],
         "--seed=20260101123456: Expected `int` <= 4294967295 (seed: seed of the learner's random numbers; default 0)",
     ),
     "a device that torch does not know": (
         ["--device", "gpu0"],
+        "--device=gpu0: no such text (device: where torch runs: auto, cpu, cuda, cuda:1; default auto)",
+    ),
+    "text that is none": (
+        ["--k", "\udcff"],
+        "--k=\\udcff: text that can be printed is wanted (k: items in a list; default 20)",
+    ),
+    "a port that is none": (
+        ["--bootstrap_servers", "kafka:9092,a:b"],
         (
-            "--device=gpu0: Expected `str` matching regex '^(auto|cpu|cuda(:[0-9]+)?)$'"
-            " (device: where torch runs: auto, cpu, cuda, cuda:1; default auto)"
+            "--bootstrap_servers=kafka:9092,a:b: no such text"
+            " (bootstrap_servers: Kafka brokers, host:port, comma separated; default 127.0.0.1:9092)"
         ),
+    ),
+    "what would end a text in Flink's SQL": (
+        ["--topic_prefix", "a'b"],
+        (
+            "--topic_prefix=a'b: no such text (topic_prefix: put before every topic's name; "
+            "model versions and replicas then lie in a folder of this name; default )"
+        ),
+    ),
+    "no folder": (
+        ["--registry="],
+        (
+            "--registry=: Expected `str` of length >= 1"
+            " (registry: where model versions are kept: a folder or any fsspec address; default /tmp/headrace/registry)"
+        ),
+    ),
+    "more than the JVM counts": (
+        ["--fine_tune_every", "2147483648"],
+        (
+            "--fine_tune_every=2147483648: Expected `int` <= 2147483647"
+            " (fine_tune_every: examples after which a fine-tuning is requested; default 2000)"
+        ),
+    ),
+    "thousands of digits": (
+        ["--k", "9" * 5_000],
+        f"--k={'9' * 100}…: Integer value out of range (k: items in a list; default 20)",
     ),
     "not above 0": (
         ["--half-life-s", "0"],
