@@ -31,6 +31,8 @@ from model.table import HALF_LIVES, LATELY, LENGTH, NEIGHBOURS, PLACES, Table, f
 from model.versions import counts_path, trained_path
 
 LAYOUT = 7
+LARGEST = 1e12
+"""No weight and no count is beyond: what is computed from two of them is still a number."""
 _POPULAR = 500  # items most chosen: enough for a list without what a user has consumed
 _USERS, _CELLS = (
     64,
@@ -194,15 +196,19 @@ def load(path: str, device: str = "cpu") -> Scorer:
             raise VersionError(
                 f"{path}: counts of {', '.join(sorted(tensors))}: those of this release are wanted; write them again"
             )
+        _check_tables(path, tensors)
         scorer = scorer.with_counts(tensors)
     return scorer.to(device)
 
 
 def _read(path: str) -> tuple[dict[str, torch.Tensor], dict]:
     tensors, about = registry.read(path)
-    broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    broken = [name for name, tensor in tensors.items() if not (tensor.abs() <= LARGEST).all() and name != "keys"]
     if broken:
-        raise VersionError(f"{path}: {', '.join(broken)} hold what is no number: fine-tune a new version")
+        names = ", ".join(broken)
+        raise VersionError(
+            f"{path}: {names} hold what is no number, or one beyond {LARGEST:g}: fine-tune a new version"
+        )
     if about.get("layout") != LAYOUT or about.get("signals") != list(SIGNALS):
         signals = ", ".join(map(str, about.get("signals") or []))
         raise VersionError(
@@ -220,9 +226,37 @@ def _load_trained(path: str) -> Scorer:
         for name in tensors.keys() & scorer.tables().keys():
             scorer.register_buffer(name, tensors[name])
         scorer.load_state_dict(tensors)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except Exception as error:  # sizes may be anything, and torch raises whatever it likes
         raise VersionError(f"{path}: its tensors do not fit its sizes: {error}; write it again") from None
+    _check_tables(path, scorer.tables())
     return scorer
+
+
+def _check_tables(path: str, tables: dict[str, torch.Tensor]) -> None:
+    """See that what is counted has the shapes and types of a scorer's tables, and leads to rows that are there.
+
+    A row that is not there is an error on a CPU, and on a GPU the end of the process.
+    """
+    items, places = tables["keys"].numel(), tables["peers_taken"].numel()
+    with torch.device("meta"):  # shapes and types without memory
+        usual = Scorer(Sizes(1), items).tables()
+    rows = {"peers_taken": items, "peers_places": places} | {f"{name}_items": items for name in NEIGHBOURS}
+    free = {"peers_taken": 0} | {f"{name}_{part}": 1 for name in NEIGHBOURS for part in ("items", "weights")}
+    wrong = [
+        name
+        for name, table in tables.items()
+        if table.dtype != usual[name].dtype
+        or _shape(table, free.get(name)) != _shape(usual[name], free.get(name))
+        or (name in rows and table.numel() and not -1 <= table.min() <= table.max() < max(rows[name], 1))
+    ]
+    wrong += [name for name in NEIGHBOURS if tables[f"{name}_items"].shape != tables[f"{name}_weights"].shape]
+    if wrong:
+        raise VersionError(f"{path}: {', '.join(wrong)} are no tables of {items} items; write it again")
+
+
+def _shape(table: torch.Tensor, free: int | None) -> tuple[int, ...]:
+    """The shape, but for the dimension that may be of any length."""
+    return tuple(-1 if at == free else length for at, length in enumerate(table.shape))
 
 
 def try_out(scorer: Scorer, catalogue: Catalogue, k: int, rules: Rules) -> None:
@@ -237,6 +271,7 @@ def try_out(scorer: Scorer, catalogue: Catalogue, k: int, rules: Rules) -> None:
         key = item_key(item_id)
         state = user.update(state, user.embedded(event, key, catalogue.encoder, catalogue.lookup(key)), rules).state
     requests = [user.request(one, "try", "try", now_ms) for one in (b"", state)]
+    scorer.popular()
     for list_ in score(scorer, catalogue, requests, k, rules):
         if len(list_) < min(k, len(catalogue)) or not all(item.probability <= 1 for item in list_):
             raise VersionError(f"its lists on {len(catalogue)} items are none: {str(list_)[:100]}; write it again")
