@@ -8,8 +8,12 @@ from model.schema import ModelVersion, decode_model_version, decoded, encode_jso
 from model.versions import Serving, follow, name_of, trained_path
 
 
+KNOWN_REMOVED = 50
+"""Of the versions that were removed so many are known still, the newest."""
+
+
 class Versions:
-    """Every model version that was announced. `refresh` reads on to the topic's end."""
+    """Every model version that was announced and is there. `refresh` reads on to the topic's end."""
 
     def __init__(self, settings: Settings) -> None:
         servers = settings.bootstrap_servers.split(",")
@@ -39,8 +43,14 @@ class Versions:
         version = decoded(value, decode_model_version)
         if isinstance(version, str):
             return
-        self.known[version.version] = merged(self.known.get(version.version), version)
         self.serving = follow(self.serving, version)
+        serves = any(trained_path(path) == trained_path(version.path) for path in self.serving.paths)
+        if version.status == "removed" and serves:  # decided by hand a moment before: it is not removed
+            return
+        self.known[version.version] = merged(self.known.get(version.version), version)
+        removed = [name for name, one in self.known.items() if one.status == "removed"]
+        for name in removed[: max(0, len(removed) - KNOWN_REMOVED)]:
+            del self.known[name]
 
     def announce(self, version: ModelVersion) -> None:
         """Say what a version is now; whoever follows the topic acts on it.

@@ -9,7 +9,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from model.catalogue import Catalogue
 from model.schema import ItemVector, Rejected, VersionError
@@ -29,6 +30,8 @@ SAMPLE = 256
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 Load = Callable[[str, Catalogue], Any]
 """(path, some items) -> a scorer that has been tried on them; whatever it raises refuses the version."""
 
@@ -41,17 +44,16 @@ def in_thread(work: Callable[[], None]) -> None:
 
 
 class Loading:
-    """A version on its way, and what came of it."""
+    """Work on a path, beside the caller, and what came of it."""
 
-    def __init__(self, path: str, items: Catalogue, load: Load, begin: Begin = in_thread) -> None:
-        self.path, self.scorer, self.error = path, None, None
-        self._items, self._load = items, load
-        self._began, self._over = time.monotonic(), threading.Event()
+    def __init__(self, path: str, work: Callable[[], Any], begin: Begin = in_thread) -> None:
+        self.path, self.result, self.error = path, None, None
+        self._work, self._began, self._over = work, time.monotonic(), threading.Event()
         begin(self._run)
 
     def _run(self) -> None:
         try:
-            self.scorer = self._load(self.path, self._items)
+            self.result = self._work()
         except BaseException as error:  # what a path from a topic leads to may fail in any way
             self.error = error
         self._over.set()
@@ -61,6 +63,32 @@ class Loading:
 
     def hangs(self) -> bool:
         return time.monotonic() - self._began > LOAD_S and not self._over.is_set()
+
+
+_hung: list[Loading] = []  # by `limited`
+
+
+def limited(path: str, done: str, work: Callable[[], T], limit_s: float) -> T:
+    """Do some work on a path of the registry, which may never answer.
+
+    Args:
+        done: what shall be done with the path, as in "loaded".
+
+    Raises:
+        VersionError: it takes longer; or work on the path hangs already, or on too many others.
+        BaseException: what the work raises.
+    """
+    _hung[:] = [one for one in _hung if not one.is_over(0)]
+    if len(_hung) >= MOST_LOADS or any(one.path == path for one in _hung):
+        hung = ", ".join(one.path for one in _hung)
+        raise VersionError(f"{path}: not {done} while the registry does not answer for {hung}")
+    loading = Loading(path, work)
+    if not loading.is_over(limit_s):
+        _hung.append(loading)
+        raise VersionError(f"{path}: not {done} in {limit_s:g} s; does the registry answer?")
+    if loading.error is not None:
+        raise loading.error
+    return loading.result
 
 
 class Scorers:
@@ -145,7 +173,7 @@ class Scorers:
         if on_its_way or len(self._loading) + len(self._hung) >= MOST_LOADS:
             return
         try:
-            loading = Loading(path, self._some_of(catalogue), self._load, self._begin_thread)
+            loading = Loading(path, partial(self._load, path, self._some_of(catalogue)), self._begin_thread)
         except Exception as error:  # there is no thread to be had
             self._refuse(path, error)
             return
@@ -165,7 +193,7 @@ class Scorers:
             if loading.is_over(0):
                 del self._loading[path]
                 if loading.error is None:
-                    self._keep(path, loading.scorer)
+                    self._keep(path, loading.result)
                 else:
                     self._refuse(path, loading.error)
             elif loading.hangs():
