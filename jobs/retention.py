@@ -35,22 +35,11 @@ def remove_unneeded(versions: Versions, folder: str, keep: int) -> None:
     for version in unneeded(versions, keep):
         if registry.is_same(version.path, _home(folder, version)):
             versions.say(version, status="removed")
-            _decide_again(versions, version.version)
     removed = {name: _home(folder, one) for name, one in versions.known.items() if _is_removed(one, folder)}
     left = set(_inside(folder)) if removed else set()
     for name, path in removed.items():
         if name in left and not _serves(versions, path) and not remove(path):
             return
-
-
-def _decide_again(versions: Versions, name: str) -> None:
-    """Where a version serves by a decision by hand of a moment ago, compaction keeps only what came after: say it again.
-
-    In an epoch of its own, for in that of the decision other records may come before it now.
-    """
-    current = versions.current()
-    if current is not None and current.version == name:
-        versions.decide(current, current.reason, versions.serving.pinned)
 
 
 def remove(path: str) -> bool:

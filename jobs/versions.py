@@ -60,6 +60,18 @@ class Versions:
         key = version.version + (".counts" if version.status == "counted" else "")
         self._producer.send(self._topic, key=key.encode(), value=encode_json(version)).get(timeout=30)
         self.refresh()
+        self._repair(version)
+
+    def _repair(self, announced: ModelVersion) -> None:
+        """Say a decision by hand once more, where what was announced came too late to change it.
+
+        It has the decision's key, and compaction would keep it instead. In a new epoch: other records of the decision's
+        own may come before it now.
+        """
+        current = self.current()
+        too_late = announced.epoch < self.serving.epoch and announced.status != "counted"
+        if too_late and current is not None and current.version == announced.version:
+            self.decide(current, current.reason, self.serving.pinned)
 
     def say(self, version: ModelVersion, **changes) -> None:
         """Announce a version with these changes, in the epoch of now."""

@@ -183,22 +183,31 @@ def save_counts(scorer: Scorer, path: str, number: int) -> str:
     return registry.write(trained, name, scorer.tables(), {"layout": LAYOUT, "signals": list(SIGNALS)})
 
 
-def load(path: str, device: str = "cpu") -> Scorer:
+def load(path: str, device: str = "cpu", trained: Scorer | None = None) -> Scorer:
     """Read a version, and what has been counted since if the path says so.
+
+    Args:
+        trained: the version as it was loaded before, on this device and with any counts: where the path is one of
+            counts, only these are read.
 
     Raises:
         VersionError: it is broken, or was written by another layout of this module.
     """
-    scorer = _load_trained(trained_path(path))
-    if path != trained_path(path):
-        tensors, _ = _read(path)
-        if tensors.keys() != scorer.tables().keys():
-            raise VersionError(
-                f"{path}: counts of {', '.join(sorted(tensors))}: those of this release are wanted; write them again"
-            )
-        _check_tables(path, tensors)
-        scorer = scorer.with_counts(tensors)
-    return scorer.to(device)
+    if path == trained_path(path):
+        return _load_trained(path).to(device)
+    tensors, _ = _read(path)
+    if trained is None or not _has_all(trained, tensors.get("keys")):
+        trained = _load_trained(trained_path(path)).to(device)  # it may know more items than the counts of before
+    if tensors.keys() != trained.tables().keys():
+        raise VersionError(
+            f"{path}: counts of {', '.join(sorted(tensors))}: those of this release are wanted; write them again"
+        )
+    _check_tables(path, tensors)
+    return trained.with_counts({name: tensor.to(device) for name, tensor in tensors.items()})
+
+
+def _has_all(trained: Scorer, keys: torch.Tensor | None) -> bool:
+    return keys is not None and bool(torch.isin(keys, trained.keys.cpu()).all())
 
 
 def _read(path: str) -> tuple[dict[str, torch.Tensor], dict]:
@@ -238,25 +247,22 @@ def _check_tables(path: str, tables: dict[str, torch.Tensor]) -> None:
     A row that is not there is an error on a CPU, and on a GPU the end of the process.
     """
     items, places = tables["keys"].numel(), tables["peers_taken"].numel()
-    with torch.device("meta"):  # shapes and types without memory
-        usual = Scorer(Sizes(1), items).tables()
-    rows = {"peers_taken": items, "peers_places": places} | {f"{name}_items": items for name in NEIGHBOURS}
+    empty = Scorer.untrained(1).tables()  # 0 where any other has its items
+    shapes = {name: [length or items for length in table.shape] for name, table in empty.items()}
     free = {"peers_taken": 0} | {f"{name}_{part}": 1 for name in NEIGHBOURS for part in ("items", "weights")}
+    for name, dimension in free.items():
+        shapes[name][dimension] = tables[name].shape[dimension] if tables[name].ndim == 2 else -1
+    rows = {"peers_taken": items, "peers_places": places} | {f"{name}_items": items for name in NEIGHBOURS}
     wrong = [
         name
         for name, table in tables.items()
-        if table.dtype != usual[name].dtype
-        or _shape(table, free.get(name)) != _shape(usual[name], free.get(name))
+        if table.dtype != empty[name].dtype
+        or list(table.shape) != shapes[name]
         or (name in rows and table.numel() and not -1 <= table.min() <= table.max() < max(rows[name], 1))
     ]
     wrong += [name for name in NEIGHBOURS if tables[f"{name}_items"].shape != tables[f"{name}_weights"].shape]
     if wrong:
         raise VersionError(f"{path}: {', '.join(wrong)} are no tables of {items} items; write it again")
-
-
-def _shape(table: torch.Tensor, free: int | None) -> tuple[int, ...]:
-    """The shape, but for the dimension that may be of any length."""
-    return tuple(-1 if at == free else length for at, length in enumerate(table.shape))
 
 
 def try_out(scorer: Scorer, catalogue: Catalogue, k: int, rules: Rules) -> None:
@@ -265,6 +271,7 @@ def try_out(scorer: Scorer, catalogue: Catalogue, k: int, rules: Rules) -> None:
     Raises:
         VersionError: they are no lists, or the scorer was made for another encoder.
     """
+    scorer = scorer.with_counts(scorer.tables())  # keeps what it computes of these items to itself
     state, now_ms = b"", time.time_ns() // 1_000_000
     for number, item_id in enumerate(catalogue.item_ids[:3]):
         event = Event(f"try-{number}", "try", "view", now_ms, item_id)

@@ -1,6 +1,7 @@
 """Which versions stay in the registry, and that nothing else is ever deleted."""
 
 import threading
+from types import SimpleNamespace
 
 import fsspec
 import pytest
@@ -73,6 +74,27 @@ def test_a_decision_by_hand_comes_before_a_removal(topic, tmp_path, monkeypatch)
     assert "v00001" in folders(tmp_path)
     assert [("v00001", "serving", True)] * 2 == [
         (one.current().version, one.known["v00001"].status, one.serving.pinned) for one in late
+    ]
+
+
+def test_a_decision_by_hand_outlives_what_came_too_late_for_it(topic, tmp_path, monkeypatch):  # noqa: F811
+    """A learner that knows of no decision yet retires the version that was just chosen: of both records compaction
+    keeps the learner's."""
+    versions, hand = announced(topic, tmp_path, "serving"), Versions(Settings())
+    send, late = topic.send, ModelVersion("v00001", f"{tmp_path}/v00001", status="retired")
+
+    def sent_late(name, key, value):
+        monkeypatch.setattr(topic, "send", send)
+        hand.decide(hand.known["v00001"], "by hand", pinned=True)
+        return send(name, key, value)
+
+    versions.serve(ModelVersion("v00002", f"{tmp_path}/v00002"), 0)
+    hand.refresh()
+    monkeypatch.setattr(versions, "_producer", SimpleNamespace(send=sent_late))
+    versions.announce(late)
+
+    assert ["v00001", "v00001"] == [
+        one.current().version for one in (versions, read(topic.compacted(), monkeypatch)) if one.serving.pinned
     ]
 
 

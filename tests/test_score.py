@@ -229,6 +229,34 @@ def test_a_saved_version_gives_the_same_lists(tmp_path, catalogue, trained, requ
     assert len(score(load(untrained), catalogue, requests, 5)) == len(requests)
 
 
+def test_new_counts_are_read_without_their_version_where_that_is_there(
+    tmp_path, catalogue, trained, requests, monkeypatch
+):
+    """The lists are the same; weights and projected texts are shared, and a trial leaves them alone."""
+    path = save(trained, str(tmp_path), "v1", {})
+    counts = save_counts(trained, path, 1)
+    whole, before = load(counts), load(path)
+    before.table(catalogue)
+    monkeypatch.setattr("model.score._load_trained", lambda path: 1 / 0)
+    after = load(counts, trained=before)
+    try_out(after, make_catalogue(4), 10, Rules())
+
+    assert score(whole, catalogue, requests, 5) == score(after, catalogue, requests, 5)
+    assert before.blend is after.blend
+    assert before.table(catalogue).text is after.table(catalogue).text
+
+
+def test_an_item_that_comes_back_has_what_its_version_learnt_of_it(tmp_path, trained):
+    """The counts of before did not hold it."""
+    path = save(trained, str(tmp_path), "v1", {})
+    fewer = trained.with_counts(Scorer(trained.sizes, 0, trained.encoder_version).tables())
+    before = load(save_counts(fewer, path, 1))
+    after = load(save_counts(trained, path, 2), trained=before)
+
+    assert 0 == len(before.network.ids)
+    assert torch.equal(trained.network.ids, after.network.ids)
+
+
 def test_a_version_that_cannot_be_read_says_why(tmp_path, catalogue, trained):
     """Cut short, of another layout, of another shape, of another encoder: each names the path and what to do."""
     path = save(trained, str(tmp_path), "v1", {})

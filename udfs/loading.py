@@ -23,6 +23,8 @@ LOAD_S = 60.0
 """A version that is not loaded after this time is refused."""
 FIRST_S = 10.0
 """So long a worker that has just started waits for its first version, before it makes untrained lists."""
+CLOSE_S = 2.0
+"""So long a worker that ends waits for each version that is being loaded."""
 MOST_LOADS = 4
 """So many threads may load at once. Where all of them wait for a registry that does not answer, nothing more is tried."""
 SAMPLE = 256
@@ -137,6 +139,11 @@ class Scorers:
         if refused:
             self._refuse(self._last, error)
         return refused
+
+    def close(self) -> None:
+        """Wait a little for what is on its way: torch ends a process badly in which a thread is at work."""
+        for loading in self._loading.values():
+            loading.is_over(CLOSE_S)
 
     def _ready(self, paths: Sequence[str], catalogue: Catalogue) -> str:
         """The path of what makes the list, empty for the untrained scorer."""

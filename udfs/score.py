@@ -4,6 +4,7 @@ import gc
 import time
 from collections import defaultdict, deque
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import pandas as pd
 from pyflink.table.udf import ScalarFunction
@@ -16,6 +17,7 @@ from model.schema import (
     decode_packed_request, encode_json, event_key, item_key, rec_id,
 )  # fmt: skip
 from model.twin import Shown, Twin
+from model.versions import trained_path
 from udfs import worker
 from udfs.gauges import Gauges
 from udfs.loading import Scorers
@@ -56,16 +58,20 @@ class Score(ScalarFunction):
 
         chosen = device.choose(self._device)
 
+        known: WeakValueDictionary[str, score.Scorer] = WeakValueDictionary()  # what was loaded last of each version
+
         def load(path: str, items: Catalogue) -> score.Scorer:
             registry.check_inside(path, self._registry)
-            scorer = score.load(path, chosen)
+            scorer = score.load(path, chosen, known.get(trained_path(path)))
             score.try_out(scorer, items, self._k, self._rules)
+            known[trained_path(path)] = scorer
             return scorer
 
         self._scorers = Scorers(load, lambda dim: score.Scorer.untrained(dim).to(chosen))
         gc.freeze()  # what is loaded by now is never garbage: collections need not look at it
 
     def close(self) -> None:
+        self._scorers.close()
         self._follower.close()
 
     def eval(self, frame: pd.DataFrame) -> pd.DataFrame:
