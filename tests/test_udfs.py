@@ -1066,6 +1066,21 @@ def test_without_items_no_version_is_tried(score, registry):
     assert ["r/v1"] == registry.asked
 
 
+def test_a_worker_that_ends_waits_for_what_it_loads(score, monkeypatch):
+    """A thread that is at work when the interpreter ends would end it badly; one that hangs is not waited for long."""
+    monkeypatch.setattr(udfs.loading, "CLOSE_S", 0.01)
+    go, over = threading.Event(), []
+    score._scorers = Scorers(lambda *_: over.append(go.wait(10)), lambda dim: FakeScorer("untrained"))
+    scored(score, ["r/v1"])
+    score._scorers.close()
+    assert [] == over
+    go.set()
+    monkeypatch.setattr(udfs.loading, "CLOSE_S", 10)
+    score._scorers.close()
+
+    assert [True] == over
+
+
 def test_versions_are_loaded_by_a_thread_on_items_of_their_own():
     """What the job changes meanwhile does not reach the items on which a version is tried."""
     asked, go, follower = [], threading.Event(), FakeFollower("a", "b")
