@@ -6,7 +6,7 @@ NEEDED_GB := 8
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status demo test test-fast evaluate behaviour replay bench clean java
+.PHONY: help setup up down status demo check test evaluate behaviour replay bench clean java
 
 help:  ## print this list
 	@echo "Headrace: a real-time recommender on Apache Flink. the commands:"
@@ -16,11 +16,16 @@ help:  ## print this list
 demo: java setup  ## show everything at work on real data: sets up, starts the stack, replays MovieLens, cleans up
 	@$(PYTHON) scripts/replay.py --data ml-100k $(ARGS)
 
+# Two processes, a thread each. A file of tests stays in one, where what it makes once serves all of them; the files keep
+# their order, so that the longest ones (behaviour, evaluate, finetune) do not come last.
+check: setup  ## what one runs all day: lint, format, types of model/, the tests without Java (about a minute)
+	@$(PYTHON) -m ruff check .
+	@$(PYTHON) -m ruff format --check .
+	@$(PYTHON) -m mypy
+	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m "not java" -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
 test: java setup  ## every test, in a few minutes (needs Java and Maven)
 	@$(PYTHON) -m pytest $(ARGS)
-
-test-fast: setup  ## the tests that need no Java, in under a minute
-	@$(PYTHON) -m pytest -m "not java" $(ARGS)
 
 up: java setup  ## start Kafka, Flink, the job, the learner and the page, and leave them running: ARGS='--k 10'
 	@$(PYTHON) scripts/stack.py up $(ARGS)
@@ -45,7 +50,7 @@ bench: setup  ## how fast the parts are, beside simpler ways (a minute)
 
 clean:  ## stop the stack and delete what these commands made (.venv, .headrace, caches)
 	@if [ -f .venv/.ready ]; then $(PYTHON) scripts/stack.py down; fi
-	@rm -rf .venv .headrace .pytest_cache *.egg-info
+	@rm -rf .venv .headrace .pytest_cache .ruff_cache .mypy_cache *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	@echo "clean"
 
@@ -84,6 +89,6 @@ java:
 	echo "setup: .venv with $$python (Flink, torch and the rest: about 6 GB; a minute or two the first time)"; \
 	rm -f .venv/.ready; \
 	[ -x $(PYTHON) ] || $$uv venv --quiet --python $$python .venv; \
-	$$uv pip install --quiet --python $(PYTHON) --editable '.[test,evaluate]'; \
+	$$uv pip install --quiet --python $(PYTHON) --editable '.[test,check,evaluate]'; \
 	touch .venv/.ready; \
 	echo "setup: done"

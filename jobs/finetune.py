@@ -10,8 +10,9 @@ that come until they are enough. Where something else serves than what this lear
 begins again from that.
 
 The topic is the learner's memory: one that starts takes the networks from the version that serves and counts the newest
-`replay_capacity` examples again. What goes wrong in a turn is logged with its traceback, and the process ends with code
-1: whoever runs it (the local stack's supervisor, a cluster's) starts it again, and it goes on as above.
+`replay_capacity` examples again. Where the broker is away it says so and waits (jobs/reader.py). What else goes wrong
+in a turn is logged with its traceback, and the process ends with code 1: whoever runs it (the local stack's supervisor,
+a cluster's) starts it again, and it goes on as above.
 
     python jobs/finetune.py [--SETTING VALUE ...]
 """
@@ -32,14 +33,14 @@ if __name__ == "__main__":
     help_or_go_on(sys.argv[1:], f"{__doc__}\n{usage()}")
 
 import torch
-from kafka import KafkaConsumer, TopicPartition
 
+from jobs.inbox import Inbox
 from jobs.retention import remove, remove_unneeded
 from jobs.versions import Versions
-from model import interest, registry, score
+from model import registry, score
 from model.catalogue import Catalogue
 from model.finetune import NOBODY, Judgement, Learner, better_or_level
-from model.schema import Example, ModelVersion, StateError, decode_example, decode_fine_tune_request, decoded, item_key
+from model.schema import Example, ModelVersion, item_key
 from model.versions import counts_number, counts_path, next_name, trained_path
 from udfs.loading import LOAD_S, limited, sample_of
 from udfs.replica import CatalogueFollower
@@ -47,87 +48,15 @@ from udfs.replica import CatalogueFollower
 KEPT_COUNTS = 4
 """So many counts of a version stay in the registry: whoever loads is a little behind whoever writes."""
 LARGEST_SHARE = 0.05
-"""Of the examples that a candidate is judged on, one user may bring this share, rounded up: a few bots do not decide.
-"""
+"""Of the examples that a candidate is judged on, one user may bring this share, rounded up: few bots do not decide."""
 SAY_S = 60.0
-"""So often the log says how far a candidate is that waits to be judged, and what could not be read."""
+"""So often the log says how far a candidate is that waits to be judged."""
 RETRY_S = 30.0
 """A serving version that cannot be loaded is tried again after this time."""
 WRITE_S = 600.0
 """The learner ends, and is started again, where a version is not written after this time."""
 
-FETCH_BYTES, FETCH_WAIT_MS = 1 << 20, 400
-"""The broker gathers so much, or waits so long, before it answers: examples are no hurry."""
-
 logger = logging.getLogger("headrace.finetune")
-
-
-def read_example(raw: bytes) -> Example:
-    """Decode one record of `training-examples` and see whether its interests can be opened.
-
-    Raises:
-        InvalidRecord: nothing can be learnt from it.
-        StateError: its interests are of another layout, cut short, or hold an unknown action.
-    """
-    example = decode_example(raw)
-    if (interest.decode(example.interests).actions >= len(interest.ACTIONS)).any():
-        raise StateError("the interests hold an action that this release does not know")
-    return example
-
-
-class Inbox:
-    """Reads the newest examples, and the requests, from the topics' past on."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._requests = settings.topic("fine-tune-requests")
-        servers = settings.bootstrap_servers.split(",")
-        gathered = {"fetch_min_bytes": FETCH_BYTES, "fetch_max_wait_ms": FETCH_WAIT_MS, "max_poll_records": 5_000}
-        self._consumer = KafkaConsumer(
-            bootstrap_servers=servers, enable_auto_commit=False, isolation_level="read_committed", **gathered
-        )
-        self._partitions = [
-            TopicPartition(topic, number)
-            for topic in (settings.topic("training-examples"), self._requests)
-            for number in self._consumer.partitions_for_topic(topic) or {0}
-        ]
-        self._consumer.assign(self._partitions)
-        first = self._consumer.beginning_offsets(self._partitions)
-        for at, end in self._consumer.end_offsets(self._partitions).items():
-            self._consumer.seek(at, max(first[at], end - settings.replay_capacity))
-        self.examples: list[Example] = []
-        self.why = ""
-        self.passed_over = 0  # records that could not be read
-        self._said = -math.inf  # monotonic clock, s
-
-    def read(self, timeout_ms: int = 500) -> None:
-        """Read on; `examples` grows, and `why` is the reason of the newest request that was not acted on."""
-        for at, records in self._consumer.poll(timeout_ms=timeout_ms).items():
-            for record in records:
-                self._take(at.topic, record.value)
-
-    def _take(self, topic: str, value: bytes | None) -> None:
-        record = decoded(value, decode_fine_tune_request if topic == self._requests else read_example)
-        if isinstance(record, str):
-            self._pass_over(topic, record)
-        elif isinstance(record, Example):
-            self.examples.append(record)
-        else:
-            self.why = record.why
-
-    def _pass_over(self, topic: str, reason: str) -> None:
-        """Count a record that cannot be read, and say so once in a while."""
-        self.passed_over += 1
-        if time.monotonic() - self._said > SAY_S:
-            self._said = time.monotonic()
-            logger.warning(
-                "%d records were passed over since the start; the newest is on %s: %s", self.passed_over, topic, reason
-            )
-
-    def drain(self) -> None:
-        """Read all that is there now."""
-        ends = self._consumer.end_offsets(self._partitions)
-        while any(self._consumer.position(at) < end for at, end in ends.items()):
-            self.read()
 
 
 @dataclass
@@ -194,7 +123,7 @@ class ServingVersion:
         path, items = trained_path(version.path), sample_of(catalogue)
 
         def read() -> tuple[score.Scorer, list[int]]:
-            registry.check_inside(path, settings.registry)
+            registry.check_inside(path, settings.registry_path)
             scorer = score.load(path)
             if scorer.fits(items):
                 score.try_out(scorer, items, settings.k, settings.rules())
@@ -242,8 +171,7 @@ class FineTune:
         return examples > 0 and counts and waited_s >= self._settings.count_every_s
 
     def recall(self, examples: list[Example]) -> list[Example]:
-        """Take the examples from before this learner started: where a version serves that has learnt from them, they
-        are counted.
+        """Take the examples from before this learner started: those the serving version has learnt from are counted.
 
         Returns:
             Those that nobody has learnt from.
@@ -363,12 +291,13 @@ class FineTune:
         """Write the candidate, and let it serve or reject it."""
         self._trial, metrics, name = None, trial.metrics(), next_name(self._versions.known)
         about = {"parent": trial.parent, "why": trial.why, "metrics": metrics}
-        folder = self._settings.registry
+        folder = self._settings.registry_path
         path = limited(name, "written", lambda: score.save(trial.scorer, folder, name, about), WRITE_S)
         version = ModelVersion(name, path, trial.parent, metrics)
         if not better_or_level(trial.ours, trial.theirs, self._settings.gate_tolerance):
             before = metrics["serving_ndcg_at_10"]
-            reason = f"NDCG@10 {metrics['ndcg_at_10']:.4f} on {len(trial.ours.hit)} events; {trial.parent or 'untrained'} has {before:.4f}"
+            ours = f"NDCG@10 {metrics['ndcg_at_10']:.4f} on {len(trial.ours.hit)} events"
+            reason = f"{ours}; {trial.parent or 'untrained'} has {before:.4f}"
             self._versions.say(version, status="rejected", reason=reason)
         elif self._versions.serve(version, trial.epoch):
             self._served = ServingVersion(version.path, trial.scorer)
@@ -387,13 +316,13 @@ class FineTune:
 def learn(settings: Settings) -> None:
     """Take turns for as long as the process lives."""
     follower = CatalogueFollower(
-        settings.bootstrap_servers, settings.topic("item-vectors"), Path(settings.replica_dir) / "learner"
+        settings.bootstrap_servers, settings.topic("item-vectors"), Path(settings.replica_path) / "learner"
     )
-    versions, inbox = Versions(settings), Inbox(settings)
+    versions, inbox = Versions(settings, patient=True), Inbox(settings)
     learner = Learner(follower.catalogue, None, settings.seed, settings.replay_capacity, settings.rules())
     step = FineTune(settings, learner, versions)
     inbox.drain()
-    inbox.examples = step.recall(inbox.examples)
+    inbox.examples = step.recall(inbox.take())
     inbox.why = inbox.why if inbox.examples else ""
     logger.info(
         "learner ready: %d items, %s serves", len(follower.catalogue), versions.serving.paths[:1] or "no version"
@@ -404,8 +333,7 @@ def learn(settings: Settings) -> None:
         if step.due(len(inbox.examples), inbox.why, time.monotonic() - turned):
             inbox.drain()
             follower.refresh()
-            examples, inbox.examples = inbox.examples, []
-            inbox.why = step.turn(examples, inbox.why)
+            inbox.why = step.turn(inbox.take(), inbox.why)
             turned = time.monotonic()
 
 

@@ -12,6 +12,7 @@ flink run -py jobs/recommend.py [--SETTING VALUE ...]
 
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from jobs.settings import Settings, check_encoder, help_or_go_on, load_or_exit, usage
@@ -27,6 +28,7 @@ from pyflink.table.expressions import col
 from pyflink.table.udf import udf
 
 from jobs import topics
+from model.schema import RECORD_BYTES
 from udfs.embed import Embed, EmbedItems
 from udfs.interest import UpdateInterest, serving_versions, side_output
 from udfs.score import Score
@@ -42,7 +44,7 @@ class Outputs:
 
     recommendations: Table  # user_id, value
     item_vectors: Table  # item_id, value
-    training_examples: Table  # value
+    training_examples: Table  # user_id, value
     fine_tune_requests: Table  # value
     rejected_events: Table  # value
 
@@ -53,11 +55,11 @@ def recommend(
     """The topology, from streams to streams.
 
     Args:
-        events, items: (value, topic, partition, offset), items with their item_id before it.
-        versions: (value, partition, offset), JSON of `ModelVersion`.
+        events, items: (value, topic, partition, offset, whole), items with their item_id before it: `topics.bounded`.
+        versions: (value, partition, offset, whole), JSON of `ModelVersion`.
     """
     kafka = (settings.bootstrap_servers, settings.topic("item-vectors"))
-    worker = (settings.replica_dir, settings.udf_threads)
+    worker = (settings.replica_path, settings.udf_threads)
 
     embed = Embed(settings.encoder, settings.device, *kafka, *worker, settings.max_future_s, settings.max_event_bytes)
     embedded = step(
@@ -72,7 +74,7 @@ def recommend(
     requests = step(by_user.process(update, BYTES), "update-interest")
     # Request
 
-    score = Score(settings.rules(), settings.k, settings.device, *kafka, *worker, settings.registry)
+    score = Score(settings.rules(), settings.k, settings.device, *kafka, *worker, settings.registry_path)
     queued = requests.rescale()  # scoring runs in a task of its own: a micro-batch fills while the one before is scored
     scored = tables.from_data_stream(queued).map(
         vectorised(score, user_id="STRING", recommendation="BYTES", rejected="BYTES")
@@ -82,7 +84,7 @@ def recommend(
 
     embed_items = EmbedItems(settings.encoder, settings.device, *worker, settings.max_event_bytes)
     vectors = items.map(vectorised(embed_items, item_id="STRING", item_vector="BYTES", rejected="BYTES"))
-    vectors = tables.from_data_stream(step(tables.to_data_stream(vectors), "embed-items", source="read-items"))
+    vectors = tables.from_data_stream(step(tables.to_data_stream(vectors), "embed-items"))
     # (item_id, ItemVector or null, Rejected or null)
 
     def side(name: str) -> Table:
@@ -92,21 +94,41 @@ def recommend(
     return Outputs(
         recommendations=lists.select(lists.user_id, lists.recommendation),
         item_vectors=vectors.filter(vectors.item_vector.is_not_null).select(vectors.item_id, vectors.item_vector),
-        training_examples=side("training-examples"),
+        training_examples=with_user_id(side("training-examples")),
         fine_tune_requests=side("fine-tune-requests"),
         rejected_events=rejected,
     )
 
 
 def read_versions(tables: StreamTableEnvironment, settings: Settings) -> DataStream:
-    """The (value, partition, offset) rows of `model-versions` as a stream: a value that is missing or no text does not
-    stop the source.
-    """
-    table = tables.from_path(topics.table_of("read", "model-versions"))
-    stream = tables.to_data_stream(table.select(*map(col, ("value", "partition", "offset"))))
-    row = Types.ROW([BYTES, Types.INT(), Types.LONG()])
+    """The (value, partition, offset, whole) rows of `model-versions`: no value, or no text, does not stop it."""
+    table = tables.sql_query(topics.bounded("model-versions", RECORD_BYTES))
+    stream = tables.to_data_stream(table.select(*map(col, ("value", "partition", "offset", "whole"))))
+    row = Types.ROW([BYTES, Types.INT(), Types.LONG(), Types.STRING()])
     stream._j_data_stream.getTransformation().setOutputType(row.get_java_type_info())
     return step(stream, "model-versions", source="read-model-versions")
+
+
+def with_ticks(tables: StreamTableEnvironment, items: Table) -> Table:
+    """The items, and among them a row of nulls a second.
+
+    Flink notices that a worker process has ended when it next has rows for it, and then restarts the job. There may be
+    no item for days. The streams are joined outside SQL: its planner would give each of them a worker of its own.
+    """
+    columns = {"item_id": "BYTES", "value": "BYTES", "topic": "STRING", "partition": "INT", "offset": "BIGINT"}
+    nulls = ", ".join(f"CAST(NULL AS {kind}) AS `{name}`" for name, kind in (columns | {"whole": "STRING"}).items())
+    tables.execute_sql("CREATE TEMPORARY TABLE ticks (tick BIGINT) WITH ('connector'='datagen', 'rows-per-second'='1')")
+    ticks = step(tables.to_data_stream(tables.sql_query(f"SELECT {nulls} FROM ticks")), "ticks", source="read-ticks")
+    read = step(tables.to_data_stream(items), "items", source="read-items")
+    return tables.from_data_stream(read.union(ticks))
+
+
+def with_user_id(examples: Table) -> Table:
+    """Examples beside the user's id, which the JVM reads out of their JSON: from the keyed operator come bare bytes,
+    and a row of two fields would cost more.
+    """
+    user_id = examples.value.decode("UTF-8").json_value("$.user_id", DataTypes.STRING())
+    return examples.select(user_id.alias("user_id"), examples.value)
 
 
 def _present(table: Table, column: str) -> Table:
@@ -135,14 +157,12 @@ def key_by_user(stream: DataStream) -> KeyedStream:
 
 
 def beside(stream: DataStream, tag: OutputTag) -> DataStream:
-    """A side output as it is: `DataStream.get_side_output` would put a Python map behind it, a call for every record."""
+    """A side output as it is: `DataStream.get_side_output` would put a Python map behind it, a call a record."""
     return DataStream(stream._j_data_stream.getSideOutput(tag.get_java_output_tag()))
 
 
 def step(stream: DataStream, name: str, source: str | None = None) -> DataStream:
-    """Give a step its name and uid together; what the planner put before it is named after it, a source by its own
-    name.
-    """
+    """Give a step its name and uid together; what the planner put before it is named after it, a source by its own."""
     waiting, number = [stream._j_data_stream.getTransformation()], 0
     while waiting:
         transformation = waiting.pop()
@@ -160,7 +180,7 @@ def write(
 ) -> None:
     """Connect the outputs to their topics."""
     jvm, j_env = get_gateway().jvm, env._j_stream_execution_environment
-    keys = {"recommendations": "user_id", "item-vectors": "item_id"}
+    keys = {"recommendations": "user_id", "training-examples": "user_id", "item-vectors": "item_id"}
     names = [field.name.replace("_", "-") for field in fields(outputs)]
     before = j_env.getTransformations().size()
     statements = tables.create_statement_set()
@@ -189,7 +209,7 @@ def environment(settings: Settings, jars: list[str]) -> tuple[StreamExecutionEnv
     return env, tables
 
 
-def build(settings: Settings, jars: list[str] = []) -> StreamExecutionEnvironment:
+def build(settings: Settings, jars: Sequence[str] = ()) -> StreamExecutionEnvironment:
     """The whole job with its real sources and sinks, ready to be executed.
 
     Args:
@@ -199,7 +219,8 @@ def build(settings: Settings, jars: list[str] = []) -> StreamExecutionEnvironmen
     tables.execute_sql(topics.source(settings, "events"))
     tables.execute_sql(topics.source(settings, "items", startup="earliest-offset", key="item_id"))
     tables.execute_sql(topics.source(settings, "model-versions", startup="earliest-offset"))
-    events, items = (tables.from_path(topics.table_of("read", name)) for name in ("events", "items"))
+    events = tables.sql_query(topics.bounded("events", settings.max_event_bytes))
+    items = with_ticks(tables, tables.sql_query(topics.bounded("items", settings.max_event_bytes, key="item_id")))
     outputs = recommend(tables, events, items, read_versions(tables, settings), settings)
     write(tables, env, outputs, settings)
     return env

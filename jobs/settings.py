@@ -22,8 +22,8 @@ from typing import Annotated, Literal, get_args, get_type_hints
 import msgspec
 from msgspec import Meta
 
-from model.interest import FOREVER, Rules
-from model.schema import CONSUMING, HeadraceError
+from model.interest import FOREVER, MOST_EVENTS, MOST_INTERESTS, Rules
+from model.schema import CONSUMING, RECORD_BYTES, HeadraceError
 
 PREFIX = "HEADRACE_"
 _UNITS_S = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
@@ -53,32 +53,38 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     # Kafka
     bootstrap_servers: _text("Kafka brokers, host:port, comma separated") = "127.0.0.1:9092"
-    topic_prefix: _text("put before every topic's name") = ""
+    topic_prefix: Annotated[
+        str,
+        Meta(
+            description="put before every topic's name; model versions and replicas then lie in a folder of this name",
+            pattern=r"\A(?!(\.{1,2}|v\d+|counts-\d+)\Z)[A-Za-z0-9._-]{0,200}\Z",  # no version is called so
+        ),
+    ] = ""
     delivery: Annotated[
         Literal["at-least-once", "exactly-once"],
         Meta(description="at-least-once is fresh; exactly-once shows lists at the next checkpoint"),
     ] = "at-least-once"
-    max_event_bytes: _count("a larger record on `events` or `items` is rejected, bytes") = 1_000_000
+    max_event_bytes: _count("a larger record on `events` or `items` is rejected, bytes", le=RECORD_BYTES) = 65_536
     max_future_s: _real("an event further in the future is rejected, seconds", ge=0) = 300.0
 
     # Flink
-    checkpoint_interval_ms: _count("time between checkpoints, ms", ge=100) = 10_000
+    checkpoint_interval_ms: _count("time between checkpoints, ms", ge=100, le=86_400_000) = 10_000
     bundle_time_ms: _count(
-        "how long a micro-batch fills, ms; Flink checks once in that time, so it can be twice as long"
+        "how long a micro-batch fills, ms; Flink checks once in that time, so it can be twice as long", le=60_000
     ) = 20
-    micro_batch: _count("most rows in one call of a vectorised UDF") = 256
+    micro_batch: _count("most rows in one call of a vectorised UDF", le=4_096) = 256
 
     # The language model
     encoder: _text("Hugging Face encoder: a folder or a name") = "sentence-transformers/all-MiniLM-L6-v2"
     device: Annotated[
         str, Meta(description="where torch runs: auto, cpu, cuda, cuda:1", pattern="^(auto|cpu|cuda(:[0-9]+)?)$")
     ] = "auto"
-    udf_threads: _count("torch threads of a UDF's worker process, on the CPU") = 1
+    udf_threads: _count("torch threads of a UDF's worker process, on the CPU", le=1_024) = 1
     replica_dir: _text("local folder for the workers' catalogue replicas and kept embeddings") = "/tmp/headrace"
 
     # A user's interests
-    max_interests: _count("interests kept for a user", le=255) = 6
-    last_n: _count("events kept for a user", le=255) = 20
+    max_interests: _count("interests kept for a user", le=MOST_INTERESTS) = 6
+    last_n: _count("events kept for a user", le=MOST_EVENTS) = 20
     half_life_s: _real("an interest's weight halves in this time, seconds", gt=0) = 7 * 86_400.0
     merge_similarity: _real("an event this near (cosine) moves an interest; else it opens one", ge=-1, le=1) = 0.5
     max_consumed: _count("items remembered that a user had, 14 bytes each", ge=0, le=65_536) = 4_096
@@ -105,12 +111,26 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         "newest examples on which a candidate is judged beside the serving version, where there are so many"
     ) = 500
     gate_tolerance: _real("standard errors of NDCG@10 by which a candidate may trail", ge=0) = 1.0
-    learner_threads: _count("torch threads of the learner") = 1
+    learner_threads: _count("torch threads of the learner", le=1_024) = 1
     seed: _count("seed of the learner's random numbers", ge=0, le=LARGEST_SEED) = 0
 
     def topic(self, name: str) -> str:
         """The full name of a topic."""
         return self.topic_prefix + name
+
+    @property
+    def registry_path(self) -> str:
+        """Where this prefix's model versions are.
+
+        >>> Settings(registry="s3://models/").registry_path, Settings(registry="/m", topic_prefix="shop-").registry_path
+        ('s3://models/', '/m/shop-')
+        """
+        return f"{self.registry.rstrip('/')}/{self.topic_prefix}" if self.topic_prefix else self.registry
+
+    @property
+    def replica_path(self) -> str:
+        """Where this prefix's replicas and kept embeddings are."""
+        return str(Path(self.replica_dir) / self.topic_prefix)
 
     def rules(self) -> Rules:
         """How a user's state is kept and read.
@@ -150,9 +170,10 @@ def _durations(text: str) -> dict[str, float]:
     for part in filter(None, (part.strip() for part in text.split(","))):
         action, _, length = part.partition(":")
         number, unit = length[:-1], length[-1:]
-        if length != "forever" and not (number.isdecimal() and unit in _UNITS_S) or action not in CONSUMING:
+        if (length != "forever" and not (number.isdecimal() and unit in _UNITS_S)) or action not in CONSUMING:
             raise SettingsError(
-                f"exclude_after={text}: {part}: ACTION:TIME is wanted, as purchase:30d; actions are {', '.join(sorted(CONSUMING))}, "
+                f"exclude_after={text}: {part}: ACTION:TIME is wanted, as purchase:30d; "
+                f"actions are {', '.join(sorted(CONSUMING))}, "
                 f"times forever or a number and one of {', '.join(_UNITS_S)} (default {Settings().exclude_after})"
             )
         durations[action] = FOREVER if length == "forever" else float(number) * _UNITS_S[unit]
@@ -222,8 +243,7 @@ def load(argv: list[str], environ: Mapping[str, str]) -> Settings:
 
 
 def no_settings(environ: Mapping[str, str]) -> list[str]:
-    """The variables that start as a setting's do and are none; one that resembles a setting is left to `load`, which
-    refuses it.
+    """The variables that start as a setting's do and are none; one that resembles a setting is refused by `load`.
 
     >>> no_settings({"HEADRACE_PORT": "tcp://10.0.0.7:8080", "HEADRACE_K": "10", "HEADRACE_HALF_LIFE": "60"})
     ['HEADRACE_PORT']

@@ -1,43 +1,39 @@
 """The `model-versions` topic: what each version is, which one serves, and how to say so."""
 
 import msgspec
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaProducer
 
+from jobs.reader import Patience, Reader
 from jobs.settings import Settings
 from model.schema import ModelVersion, decode_model_version, decoded, encode_json
 from model.versions import Serving, follow, name_of, trained_path
 
-
+SEND_TIMEOUT_S = 30
 KNOWN_REMOVED = 50
 """Of the versions that were removed so many are known still, the newest."""
 
 
 class Versions:
-    """Every model version that was announced and is there. `refresh` reads on to the topic's end."""
+    """Every model version that was announced and is there. `refresh` reads on to the topic's end.
 
-    def __init__(self, settings: Settings) -> None:
-        servers = settings.bootstrap_servers.split(",")
-        self._topic = settings.topic("model-versions")
-        self._producer = KafkaProducer(bootstrap_servers=servers, acks="all")
-        self._consumer = KafkaConsumer(
-            bootstrap_servers=servers, enable_auto_commit=False, isolation_level="read_committed"
-        )
-        self._partitions = [
-            TopicPartition(self._topic, number) for number in self._consumer.partitions_for_topic(self._topic) or {0}
-        ]
-        self._consumer.assign(self._partitions)
-        self._consumer.seek_to_beginning()
+    Args:
+        patient: where the broker is away, say so, and read or write on when it answers; else what the client raises is
+            raised.
+    """
+
+    def __init__(self, settings: Settings, patient: bool = False) -> None:
+        self._servers, self._topic = settings.bootstrap_servers, settings.topic("model-versions")
+        self._reader = Reader(self._servers, {self._topic: None}, patient=patient)
+        self._patience = Patience(f"writing to {self._topic} at {self._servers}") if patient else None
+        self._producer: KafkaProducer | None = None
         self.known: dict[str, ModelVersion] = {}
         self.serving = Serving()
         self.refresh()
 
     def refresh(self) -> None:
         """Read on; a record that cannot be read is passed over."""
-        ends = self._consumer.end_offsets(self._partitions)
-        while any(self._consumer.position(at) < end for at, end in ends.items()):
-            for records in self._consumer.poll(timeout_ms=500).values():
-                for record in records:
-                    self._take(record.value)
+        for record in self._reader.drain():
+            self._take(record.value)
 
     def _take(self, value: bytes | None) -> None:
         version = decoded(value, decode_model_version)
@@ -58,7 +54,10 @@ class Versions:
         New counts have a key of their own: when the topic is compacted, the version's decision stays beside them.
         """
         key = version.version + (".counts" if version.status == "counted" else "")
-        self._producer.send(self._topic, key=key.encode(), value=encode_json(version)).get(timeout=30)
+        if self._patience:  # a record that was written after all comes twice, and changes nothing again
+            self._patience.call(lambda: self._send(key, encode_json(version)), failed=self._hang_up)
+        else:
+            self._send(key, encode_json(version))
         self.refresh()
         self._repair(version)
 
@@ -72,6 +71,16 @@ class Versions:
         too_late = announced.epoch < self.serving.epoch and announced.status != "counted"
         if too_late and current is not None and current.version == announced.version:
             self.decide(current, current.reason, self.serving.pinned)
+
+    def _send(self, key: str, value: bytes) -> None:
+        if self._producer is None:
+            self._producer = KafkaProducer(bootstrap_servers=self._servers.split(","), acks="all")
+        self._producer.send(self._topic, key=key.encode(), value=value).get(timeout=SEND_TIMEOUT_S)
+
+    def _hang_up(self) -> None:
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            producer.close(timeout=0)
 
     def say(self, version: ModelVersion, **changes) -> None:
         """Announce a version with these changes, in the epoch of now."""
@@ -113,8 +122,8 @@ class Versions:
         ]
 
     def close(self) -> None:
-        self._consumer.close()
-        self._producer.close()
+        self._reader.close()
+        self._hang_up()
 
 
 def merged(before: ModelVersion | None, said: ModelVersion) -> ModelVersion:

@@ -31,8 +31,21 @@ class AdamW:
         means, squares = zip(*(self._moments_of(name, parameter) for name, parameter in moved))
         parameters, gradients = zip(*((parameter, parameter.grad) for _, parameter in moved))
         steps = [self._steps.add_(1)] * len(moved)
-        rates = {"lr": self.lr, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": self.weight_decay}
-        torch._fused_adamw_(parameters, gradients, means, squares, [], steps, **rates, amsgrad=False, maximize=False)
+        torch._fused_adamw_(
+            parameters,
+            gradients,
+            means,
+            squares,
+            [],
+            steps,
+            lr=self.lr,
+            beta1=0.9,
+            beta2=0.999,
+            eps=1e-8,
+            weight_decay=self.weight_decay,
+            amsgrad=False,
+            maximize=False,
+        )
 
     def _moments_of(self, name: str, parameter: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         mean, square = self._moments.get(name) or (torch.zeros_like(parameter), torch.zeros_like(parameter))

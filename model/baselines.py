@@ -5,8 +5,8 @@ A user is a number from 0; a history is the rows of the items that the user chos
 them.
 
 Sources: Steck, Embarrassingly Shallow Autoencoders for Sparse Data (EASE), 2019, arXiv:1905.03375. Jannach and Ludewig,
-    When
-Recurrent Neural Networks meet the Neighborhood for Session-Based Recommendation, 2017, doi:10.1145/3109859.3109872.
+When Recurrent Neural Networks meet the Neighborhood for Session-Based Recommendation, 2017,
+doi:10.1145/3109859.3109872.
 """
 
 from array import array
@@ -85,7 +85,7 @@ class Popularity:
 
 
 class Pairs:
-    """Weights of pairs of items in sparse rows, both ways or only from the earlier one; halved after `half_life` steps."""
+    """Weights of pairs of items in sparse rows, both ways or only from the earlier; halved after `half_life` steps."""
 
     def __init__(self, items: int, half_life: float = float("inf"), both_ways: bool = True) -> None:
         self.sums, self._half_life, self._both_ways, self._step = np.zeros(items), half_life, both_ways, 0
@@ -133,9 +133,7 @@ class Pairs:
 
 
 class Transitions:
-    """What comes within `lag` places of the last items; nearer ones count more, by `recency` as pairs are counted, by
-    `read` after.
-    """
+    """What comes within `lag` places of the last items; nearer ones count more: by `recency`, then `read`."""
 
     def __init__(
         self, world: World, lag: int, recency: float, read: float | None = None, both_ways: bool = True
@@ -217,12 +215,7 @@ class Sessions:
         self._popular = Popularity(world)
         self._events_of = [array("i") for _ in range(world.items)]  # newest last
         self._last: dict[int, int] = {}  # of a user
-        columns = {
-            "item": 0,
-            "user": 0,
-            "before": -1,
-            "after": -1,
-        }  # before, after: the user's next events, -1 for none
+        columns = {"item": 0, "user": 0, "before": -1, "after": -1}  # the user's next events, -1 for none
         self._columns = {name: np.full(1_024, value, np.int32) for name, value in columns.items()}
         self._count = 0
 

@@ -28,14 +28,13 @@ class MicroBatch:
     """A group of requests, opened up; T = last_n, I = most interests of a user.
 
     Shape: history (B, T) rows of the catalogue, the newest event last, n for none, without events that push away; gaps,
-        actions,
-    kind (B, T); context (B, CONTEXT); interests (B, I, 64); weights, led_to (B, I): how much each interest weighs, and
-    how strongly the last one led to it; both sum to 1, or to 0 where there is none; events (B, T) rows, all of them,
-    strengths (B, T) how much each says now, and rated (B, T) whether it is a rating; searching (B,) whether the newest
-    event is a search; draw (B,) a number from 0 to 1 of the event; queries (q, dim) of newest searches, query_strengths
-    (q,), and query_owner (q,) by whom; had (p,) rows of items that users had and did not push away, n for none,
-    had_times, had_gaps_s (p,) how often and how long ago, and owner (p,) by whom; excluded (x,) rows that must not be
-    listed, and excluded_owner (x,); led: see model.signals.led.
+    actions, kind (B, T); context (B, CONTEXT); interests (B, I, 64); weights, led_to (B, I): how much each interest
+    weighs, and how strongly the last one led to it; both sum to 1, or to 0 where there is none; events (B, T) rows, all
+    of them, strengths (B, T) how much each says now, and rated (B, T) whether it is a rating; searching (B,) whether
+    the newest event is a search; draw (B,) a number from 0 to 1 of the event; queries (q, dim) of newest searches,
+    query_strengths (q,), and query_owner (q,) by whom; had (p,) rows of items that users had and did not push away, n
+    for none, had_times, had_gaps_s (p,) how often and how long ago, and owner (p,) by whom; excluded (x,) rows that
+    must not be listed, and excluded_owner (x,); led: see model.signals.led.
     """
 
     history: torch.Tensor
@@ -60,7 +59,7 @@ class MicroBatch:
     owner: torch.Tensor
     excluded: torch.Tensor
     excluded_owner: torch.Tensor
-    led: dict[str, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+    led: dict[str, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict, init=False)
 
 
 def gap_number(gap_ms: np.ndarray) -> np.ndarray:
@@ -97,8 +96,7 @@ def _open(catalogue: Catalogue, data: bytes, rules: Rules) -> Interests:
 
 
 class Logs(NamedTuple):
-    """The last events of a group of users, one user after the other: rows of the catalogue, -1 for an item that is not
-    there.
+    """The last events of a group of users, one user after the other: rows of the catalogue, -1 for an unknown item.
 
     Shape: rows, owner, times_ms, actions, strengths (e,).
     """
@@ -119,31 +117,26 @@ def _logs(catalogue: Catalogue, users: list[Interests], last_n: int) -> Logs:
 
 
 def _to_the_right(owner: np.ndarray, users: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """The column of each event when those of a user end at the last one, and how many a user has; (e,) -> (e,),
-    (users,).
-    """
+    """The column of each event if those of a user end at the last, and how many a user has; (e,) -> (e,), (users,)."""
     count = np.bincount(owner, minlength=users)
     return np.arange(len(owner)) + np.repeat(width - np.cumsum(count), count), count
 
 
 def _events(logs: Logs, users: int, none: int, last_n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All last events on items of the catalogue, those that push away among them; rows, strengths, rated, (B, T) each."""
+    """All last events on items of the catalogue, those that push away too; rows, strengths, rated, (B, T) each."""
     there = logs.rows >= 0
     owner = logs.owner[there]
     column, _ = _to_the_right(owner, users, last_n)
-    rows, strengths, rated = (
-        np.full((users, last_n), none),
-        np.zeros((users, last_n), np.float32),
-        np.zeros((users, last_n), bool),
-    )
+    rows = np.full((users, last_n), none)
+    strengths = np.zeros((users, last_n), np.float32)
+    rated = np.zeros((users, last_n), bool)
     rows[owner, column], strengths[owner, column] = logs.rows[there], logs.strengths[there]
     rated[owner, column] = logs.actions[there] == ACTIONS.index("rating")
     return rows, strengths, rated
 
 
 def _histories(logs: Logs, none: int, now_ms: np.ndarray, live: np.ndarray, last_n: int) -> tuple[np.ndarray, ...]:
-    """The last events on items of the catalogue that do not push away; where there is room, the start stands before
-    them.
+    """The last events on items of the catalogue that do not push away; where there is room, the start comes first.
 
     Shape: now_ms, live (B,) -> history, gaps, actions, kind (B, T), context (B, CONTEXT - 1).
     """
@@ -168,9 +161,7 @@ def _histories(logs: Logs, none: int, now_ms: np.ndarray, live: np.ndarray, last
 
 
 def _context(known: np.ndarray, gap_s: np.ndarray, live: np.ndarray) -> np.ndarray:
-    """Shape: events known, seconds since the newest one, 0 where they are not known, (B,) each -> (B, CONTEXT - 1),
-    about 0 to 1.
-    """
+    """Shape: events known, seconds since the newest, 0 if unknown, (B,) each -> (B, CONTEXT - 1), about 0 to 1."""
     at_once = (gap_s == 0) & (known > 0) & ~live
     parts = (known == 0, known < NEW_USER, np.log1p(known) / 3, np.log1p(gap_s) / 10, at_once, gap_s > LONG_GAP_S, live)
     return np.stack(parts, 1).astype(np.float32)
@@ -178,7 +169,7 @@ def _context(known: np.ndarray, gap_s: np.ndarray, live: np.ndarray) -> np.ndarr
 
 def _interests(users: list[Interests]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Shape: vectors (B, I, 64), weights (B, I), led_to (B, I): where the edges lead from the last interest."""
-    most = max(1, max(len(user.weights) for user in users))
+    most = max(1, *(len(user.weights) for user in users))
     vectors = np.zeros((len(users), most, INTEREST_DIM), np.float32)
     weights = np.zeros((2, len(users), most), np.float32)
     for at, user in enumerate(users):

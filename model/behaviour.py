@@ -90,9 +90,7 @@ def compare(
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> dict[str, Behaviour]:
-    """What the probes find for a model that has learnt nothing and for one that has learnt from all that happened in
-    the shop.
-    """
+    """What the probes find for a model that has learnt nothing and for one that has learnt from all of the shop."""
     untrained = open_store(shop, embed, protocol)
     stores = {"untrained": untrained, "trained": train(untrained, progress)}
     return {name: measure(store, seed) for name, store in stores.items()}
@@ -124,9 +122,7 @@ def search(store: Store, draw: random.Random) -> Found:
 
 
 def fading(store: Store, draw: random.Random) -> Found:
-    """Users search in the middle of a visit to a favourite category, and go on there: the search leads first, then
-    fades.
-    """
+    """Users search in the middle of a visit to a favourite category, and go on there: the search leads, then fades."""
     items = draw.sample(store.shop.items, SAMPLE)
     about, visits = [category(item) for item in items], []
     for item in items:
@@ -164,9 +160,7 @@ def _now(store: Store, user: str) -> Event:
 
 
 def single_action(store: Store, draw: random.Random) -> Found:
-    """One action as the only event of a user; half of the products are of categories that a user without any event is
-    shown.
-    """
+    """One action as the only event of a user; half of the products are of categories shown to a user without events."""
     nobody = store.users.request(_now(store, store.guest()))
     shown = {category(store.items[item]) for item in store.lists([nobody])[0]}
     near = [item for item in store.shop.items if category(item) in shown]
@@ -176,7 +170,7 @@ def single_action(store: Store, draw: random.Random) -> Found:
     yield "no event: of the category", none
     for step in (*_PULLS, ("rating", 3.0), *_PUSHES):
         action, *value = step
-        asked = [store.do(store.guest(), [(action, item, *value)]) for item in items]
+        asked = [store.do(store.guest(), [(action, item, value[0]) if value else (action, item)]) for item in items]
         wanted = (">", none + 2) if step in _PULLS else ("<", none) if step in _PUSHES else ()
         yield " ".join([action, *(f"{one:.0f}" for one in value)]), store.of_category(asked, about), *wanted
 
@@ -227,7 +221,7 @@ def repeats(store: Store, draw: random.Random) -> Found:
         for days, when in ((1, "a day"), (90, "90 days")):
             asked = [_goes_on(store, random.Random(number), item, action, days) for number, item in enumerate(items)]
             lists = iter(store.lists([request for requests in asked for request in requests], LONG))
-            again = fmean(any([item.item_id in next(lists) for _ in requests]) for item, requests in zip(items, asked))
+            again = fmean(any(item.item_id in next(lists) for _ in requests) for item, requests in zip(items, asked))
             wanted = (">", 0.0) if keeps or (action, days) == ("purchase", 90) else ("<=", 0.0)
             yield f"{action}: listed again after {when}", again, *wanted
 
@@ -235,7 +229,7 @@ def repeats(store: Store, draw: random.Random) -> Found:
 def _goes_on(store: Store, draw: random.Random, item: Item, action: str, days: int) -> list[Request]:
     """A view and an action on the item; what is asked after each of five views in its category, so many days later."""
     user = store.guest()
-    store.do(user, [("view", item), (action, item, *([4.0] if action == "rating" else []))])
+    store.do(user, [("view", item), (action, item, 4.0) if action == "rating" else (action, item)])
     others = [other for other in store.shop.categories[category(item)] if other is not item]
     return store.requests(user, _views(draw, others, 5), store.now_ms + days * DAY_MS - 6 * GAP_MS)
 
@@ -279,12 +273,13 @@ def _listed(store: Store, draw: random.Random, asked: list[tuple[str, Item]], na
 
 def _nearest(store: Store, item: Item, count: int = 10) -> list[str]:
     """The users of whom an interest, by its weight, is nearest to the item."""
-    vector, near = store.catalogue.lookup(item_key(item.item_id)), {}
+    vector = store.catalogue.lookup(item_key(item.item_id))
+    near: dict[str, float] = {}
     for user in store.shop.likes:
         held = interest.decode(store.users.request(_now(store, user)).interests)
         if held.weights.sum() > 0:
             near[user] = float((held.weights / held.weights.sum() * (held.vectors @ vector)).max())
-    return sorted(near, key=near.get, reverse=True)[:count]
+    return sorted(near, key=near.__getitem__, reverse=True)[:count]
 
 
 def _fans(store: Store, item: Item) -> list[str]:

@@ -11,6 +11,7 @@ may want from one that nobody wants is not what tells it from the best hundred.
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -46,19 +47,17 @@ class Blend(nn.Module):
     Shape: spread (signals,), the standard deviation of each signal among the candidates.
     """
 
+    spread: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.find, self.order = Weights(), Weights()
-        layers = (
-            nn.Linear(len(SIGNALS) + CONTEXT, _HIDDEN),
-            nn.GELU(),
-            nn.Linear(_HIDDEN, _HIDDEN),
-            nn.GELU(),
-            nn.Linear(_HIDDEN, 1),
-        )
-        self.mlp = nn.Sequential(*layers)
-        nn.init.zeros_(self.mlp[-1].weight)
-        nn.init.zeros_(self.mlp[-1].bias)
+        first = nn.Linear(len(SIGNALS) + CONTEXT, _HIDDEN)
+        hidden = nn.Linear(_HIDDEN, _HIDDEN)
+        last = nn.Linear(_HIDDEN, 1)
+        self.mlp = nn.Sequential(first, nn.GELU(), hidden, nn.GELU(), last)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
         self.register_buffer("spread", torch.ones(len(SIGNALS)))
 
     @torch.no_grad()
@@ -78,7 +77,7 @@ class Blend(nn.Module):
 
         Shape: signals (B, candidates, signals), context (B, CONTEXT) -> (B, candidates).
         """
-        centred, first = signals - signals.mean(1, keepdim=True), self.mlp[0]
+        centred, first = signals - signals.mean(1, keepdim=True), cast(nn.Linear, self.mlp[0])
         of_signals, of_context = first.weight.split((len(SIGNALS), CONTEXT), 1)
         hidden = F.linear(centred, of_signals / self.spread) + F.linear(context, of_context, first.bias)[:, None]
         return self.mlp[1:](hidden).squeeze(2) + (centred @ self.order(context)[..., None]).squeeze(2)
@@ -98,8 +97,7 @@ class Scores:
     """Signals and scores of a micro-batch over the whole catalogue; excluded items score -inf.
 
     Shape: said (B, n) each, see model/feedback.py; weights (B, signals), those that order; candidates (B, c) in no
-        order;
-    scores (B, n).
+    order; scores (B, n).
     """
 
     found: Found
@@ -131,7 +129,7 @@ def linear(blend: Blend, table: Table, batch: MicroBatch, excluded: torch.Tensor
 
 @torch.inference_mode()
 def blended(blend: Blend, table: Table, batch: MicroBatch, excluded: torch.Tensor) -> Scores:
-    """The same with the candidates in their order; what they weigh together, beside all other items, stays as it was."""
+    """The same with the candidates in their order; what they weigh togetherbeside all other items stays as it was."""
     scored = linear(blend, table, batch, excluded)
     before = scored.scores.gather(1, scored.candidates)
     after = blend.ordered(at(table, batch, scored.found, scored.candidates), batch.context).nan_to_num(0.0)

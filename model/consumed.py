@@ -1,15 +1,13 @@
 """What a user had, item by item: how often, when last, and what the user last said of it; 14 bytes an item.
 
-    event ─► add ─► bytes in the user's state ─► opened ─► excluded items, signals of when and how often the user had an
-    item
+    event ─► add ─► bytes in the user's state ─► opened ─► excluded items, signals of when and how often
 
 An item is known by its fingerprint, the lowest 32 bits of its key. What a user says of an item (purchase, rating, like,
 dislike, skip) stands until the user says something else: seeing it again does not undo it, nor does rating what was
 bought, liked or disliked.
 
 Layout: a version byte, then per item, in the order in which they came first, fingerprint u32, time of the newest event
-    u32
-(seconds), time of what was said u32 (seconds), how often u8 (255: or more), action u8 (of model.interest.ACTIONS).
+u32 (seconds), time of what was said u32 (seconds), how often u8 (255: or more), action u8 (of model.interest.ACTIONS).
 """
 
 from collections.abc import Mapping
@@ -49,7 +47,10 @@ def opened(consumed: bytes | None) -> np.ndarray:
         raise StateError(
             f"{len(consumed)} bytes of consumed items of layout {consumed[0]}: layout {LAYOUT} can be read"
         )
-    return np.frombuffer(consumed, ROW, offset=1)
+    rows = np.frombuffer(consumed, ROW, offset=1)
+    if len(rows) and rows["action"].max() >= len(ACTIONS):
+        raise StateError(f"consumed items are damaged: action {rows['action'].max()}: there are {len(ACTIONS)}")
+    return rows
 
 
 def packed(rows: np.ndarray) -> bytes:

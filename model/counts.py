@@ -45,9 +45,7 @@ class Shares:
 
     MOST = 0.05
     _FADES = np.array([0.5 ** (1 / half_life) for half_life in HALF_LIVES])
-    _SUMS = np.array(
-        [min(half_life, 1e12) / np.log(2) for half_life in HALF_LIVES]
-    )  # of what has not faded, after very many events
+    _SUMS = np.minimum(HALF_LIVES, 1e12) / np.log(2)  # of what has not faded, after very many events
     _USERS = 100_000
 
     def __init__(self) -> None:
@@ -72,8 +70,7 @@ class Chosen(NamedTuple):
     """Items that were chosen, among the events of their users.
 
     Shape: rows, times ms, positive (e,) of the events; at (a,) where the chosen ones stand among them, starts (a,)
-        where
-    their users' events begin, ages (a,) how many events ago each was.
+    where their users' events begin, ages (a,) how many events ago each was.
     """
 
     rows: np.ndarray
@@ -295,9 +292,7 @@ def _fitted(gram: torch.Tensor) -> torch.Tensor:
 
 
 def _write(scorer: Scorer, name: str, top: np.ndarray, fitted: torch.Tensor) -> None:
-    """Write the largest weights of these items into a scorer's table, and nothing for the others; top (t,), fitted (t,
-    t).
-    """
+    """Write the largest weights of these items into a scorer's table, nothing for others; top (t,), fitted (t, t)."""
     items, weights = scorer.neighbours(name)
     best = fitted.abs().topk(min(items.shape[1], len(top))).indices
     items.fill_(-1), weights.zero_()
@@ -343,7 +338,7 @@ def _again(chosen: Chosen) -> np.ndarray:
 
 
 def _before(chosen: Chosen, lags: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where the events before each stand, and which make a pair with it: positive ones on another item; (a, lags) each."""
+    """Where the events before each are, and which make a pair with it: positive, on another item; (a, lags) each."""
     rows, positive, at = chosen.rows, chosen.positive, chosen.at
     before = at[:, None] - np.arange(1, lags + 1)
     keep = (before >= chosen.starts[:, None]) & positive[at][:, None]

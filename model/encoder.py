@@ -12,7 +12,8 @@ from pathlib import Path
 from threading import Lock
 
 import numpy as np
-from rocksdict import Options, Rdict
+
+from model.cache import Cache
 
 WEIGHTS = (".safetensors", ".bin")
 _READ_BY_OTHERS = ["*.h5", "*.msgpack", "*.ot", "*.onnx", "onnx/*", "openvino/*"]
@@ -38,8 +39,10 @@ class Encoder:
         self._folder, self._device, self._threads = folder_of(name), device, threads
         self.version = f"{Path(name).name}-{fingerprint(self._folder)}"
         self.dim = int(json.loads((self._folder / "config.json").read_text())["hidden_size"])
-        self._loading, self._loaded = Lock(), None
-        self._kept = Rdict(str(keep), Options(raw_mode=True)) if keep else {}
+        self._loading = Lock()
+        self._loaded: LanguageModel | None = None
+        self._memory: dict[bytes, bytes] = {}  # where nothing is kept on disk
+        self._kept = Cache(keep) if keep else None
 
     def embed(self, texts: list[str]) -> np.ndarray:
         """Embed texts.
@@ -50,12 +53,28 @@ class Encoder:
             blake2b(f"{self.version}\0{text}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
             for text in texts
         ]
-        new = {key: text for key, text in zip(keys, texts) if key not in self._kept}
+        vectors = {key: vector for key in keys if (vector := self._find(key)) is not None}
+        new = {key: text for key, text in zip(keys, texts) if key not in vectors}
         if new:
-            for key, vector in zip(new, self._compute(list(new.values()))):
-                self._kept[key] = vector.tobytes()
-        vectors = [np.frombuffer(self._kept[key], np.float16) for key in keys]
-        return _unit(np.stack(vectors).astype(np.float32)) if texts else np.zeros((0, self.dim), np.float32)
+            computed = dict(zip(new, self._compute(list(new.values()))))
+            self._keep({key: vector.tobytes() for key, vector in computed.items()})
+            vectors |= computed
+        found = [vectors[key] for key in keys]
+        return _unit(np.stack(found).astype(np.float32)) if texts else np.zeros((0, self.dim), np.float32)
+
+    def _find(self, key: bytes) -> np.ndarray | None:
+        """A vector that was computed before; one that cannot be read is computed again."""
+        raw = self._kept.get(key) if self._kept else self._memory.get(key)
+        if raw is None or len(raw) != 2 * self.dim:
+            return None
+        vector = np.frombuffer(raw, np.float16)
+        return vector if np.isfinite(vector).all() else None
+
+    def _keep(self, vectors: dict[bytes, bytes]) -> None:
+        if self._kept:
+            self._kept.write({**vectors})
+        else:
+            self._memory |= vectors
 
     def load(self) -> "LanguageModel":
         """Load the model, if it is not loaded yet; any thread may ask for it."""
@@ -65,7 +84,7 @@ class Encoder:
 
     def close(self) -> None:
         """Let go of the folder where embeddings are kept."""
-        if isinstance(self._kept, Rdict):
+        if self._kept:
             self._kept.close()
 
     def _compute(self, texts: list[str]) -> np.ndarray:

@@ -8,6 +8,7 @@ Source: Gama, Sebastião and Rodrigues, On evaluating stream learning algorithms
 """
 
 import copy
+import itertools
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -73,16 +74,16 @@ class Result:
 
     def add(self, target: int, rows: np.ndarray) -> None:
         """Count a list: rows of the catalogue, best first, and the row that came (-1: not in the catalogue)."""
-        rows = rows.tolist()
-        self.ranks.append(rows.index(target) if target >= 0 and target in rows else -1)
-        self.lists.append(rows + [-1] * (K - len(rows)))
+        listed = rows.tolist()
+        self.ranks.append(listed.index(target) if target >= 0 and target in listed else -1)
+        self.lists.append(listed + [-1] * (K - len(listed)))
 
 
 @dataclass
 class Targets:
     """Who was asked for, by which action the item came, how often the user had chosen, and the item been chosen, by
-    then, whether
-    the user had had the item, and why no list could hold it ("" where one could); one entry a list."""
+    then, whether the user had had the item, and why no list could hold it ("" where one could); one entry a list.
+    """
 
     users: list[int] = field(default_factory=list)
     actions: list[str] = field(default_factory=list)
@@ -93,9 +94,7 @@ class Targets:
 
 
 class Asked(NamedTuple):
-    """An event, what was asked at the moment before it, the time of the user's event before, and what is learnt from
-    it.
-    """
+    """An event, what was asked at the moment before it, the time of the user's event before, and what it teaches."""
 
     event: Event
     request: Request
@@ -141,7 +140,7 @@ class Users:
     def embedded(self, event: Event) -> Embedded:
         """The event as it leaves the step embed of the job."""
         if event.action == "search":
-            query = self._embed_query(event.query)
+            query = self._embed_query(event.query or "")
             vector = None if query is None else interest_space(query[None])[0]
             return user.embedded(event, 0, self._catalogue.encoder, vector, query)
         key = item_key(event.item_id) if event.item_id else 0
@@ -233,7 +232,8 @@ class Headrace:
 
     def __init__(self, names: Iterable[str], learner: Learner, protocol: Protocol) -> None:
         self._learner, self._protocol = learner, protocol
-        self.scorer, self._frozen = Scorer.untrained(learner.catalogue.vectors.shape[1]), None
+        self.scorer = Scorer.untrained(learner.catalogue.vectors.shape[1])
+        self._frozen: Scorer | None = None
         live = [LIVE] if protocol.live else []
         self.results = {name: Result() for name in ("headrace", *live, *(name for name in PARTS if name in names))}
 
@@ -255,7 +255,7 @@ class Headrace:
     ) -> None:
         """Make the next version from these events, or only count them into the one of now."""
         began = time.perf_counter()
-        self._learner.add([one.example for one in asked])
+        self._learner.add([one.example for one in asked if one.example is not None])
         self.scorer = self._learner.fine_tune(progress) if fine_tunes else self._learner.count()
         seconds = time.perf_counter() - began
         for name, result in self.results.items():
@@ -323,16 +323,14 @@ def evaluate(
         queries: the encoder's vector of the query of every search, (dim,).
     """
     events = drawn_order(events, protocol.order_seed)
-    users, headrace = (
-        Users(catalogue, protocol.rules, queries.get),
-        Headrace(methods, learner or new_learner(catalogue, protocol), protocol),
-    )
+    users = Users(catalogue, protocol.rules, queries.get)
+    headrace = Headrace(methods, learner or new_learner(catalogue, protocol), protocol)
     others = Comparison([name for name in methods if name in BASELINES], catalogue, protocol)
     warm = int(len(events) * protocol.warm_up)
     for start, end, fine_tunes in chunks(len(events), warm, protocol):
         asked = [one for one in map(users.ask, events[start:end]) if one.example is not None]
 
-        def report(done: int, of: int) -> None:
+        def report(done: int, of: int, start: int = start, end: int = end) -> None:
             progress(start + (end - start) * done // max(1, of), len(events))
 
         if start >= warm:
@@ -348,7 +346,7 @@ def chunks(events: int, warm: int, protocol: Protocol) -> list[tuple[int, int, b
     """The warm-up, then as many events as Headrace counts at once; start, end, and whether it fine-tunes after them."""
     fine_tuned = {*range(warm, events, protocol.fine_tune_every), events}
     bounds = sorted({0, *range(warm, events, protocol.count_every), *fine_tuned})
-    return [(start, end, end in fine_tuned) for start, end in zip(bounds, bounds[1:])]
+    return [(start, end, end in fine_tuned) for start, end in itertools.pairwise(bounds)]
 
 
 def leave_one_out(
@@ -368,10 +366,8 @@ def leave_one_out(
     """
     methods = [name for name in methods if name != FROZEN]
     events = drawn_order(events, protocol.order_seed)
-    users, headrace = (
-        Users(catalogue, protocol.rules, queries.get),
-        Headrace(methods, new_learner(catalogue, protocol), protocol),
-    )
+    users = Users(catalogue, protocol.rules, queries.get)
+    headrace = Headrace(methods, new_learner(catalogue, protocol), protocol)
     others = Comparison([name for name in methods if name in BASELINES], catalogue, protocol)
     last, held = held_out(events, catalogue, protocol), []
     for start, end, fine_tunes in chunks(len(events), int(len(events) * protocol.warm_up), protocol):
@@ -389,9 +385,7 @@ def leave_one_out(
 
 
 def held_out(events: Sequence[Event], catalogue: Catalogue, protocol: Protocol) -> set[int]:
-    """Where the last event of every user stands that is predicted, of those who have `LEAST` such ones on items of the
-    catalogue.
-    """
+    """Where the last predicted event of every user stands, of those with `LEAST` such ones on known items."""
     places: dict[str, list[int]] = defaultdict(list)
     for at, event in enumerate(events):
         if protocol.counts(event) and catalogue.row(item_key(event.item_id or "")) >= 0:

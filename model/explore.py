@@ -2,8 +2,8 @@
 
 What is learnt says of such an item only that nobody chose it. So one of the new ones that are nearest to a user's
 interests, if it is near at all, is given the last of the first `PLACE` places, of a shorter list its last one; how it
-does there is what is learnt of it. Where several are as near, each event draws one. Who searches is shown what was searched. A catalogue to which
-nothing is added has no new items.
+does there is what is learnt of it. Where several are as near, each event draws one. Who searches is shown what was
+searched. A catalogue to which nothing is added has no new items.
 """
 
 import torch
@@ -34,9 +34,8 @@ def explore(table: Table, batch: MicroBatch, scores: torch.Tensor, k: int) -> tu
         nothing = torch.zeros(B, dtype=torch.int64, device=scores.device)
         return nothing, nothing.bool()
     interests = F.normalize(batch.interests - table.mean, dim=2)
-    near = (
-        (interests @ table.contrast[new].mT).masked_fill(batch.weights[..., None] < _LEAST_WEIGHT, -1.0).amax(1)
-    )  # (B, new)
+    near = interests @ table.contrast[new].mT  # (B, I, new)
+    near = near.masked_fill(batch.weights[..., None] < _LEAST_WEIGHT, -1.0).amax(1)  # (B, new)
     near.masked_fill_(scores[:, new] == -torch.inf, -1.0)
     best = near.amax(1)
     chosen = _drawn(near >= (best - _AS_NEAR)[:, None], batch.draw)

@@ -1,9 +1,8 @@
 """Matrix factorisation that learns event by event: the comparison methods with a vector for every user and item.
 
 Sources: Vinagre, Jorge and Gama, Fast Incremental Matrix Factorization for Recommendation with Positive-Only Feedback,
-    2014,
-doi:10.1007/978-3-319-08786-3_41 (ISGD). Rendle et al., BPR: Bayesian Personalized Ranking from Implicit Feedback, 2009,
-arXiv:1205.2618.
+2014, doi:10.1007/978-3-319-08786-3_41 (ISGD). Rendle et al., BPR: Bayesian Personalized Ranking from Implicit Feedback,
+2009, arXiv:1205.2618.
 """
 
 import numpy as np

@@ -1,8 +1,6 @@
-"""Learning from examples as they come, at two speeds: what is counted follows within seconds, what is trained a little
-later.
+"""Learning from examples as they come, at two speeds: what is counted follows within seconds, what is trained later.
 
-    examples ─► memory (memory.py) ─► count:     blend looks (ranking.py) ─► counted (counts.py) ─► a scorer with new
-    counts
+    examples ─► memory (memory.py) ─► count:     blend looks (ranking.py) ─► counted (counts.py) ─► new counts
                                    └► fine_tune: blend and network (sequences.py) take steps ─────► a new scorer
 
 An example is used three times, in this order: the blend takes the signals as they were before it; it is counted
@@ -95,7 +93,7 @@ class Learner:
         pace: Pace = Pace(),
     ) -> None:
         self.catalogue, self.rules, self.pace = catalogue, rules, pace
-        self.memory = Memory(replay_capacity, rules.max_consumed)
+        self.memory = Memory(replay_capacity, rules.max_consumed, rules.last_n)
         self._seed, self._random = seed, np.random.default_rng(seed)
         self._scorer, self._known, self.counts = self._new_scorer(), Known(), Counts(self.pace)
         self._there = np.zeros(0, bool)
@@ -138,8 +136,7 @@ class Learner:
             self.counts.remove(self._scorer, user_id, user, self._known.row_of)
 
     def count(self) -> Scorer:
-        """Count the examples since the last call; what is trained stays as `fine_tune` or `resume` left it. Takes
-        milliseconds.
+        """Count the examples since the last call, in milliseconds; what is trained stays as it was.
 
         Returns:
             The scorer that was returned last, with new counts; the ones returned before do not change.
@@ -187,9 +184,7 @@ class Learner:
             yield
 
     def _take_in(self) -> None:
-        """Make room for the items that are new in the catalogue, if it has changed; another encoder needs a new
-        network.
-        """
+        """Make room for items that are new in the catalogue, if it changed; another encoder needs a new network."""
         if self._room_for and self._room_for[0] is self.catalogue and self._room_for[1] == self.catalogue.revision:
             return
         if not self._scorer.fits(self.catalogue):

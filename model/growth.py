@@ -20,7 +20,7 @@ class Known:
     """The items of the catalogue in a scorer's rows.
 
     Shape: row_of item key -> row; there (t,) rows of items that are in the catalogue; vectors (m, dim), zeros for the
-        others.
+    others.
     """
 
     row_of: dict[int, int] = field(default_factory=dict)
@@ -71,7 +71,7 @@ def _grow(scorer: Scorer, keys: np.ndarray, pace: Pace) -> None:
 
 
 def _compare(scorer: Scorer, there: torch.Tensor, vectors: torch.Tensor, old: torch.Tensor) -> None:
-    """Find for every item the ones with the nearest texts, and the cosines; old (m', dim) the vectors of the last call."""
+    """Find for every item those with the nearest texts, and the cosines; old (m', dim) the vectors of the last call."""
     old = F.pad(old, (0, vectors.shape[1] - old.shape[1], 0, len(vectors) - len(old)))
     changed = (vectors != old).any(1)  # (m,)
     items, weights = scorer.neighbours("text")

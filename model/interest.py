@@ -16,29 +16,29 @@ Layout, version 2, little-endian: a header of 24 bytes, then per interest weight
 int8 x 64; the edges, f16; the query, scale f16 and int8 x its dimensions; per event, oldest first: item key u64, stamp
 u64 (time in ms << 16 | action << 8 | strength x 16, a signed number of 7 bits, << 1 | pending), event key u32. With 6
 interests and 20 events that is 964 bytes, and 386 more with a query of 384 dimensions. Version 1 had a shorter header,
-no query and no
-strengths: they follow from the actions.
+no query and no strengths: they follow from the actions.
 """
 
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import get_args
 
 import numpy as np
 
-from model.schema import Action, Event, NEGATIVE, StateError, event_key
+from model.schema import NEGATIVE, Action, Event, StateError, event_key
 
 INTEREST_DIM = 64
 LEAST = 1e-6
 """A late event that has faded below this weight moves nothing."""
 LAYOUT = 2
+MOST_INTERESTS, MOST_EVENTS = 128, 255
+"""What the layout can hold: the number of the last interest is a signed byte, the number of events a byte."""
 ACTIONS = get_args(Action)
 STRENGTHS = {"view": 1.0, "click": 1.0, "rating": 1.0, "search": 1.5, "cart": 2.0, "like": 2.0, "purchase": 3.0}
 STRENGTHS |= {"skip": -0.5, "dislike": -2.0}
-"""How much an event moves an interest; other actions move none, and a rating with a value moves it by
-`rating_strength`.
-"""
+"""How much an event moves an interest; other actions move none, a rating with a value by `rating_strength`."""
 IS_NEGATIVE = np.array([action in NEGATIVE for action in ACTIONS])
 _MIDDLE_RATINGS = 3.0
 """Ratings of the middle of the scale that a user's mean begins with."""
@@ -53,13 +53,14 @@ _PENDING, _ACTION_MASK = np.uint64(1), np.uint64(0xFF)
 _STRENGTH_BITS, _STRENGTH_MASK, _STRENGTH_UNIT = np.uint64(1), np.uint64(0x7F), 16
 _STRENGTH_OF = np.array([round(_STRENGTH_UNIT * STRENGTHS.get(action, 0.0)) & 0x7F for action in ACTIONS], np.uint64)
 _MOST_RATINGS = 0xFFFF
+_MOST_EDGE = np.float32(np.finfo("<f2").max)
+_MOST_WEIGHT = 1e9
+"""More than any number of events makes of an interest, one a millisecond for a week."""
 
 
 FOREVER = float("inf")
 EXCLUDE_S = {"dislike": FOREVER, "skip": FOREVER, "rating": FOREVER, "purchase": 30 * 86_400.0}
-"""How long an item is not listed after an action, in seconds: the default. After the others it may come again: that is
-learnt.
-"""
+"""How long an item is not listed after an action, in seconds, by default. After others it may come again: learnt."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +81,8 @@ class Interests:
     """A user's interests, opened up for work.
 
     Shape: vectors (interests, 64) unit length; weights, touched_ms (interests,); edges (interests, interests); query
-        (dim,)
-    the encoder's vector of the newest search, unit length, (0,) if none is among the events; log (events,), oldest
-    first, and what is read from it: item_keys, times_ms, actions, strengths, pending (events,).
+    (dim,) the encoder's vector of the newest search, unit length, (0,) if none is among the events; log (events,),
+    oldest first, and what is read from it: item_keys, times_ms, actions, strengths, pending (events,).
     """
 
     encoder: int = 0
@@ -133,11 +133,10 @@ def interest_space(vectors: np.ndarray) -> np.ndarray:
     return reduced / np.maximum(np.linalg.norm(reduced, axis=1, keepdims=True), 1e-12)
 
 
-def _projection(dim: int, _kept: dict[int, np.ndarray] = {}) -> np.ndarray:
-    if dim not in _kept:
-        square = np.random.Generator(np.random.PCG64(dim)).standard_normal((max(dim, INTEREST_DIM), INTEREST_DIM))
-        _kept[dim] = np.linalg.qr(square)[0][:dim].astype(np.float32)
-    return _kept[dim]
+@cache
+def _projection(dim: int) -> np.ndarray:
+    square = np.random.Generator(np.random.PCG64(dim)).standard_normal((max(dim, INTEREST_DIM), INTEREST_DIM))
+    return np.linalg.qr(square)[0][:dim].astype(np.float32)
 
 
 def encode(interests: Interests) -> bytes:
@@ -153,16 +152,14 @@ def encode(interests: Interests) -> bytes:
     scale, query = (
         _quantised(interests.query[None]) if len(interests.query) else (np.zeros(0, "<f2"), np.zeros(0, np.int8))
     )
-    edges = interests.edges.astype("<f2")
+    edges = np.minimum(interests.edges, _MOST_EDGE).astype("<f2")
     return b"".join(
         (header, table.tobytes(), edges.tobytes(), scale.tobytes(), query.tobytes(), interests.log.tobytes())
     )
 
 
 def _quantised(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A scale and whole numbers for each vector, that make it one of unit length; (n, dim) -> (n,) float16, (n, dim)
-    int8.
-    """
+    """A scale and whole numbers for each vector, for unit length; (n, dim) -> (n,) float16, (n, dim) int8."""
     peaks = np.abs(vectors).max(1, initial=1e-6)[:, None]
     rounded = np.rint(vectors * (127 / peaks))
     return (1 / np.sqrt((rounded * rounded).sum(1).clip(min=1))).astype("<f2"), rounded.astype(np.int8)
@@ -172,7 +169,7 @@ def decode(data: bytes | None) -> Interests:
     """Open the bytes of a user; no bytes are a new user.
 
     Raises:
-        StateError: the bytes are of an unknown layout or cut short.
+        StateError: the bytes are of an unknown layout, cut short or damaged.
     """
     if not data:
         return Interests()
@@ -182,20 +179,30 @@ def decode(data: bytes | None) -> Interests:
         )
     header, nothing = (_HEADER, ()) if data[0] == LAYOUT else (_HEADER_1, (0, 0, 0.0))
     try:
-        _, count, events, last, _, encoder, newest_ms, dim, ratings, mean_rating = header.unpack_from(data) + nothing
+        _, count, events, last, space, encoder, newest_ms, dim, ratings, mean_rating = (
+            header.unpack_from(data) + nothing
+        )
         at = header.size
         table = np.frombuffer(data, _INTEREST, count, at)
         at += table.nbytes
         edges = np.frombuffer(data, "<f2", count * count, at).reshape(count, count).astype(np.float32)
         at += edges.nbytes // 2
+        edges = np.minimum(edges, _MOST_EDGE)  # earlier releases wrote larger ones as infinite
         query = _unit(np.frombuffer(data, np.int8, dim, at + 2)[None])[0] if dim else np.zeros(0, np.float32)
-        log = np.frombuffer(data, _EVENT, events, at + (2 + dim if dim else 0))
+        at += 2 + dim if dim else 0
+        log = np.frombuffer(data, _EVENT, events, at)
     except (ValueError, struct.error) as error:
         raise StateError(f"{len(data)} bytes of interests are cut short: {error}") from None
+    if at + log.nbytes != len(data):
+        raise StateError(f"{len(data)} bytes of interests: {at + log.nbytes} were wanted, as their header says")
     log = log if data[0] == LAYOUT else _with_strengths(log)
     weights, touched_ms = table["weight"].copy(), table["touched_ms"].copy()
     state = encoder, newest_ms, last, _unit(table["vector"]), weights, touched_ms, edges, log
-    return Interests(*state, query, ratings, mean_rating)
+    interests = Interests(*state, query, ratings, mean_rating)
+    if space != INTEREST_DIM:
+        raise StateError(f"the interests have {space} dimensions: {INTEREST_DIM} are wanted")
+    check(interests)
+    return interests
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
@@ -207,14 +214,33 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 def _with_strengths(log: np.ndarray) -> np.ndarray:
     """The events of layout 1, with the strengths of their actions."""
     log = log.copy()
-    log["stamp"] |= _STRENGTH_OF[Interests(log=log).actions] << _STRENGTH_BITS
+    actions = np.minimum(Interests(log=log).actions, len(ACTIONS) - 1)  # one that there is not is found by `check`
+    log["stamp"] |= _STRENGTH_OF[actions] << _STRENGTH_BITS
     return log
 
 
-def newest(data: bytes) -> tuple[int, str, int] | None:
-    """The newest event in the bytes of a user, without opening the rest: item key, action, event key; None if there is
-    none.
+def check(interests: Interests) -> int:
+    """See whether interests hold what `fold` can have made of events, whoever wrote them; the newest time in them, ms.
+
+    Raises:
+        StateError: they do not.
     """
+    numbers = interests.weights, interests.edges, np.float32(interests.mean_rating)
+    if not all(np.isfinite(part).all() for part in numbers):
+        raise StateError("the interests hold a number that is infinite or none")
+    if (interests.weights < 0).any() or (interests.weights > _MOST_WEIGHT).any() or (interests.edges < 0).any():
+        raise StateError(f"the interests hold a weight that is not 0 to {_MOST_WEIGHT:g}")
+    if not -1 <= interests.last < len(interests.weights):
+        raise StateError(f"the last interest is number {interests.last}, and there are {len(interests.weights)}")
+    if (interests.actions >= len(ACTIONS)).any():
+        raise StateError("the interests hold an action that this release does not know")
+    if len(interests.query) and not (interests.actions == ACTIONS.index("search")).any():
+        raise StateError("the interests hold a query without its search")
+    return max(interests.newest_ms, *interests.touched_ms.tolist(), *interests.times_ms.tolist(), 0)
+
+
+def newest(data: bytes) -> tuple[int, str, int] | None:
+    """The newest event in a user's bytes, the rest unopened: item key, action, event key; None if there is none."""
     if len(data) < _HEADER_1.size + _ROW.size or not data[2]:
         return None
     item_key, stamp, key = _ROW.unpack_from(data, len(data) - _ROW.size)
@@ -222,8 +248,7 @@ def newest(data: bytes) -> tuple[int, str, int] | None:
 
 
 def rating_strength(value: float, ratings: int, mean: float, scale: tuple[float, float]) -> float:
-    """How much a rating says beside the user's own mean: 2 is the most, 1 is a rating like the others, below 0 it
-    pushes away.
+    """How much a rating says beside the user's own mean: 2 is the most, 1 is one like the others, below 0 pushes away.
 
     >>> [rating_strength(value, 0, 0.0, (1.0, 5.0)) for value in (5.0, 4.0, 3.0, 2.0, 1.0)]
     [2.0, 1.5, 1.0, -0.5, -2.0]
@@ -256,10 +281,10 @@ def fold(
         query: the encoder's own vector of a search, shape (dim,).
 
     Returns:
-        False if the event is among the last N already: nothing has changed.
+        False if the event is among the last N already, at whatever time: nothing has changed.
     """
     log, times_ms, time_ms, key = interests.log, interests.times_ms, event.event_time_ms, event_key(event.event_id)
-    if (log["event_key"][times_ms == time_ms] == key).any():
+    if (log["event_key"] == key).any():
         return False
     strength = _strength(interests, event, rules)
     bits = round(_STRENGTH_UNIT * strength) & 0x7F
@@ -361,9 +386,7 @@ def _nearest(interests: Interests, vector: np.ndarray, merge_similarity: float) 
 
 
 def _open(interests: Interests, amount: float, vector: np.ndarray, max_interests: int, late: bool) -> int:
-    """Make room for a new interest of weight 0 and return its number, or -1: a late event does not drive out a stronger
-    one.
-    """
+    """Make room for a new interest of weight 0 and return its number, or -1: late events drive out no stronger one."""
     count = len(interests.weights)
     if count < max_interests:
         interests.vectors = np.vstack((interests.vectors, vector[None]))

@@ -16,14 +16,16 @@ from model.schema import CONSUMING, POSITIVE, Example, Request, event_key, item_
 
 IS_POSITIVE = np.array([action in POSITIVE for action in ACTIONS])
 _IS_CONSUMING = np.array([action in CONSUMING for action in ACTIONS])
-_LATE = 80
-"""An event that comes twice is told by its key among so many events of the user before it."""
+_SEARCHED = 4_096
+"""So many of a user's newest events are looked through for one that comes again."""
+_TOLD = -2
+"""In `steps`: the interests of an example told of the event; no example of it has come yet."""
 _COLUMNS = {"keys": "Q", "times": "q", "actions": "B", "events": "I", "steps": "q"}
 
 
 @dataclass
 class User:
-    """A user's events, oldest first, in columns; `steps` says when an event was counted, -1 if it was not."""
+    """A user's events, oldest first, in columns; `steps` says when an event was counted, below 0 if it was not."""
 
     keys: array = field(default_factory=lambda: array("Q"))
     times: array = field(default_factory=lambda: array("q"))
@@ -33,9 +35,22 @@ class User:
     dropped: int = 0
     max_consumed: int = 4_096
 
-    def append(self, key: int, time_ms: int, action: int, event: int) -> None:
-        for column, value in zip(self._columns(), (key, time_ms, action, event, -1)):
+    def append(self, key: int, time_ms: int, action: int, event: int, step: int = -1) -> None:
+        for column, value in zip(self._columns(), (key, time_ms, action, event, step)):
             column.append(value)
+
+    def find(self, event: int, time_ms: int, last_n: int) -> int:
+        """Where an event is, -1 if it is not here.
+
+        One is told by its key among the last N, as in the job; before them by its time too: after a failure the job
+        writes the same example again, however many came in between.
+        """
+        skipped = max(0, len(self.events) - _SEARCHED)
+        found = np.flatnonzero(np.frombuffer(self.events, np.uint32)[skipped:] == event) + skipped
+        for place in found[::-1].tolist():
+            if place >= len(self.events) - last_n or self.times[place] == time_ms:
+                return place
+        return -1
 
     def drop_first(self) -> None:
         for column in self._columns():
@@ -102,8 +117,8 @@ class Flat:
 class Memory:
     """The newest `capacity` events of all users, and the examples that nothing has been learnt from yet."""
 
-    def __init__(self, capacity: int, max_consumed: int = 4_096) -> None:
-        self.capacity, self.max_consumed = capacity, max_consumed
+    def __init__(self, capacity: int, max_consumed: int = 4_096, last_n: int = 20) -> None:
+        self.capacity, self.max_consumed, self.last_n = capacity, max_consumed, last_n
         self.users: dict[str, User] = {}
         self.order: deque[str] = deque()
         self._new: list[Remembered] = []
@@ -111,18 +126,28 @@ class Memory:
     def add(self, example: Example) -> None:
         """Append what the user did since the last example, as far as the example's interests hold it, and the example.
 
-        One that came before is passed over.
+        One that came before is passed over. One that comes late, after the interests of a later one have told of its
+        event, stands where that event is.
         """
         user = self.users.setdefault(example.user_id, User(max_consumed=self.max_consumed))
-        event = event_key(example.event_id)
-        if event in user.events[-_LATE:]:
+        place = self._place(user, example)
+        if place < 0:
+            self._catch_up(example.user_id, user, interest.decode(example.interests))
+            place = len(user.keys)
+            self._append(example.user_id, user, _event(example), -1)
+        elif user.steps[place] != _TOLD:
             return
-        self._catch_up(example.user_id, user, interest.decode(example.interests))
-        user.append(item_key(example.item_id), example.event_time_ms, ACTIONS.index(example.action), event)
-        self.order.append(example.user_id)
-        self._new.append(Remembered(example, user, user.dropped + len(user.keys) - 1))
+        user.steps[place] = -1
+        self._new.append(Remembered(example, user, user.dropped + place))
         while len(self.order) > self.capacity:
             self._drop_first(self.order.popleft())
+
+    def _place(self, user: User, example: Example) -> int:
+        return user.find(event_key(example.event_id), example.event_time_ms, self.last_n)
+
+    def _append(self, user_id: str, user: User, event: tuple[int, int, int, int], step: int) -> None:
+        user.append(*event, step)
+        self.order.append(user_id)
 
     def _drop_first(self, user_id: str) -> None:
         user = self.users[user_id]
@@ -136,12 +161,11 @@ class Memory:
         since = len(events) - events[::-1].index(last) if last in events else 0
         if since == len(events):
             return
-        newest, seen = user.times[-1] if len(user.times) else -1, set(user.events[-_LATE:])
+        newest = user.times[-1] if len(user.times) else -1
         columns = known.item_keys, known.times_ms, known.actions, known.log["event_key"]
-        for key, time_ms, action, event in zip(*(column[since:].tolist() for column in columns)):
-            if time_ms >= newest and event not in seen:
-                user.append(key, time_ms, action, event)
-                self.order.append(user_id)
+        for event in zip(*(column[since:].tolist() for column in columns)):
+            if event[1] >= newest and user.find(event[3], event[1], self.last_n) < 0:
+                self._append(user_id, user, event, _TOLD)
 
     def forget(self, user_id: str) -> User | None:
         """Delete all that is held of a user, and return it."""
@@ -156,15 +180,15 @@ class Memory:
 
     def has(self, example: Example) -> bool:
         """Whether an example came before."""
-        user = self.users.get(example.user_id)
-        return user is not None and event_key(example.event_id) in user.events[-_LATE:]
+        user = self.users.get(example.user_id, User())
+        place = self._place(user, example)
+        return place >= 0 and user.steps[place] != _TOLD
 
     def find(self, example: Example) -> Remembered:
         """An example that was added before; one that was not stands after all events of its user."""
         user = self.users.get(example.user_id, User())
-        events, event = user.events.tolist(), event_key(example.event_id)
-        place = len(events) - 1 - events[::-1].index(event) if event in events else len(events)
-        return Remembered(example, user, user.dropped + place)
+        place = self._place(user, example)
+        return Remembered(example, user, user.dropped + (place if place >= 0 else len(user.keys)))
 
     def flatten(self, row_of: dict[int, int], there: np.ndarray, of: Iterable[str] | None = None) -> Flat:
         """Lay users' events side by side.
@@ -186,6 +210,12 @@ class Memory:
         actions = actions[known].astype(np.int64)
         starts = np.searchsorted(owner, np.arange(len(users)))
         return Flat(rows[known], times[known], actions, IS_POSITIVE[actions], owner, starts, places)
+
+
+def _event(example: Example) -> tuple[int, int, int, int]:
+    """The columns of the event that an example is about: item, time, action, event."""
+    action = ACTIONS.index(example.action)
+    return item_key(example.item_id), example.event_time_ms, action, event_key(example.event_id)
 
 
 def _joined(users: list[User], name: str) -> np.ndarray:

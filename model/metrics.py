@@ -1,4 +1,4 @@
-"""How good lists are: whether and where the item that came is on them, how varied they are, and how sure a figure is."""
+"""How good lists are: whether and where the item that came is on them, how varied they are, how sure a figure is."""
 
 import numpy as np
 
@@ -69,9 +69,8 @@ def intra_list_distance(lists: np.ndarray, vectors: np.ndarray) -> float:
     Shape: lists (n, k) rows of the vectors, -1 for an empty place; vectors (items, d).
     """
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    units = np.concatenate(
-        (vectors / np.maximum(lengths, 1e-12), np.zeros((1, vectors.shape[1]), vectors.dtype))
-    )  # the last: no item
+    no_item = np.zeros((1, vectors.shape[1]), vectors.dtype)
+    units = np.concatenate((vectors / np.maximum(lengths, 1e-12), no_item))
     lists = np.where(lists >= 0, lists, len(vectors))[(lists >= 0).sum(1) > 1]
     squares = np.square(units).sum(1)
     parts = [_distances(lists[start : start + _CHUNK], units, squares) for start in range(0, len(lists), _CHUNK)]

@@ -75,8 +75,8 @@ class Block(nn.Module):
 
     def _project(self, x: torch.Tensor, *parts: int) -> tuple[torch.Tensor, ...]:
         """Shape: (B, T, width) -> one (B, T, width) for each part of `into`."""
-        C, parts = x.shape[2], list(parts)
-        weight, bias = self.into.weight.view(4, C, C)[parts], self.into.bias.view(4, C)[parts]
+        C, chosen = x.shape[2], list(parts)
+        weight, bias = self.into.weight.view(4, C, C)[chosen], self.into.bias.view(4, C)[chosen]
         return F.silu(F.linear(x, weight.flatten(0, 1), bias.flatten())).split(C, dim=2)
 
 

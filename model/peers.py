@@ -1,11 +1,9 @@
-"""Peers: the newest items of other users, kept so that a scorer finds who had the same items, and what they took around
-them.
+"""Peers: the newest items of other users, kept so that a scorer finds who had the same, and what they took around it.
 
-    last items ─► who had them too, lately ─► those who are most alike ─► what stands near the shared items in their
-    histories
+    last items ─► who had them too, lately ─► those most alike ─► what stands near the shared items in their histories
 
 Source: Ludewig and Jannach, Evaluation of session-based recommendation algorithms, 2018, arXiv:1803.09587 (session
-    kNN).
+kNN).
 """
 
 import numpy as np

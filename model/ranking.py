@@ -34,8 +34,7 @@ class Ranked:
     """Examples with their signals: the item that came first, then some of the candidates, then some of all items.
 
     Shape: users (b,) of str; signals (b, _WIDTH, signals) half precision; context (b, CONTEXT); offset (b, _WIDTH), the
-        log of
-    how many items each stands for; found (b,) bool, whether what came is a candidate.
+    log of how many items each stands for; found (b,) bool, whether what came is a candidate.
     """
 
     users: np.ndarray
@@ -84,9 +83,7 @@ class BlendLearner:
             del self._fresh[0]
 
     def learn(self, at_least: int = 1) -> None:
-        """Take steps on the examples that were looked at since the last call, once they are enough, and on some from
-        before.
-        """
+        """Take steps on the examples looked at since the last call, once they are enough, and on older ones."""
         if sum(map(len, self._fresh)) >= at_least:
             fresh = joined(self._fresh)
             self._fresh.clear()
@@ -116,9 +113,7 @@ class BlendLearner:
             self._optimizer.step(self._loss(joined(drawn)), _CLIP)
 
     def _loss(self, ranked: Ranked) -> torch.Tensor:
-        """Weights that find have to find what came among all items, the others to order the candidates where it is one
-        of them.
-        """
+        """Weights that find look for what came among all items, the others order the candidates where it is one."""
         blend, signals, context, found = self._scorer.blend, ranked.signals.float(), ranked.context, ranked.found
         came = torch.zeros(len(ranked), dtype=torch.int64)
         linear = (signals @ (blend.find(context) * RETRIEVING)[..., None])[..., 0] + ranked.offset  # (b, _WIDTH)
@@ -131,9 +126,7 @@ class BlendLearner:
 
     @torch.no_grad()
     def _rank(self, catalogue: Catalogue, examples: Sequence[Remembered]) -> Ranked:
-        """Compute the signals of what came, of the candidates and of some other items, where what came could be on a
-        list.
-        """
+        """Compute the signals of what came, of the candidates and of some others, where what came could be listed."""
         table, device = self._scorer.table(catalogue), self._scorer.keys.device
         live = self._random.random(len(examples)) < self.pace.live
         requests = [one.request(now) for one, now in zip(examples, live.tolist())]

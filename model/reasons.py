@@ -58,9 +58,7 @@ def explain(
 
 
 def _strongest(scored: Scores, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The signals that lift items most above the average item, and their shares, the largest first; (B, k) -> (B, k,
-    reasons) each.
-    """
+    """The signals that lift items most above the average one, with their shares; (B, k) -> (B, k, reasons) each."""
     found = scored.found | scored.said
     columns = torch.tensor([NAMES.index(name) for name in found], device=rows.device)
     average = torch.stack([signal.mean(1).expand(len(rows)) for signal in found.values()], 1)  # (B, found)
@@ -100,7 +98,7 @@ def _interest_numbers(table: Table, batch: MicroBatch, rows: torch.Tensor, signa
 
 
 def _carriers(table: Table, batch: MicroBatch, rows: torch.Tensor, signal: torch.Tensor) -> torch.Tensor:
-    """The past events that carried each signal most, -1 for none; (B, k), (B, k, reasons) -> (B, k, reasons, events)."""
+    """The past events that carry each signal most, -1 for none; (B, k), (B, k, reasons) -> (B, k, reasons, events)."""
     kinds = [_CARRIED_BY.get(name, "") for name in NAMES]
     places = _places(rows, len(table.bias))
     amounts = {kind: _amounts(table, batch, rows, places, kind) for kind in dict.fromkeys(kinds)}
@@ -123,9 +121,7 @@ def _amounts(table: Table, batch: MicroBatch, rows: torch.Tensor, places: torch.
 
 
 def _places(rows: torch.Tensor, n: int) -> torch.Tensor:
-    """Where each item stands among the k listed, k for one that is not; (B, k) -> (B, n + 1) int16: small, as it is
-    read all over.
-    """
+    """Where each item stands among the k listed, k for one that is not; (B, k) -> (B, n + 1) int16, small to read."""
     B, k = rows.shape
     places = torch.full((B, n + 1), k, dtype=torch.int16, device=rows.device)
     return places.scatter_(1, rows, torch.arange(k, dtype=torch.int16, device=rows.device).expand(B, -1))

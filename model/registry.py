@@ -36,7 +36,8 @@ def write(registry: str, version: str, tensors: dict[str, torch.Tensor], about: 
 
 
 def check_inside(path: str, registry: str) -> None:
-    """See that a version lies in the registry: a path comes from a topic, and may name any file or address.
+    """See that a version lies in the registry, not below a folder of it: a path comes from a topic, and may name any
+    file or address, or a version of another `topic_prefix`.
 
     >>> check_inside("/models/v1/counts-000001", "file:///models/")
     >>> check_inside("zip://m::/etc/passwd", "/models")
@@ -49,7 +50,8 @@ def check_inside(path: str, registry: str) -> None:
     """
     root = _plain(registry) + "/"
     below = _plain(path).removeprefix(root) if _plain(path).startswith(root) else ""
-    if not below or "::" in below or ".." in below.split("/"):
+    name = trained_path(below)
+    if "::" in below or "/" in name or name in ("", ".", ".."):
         raise VersionError(f"{path}: lies outside the registry {registry}; only versions in it are loaded")
 
 

@@ -16,17 +16,21 @@ Errors:
 """
 
 from collections.abc import Callable
-from hashlib import blake2b
+from hashlib import blake2b, sha256
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct, field
 
-
 T = TypeVar("T")
 
-REASON_CHARS, RAW_BYTES = 300, 1_024
-"""So much of the reason, and of the bytes, is kept of a refused record of the job's own topics."""
+REASON_CHARS, RAW_BYTES = 300, 65_536
+"""So much of the reason, and of the bytes, is kept of a refused record."""
+RECORD_BYTES = 1_000_000
+"""No record that the job writes is larger, nor one that it can be set to read: Kafka's brokers and producers take 1 MiB
+by default, key and frame included."""
+LEAST_TIME_MS = 100_000_000_000
+"""March 1973. As seconds, what is below it reaches to the year 5138: an earlier time is taken for a wrong unit."""
 
 
 class HeadraceError(Exception):
@@ -70,7 +74,6 @@ class Event(Struct, frozen=True, omit_defaults=True):
     value: float | None = None
     query: Annotated[str, Meta(min_length=1, max_length=4_096)] | None = None
     rec_id: str | None = None
-    context: dict[str, Any] | None = None
 
 
 class Item(Struct, frozen=True, omit_defaults=True):
@@ -91,13 +94,17 @@ class Item(Struct, frozen=True, omit_defaults=True):
 
 
 class ItemVector(Struct, frozen=True, omit_defaults=True):
-    """An item as the language model sees it; `vector` is base64 of little-endian float16 (empty when deleted)."""
+    """An item as the language model sees it; `vector` is base64 of little-endian float16 (empty when deleted).
+
+    Without an item id, `pinned` says that the vectors of an encoder version serve, or that none is pinned any more.
+    """
 
     item_id: str
     encoder_version: str = ""
     vector: bytes = b""
     content_hash: str = ""
     deleted: bool = False
+    pinned: bool | None = None
 
 
 def _empty() -> list:
@@ -151,10 +158,10 @@ class Example(Struct, frozen=True, omit_defaults=True):
     learner deletes what it holds of the user.
     """
 
-    user_id: str
-    event_id: str
+    user_id: Id
+    event_id: Id
     event_time_ms: TimeMs
-    item_id: str = ""
+    item_id: Annotated[str, Meta(max_length=256)] = ""
     action: str = ""
     interests: bytes = b""
     shown: str = ""
@@ -188,17 +195,35 @@ class ModelVersion(Struct, frozen=True, omit_defaults=True):
 
 
 class Rejected(Struct, frozen=True, array_like=True, tag="rejected"):
-    """A record that was refused: `raw` (base64 in JSON), where it came from, the reason."""
+    """A record that was refused: where it came from, why, its first bytes; the length and the SHA-256 of all of them.
+
+    `raw` is base64 in JSON. Whatever was refused, `Rejected.of` makes a record that any broker takes.
+    """
 
     source: str
     partition: int
     offset: int
     reason: str
     raw: bytes
+    raw_bytes: int
+    sha256: str
 
-    def short(self) -> "Rejected":
-        """The same with the beginning of its reason and of its bytes: of a record that may be of any size."""
-        return msgspec.structs.replace(self, reason=self.reason[:REASON_CHARS], raw=self.raw[:RAW_BYTES])
+    @classmethod
+    def of(
+        cls, source: str, partition: int, offset: int, reason: str, raw: bytes | None, whole: str | None = None
+    ) -> "Rejected":
+        """What is kept of a record.
+
+        >>> Rejected.of("events", 0, 7, "no UTF-8", bytes([255])).raw_bytes
+        1
+
+        Args:
+            raw: all of its bytes; None where it has no value.
+            whole: length and SHA-256 of all of it, where `raw` is its beginning: `jobs.topics.bounded`.
+        """
+        raw = raw or b""
+        length, digest = whole.split() if whole else (len(raw), sha256(raw).hexdigest())
+        return cls(source, partition, offset, reason[:REASON_CHARS], raw[:RAW_BYTES], int(length), digest)
 
     def as_json(self) -> bytes:
         return msgspec.json.encode(msgspec.structs.asdict(self))
@@ -207,7 +232,8 @@ class Rejected(Struct, frozen=True, array_like=True, tag="rejected"):
 class Embedded(Struct, frozen=True, array_like=True, tag="embedded"):
     """embed -> update-interest: an event with the vector of its item or query (empty: not known yet).
 
-    `vector` lies in the interest space, `query` is the encoder's own vector of a search; both are float16.
+    `vector` lies in the interest space, `query` is the encoder's own vector of a search; both are float16. The position
+    is that of the event's record, -1 where it has none.
     """
 
     event: Event
@@ -215,6 +241,8 @@ class Embedded(Struct, frozen=True, array_like=True, tag="embedded"):
     encoder: int
     vector: bytes
     query: bytes = b""
+    partition: int = 0
+    offset: int = -1
 
 
 class UserState(Struct, frozen=True, array_like=True):
@@ -258,6 +286,23 @@ _decode_user_state = msgspec.msgpack.Decoder(UserState).decode
 _decode_item = msgspec.json.Decoder(Item).decode
 
 
+def encode_recommendation(made: Recommendation) -> bytes:
+    """JSON that fits into a record: a list that is too long for one gives up its reasons, then its last items.
+
+    A thousand items with ids of 256 characters and reasons can take 8 MB.
+    """
+    encoded = encode_json(made)
+    if len(encoded) <= RECORD_BYTES:
+        return encoded
+    bare = [msgspec.structs.replace(item, reasons=[]) for item in made.items]
+    room = RECORD_BYTES - len(encode_json(msgspec.structs.replace(made, items=[])))
+    fitting = 0
+    for item in bare:
+        room -= len(encode_json(item)) + 1
+        fitting += room >= 0
+    return encode_json(msgspec.structs.replace(made, items=bare[:fitting]))
+
+
 def decode_example(raw: bytes) -> Example:
     """Decode and check one record of `training-examples`; what its interests hold is not looked at.
 
@@ -294,11 +339,11 @@ def decoded(raw: bytes | None, decode: Callable[[bytes], T]) -> T | str:
         return str(error)[:REASON_CHARS]
 
 
-def _decode(raw: bytes | None, decode, max_bytes: int | None = None):
+def _decode(raw: bytes | None, decode: Callable[[bytes], T], max_bytes: int | None = None) -> T:
     if raw is None:
         raise InvalidRecord("the record has no value")
     if max_bytes is not None and len(raw) > max_bytes:
-        raise InvalidRecord(f"{len(raw)} bytes: at most {max_bytes} are taken")
+        raise InvalidRecord(too_large(len(raw), max_bytes))
     try:
         raw.decode()  # the JSON decoder skips text that it does not keep
         return decode(raw)
@@ -308,12 +353,13 @@ def _decode(raw: bytes | None, decode, max_bytes: int | None = None):
         raise InvalidRecord(str(error)) from None
 
 
-def decode_event(raw: bytes | None, now_ms: int, max_future_s: float = 300.0, max_bytes: int = 1_000_000) -> Event:
+def decode_event(raw: bytes | None, now_ms: int, max_future_s: float = 300.0, max_bytes: int = RECORD_BYTES) -> Event:
     """Decode and check one record of `events`.
 
-    >>> decode_event(b'{"event_id":"e1","user_id":"u1","item_id":"m1","action":"click","event_time_ms":5}', 10).action
+    >>> event = b'{"event_id":"e1","user_id":"u1","item_id":"m1","action":"click","event_time_ms":1700000000000}'
+    >>> decode_event(event, now_ms=1_700_000_000_000).action
     'click'
-    >>> decode_event(b'{"event_id":"e1","user_id":"u1","action":"jump","event_time_ms":5}', 10)
+    >>> decode_event(event.replace(b"click", b"jump"), now_ms=1_700_000_000_000)
     Traceback (most recent call last):
     ...
     model.schema.InvalidRecord: Invalid enum value 'jump' - at `$.action`
@@ -322,11 +368,11 @@ def decode_event(raw: bytes | None, now_ms: int, max_future_s: float = 300.0, ma
         InvalidRecord: with the reason.
     """
     event = _decode(raw, _decode_event, max_bytes)
-    if event.context:
-        try:
-            encode_packed(event)
-        except (OverflowError, RecursionError) as error:
-            raise InvalidRecord(f"context cannot be passed on: {error}") from None
+    if event.event_time_ms < LEAST_TIME_MS:
+        raise InvalidRecord(
+            f"event_time_ms {event.event_time_ms} looks like seconds: milliseconds since 1970 are wanted, "
+            f"at least {LEAST_TIME_MS} (March 1973)"
+        )
     if event.event_time_ms > now_ms + max_future_s * 1_000:
         ahead = (event.event_time_ms - now_ms) / 1_000
         raise InvalidRecord(f"event_time_ms is {ahead:.0f} s in the future: at most {max_future_s:g} s are taken")
@@ -338,13 +384,32 @@ def decode_event(raw: bytes | None, now_ms: int, max_future_s: float = 300.0, ma
     return event
 
 
-def decode_item(raw: bytes | None, max_bytes: int = 1_000_000) -> Item:
+def decode_item(raw: bytes | None, max_bytes: int = RECORD_BYTES) -> Item:
     """Decode and check one record of `items`.
 
     Raises:
         InvalidRecord: with the reason.
     """
     return _decode(raw, _decode_item, max_bytes)
+
+
+def deleted_item(key: bytes) -> Item:
+    """What a record of `items` without a value says: the item of its key is deleted.
+
+    Raises:
+        InvalidRecord: the key is no id.
+    """
+    try:
+        return msgspec.convert({"item_id": key.decode(), "deleted": True}, Item)
+    except UnicodeDecodeError as error:
+        raise InvalidRecord(f"the key is no UTF-8: {error.reason} at byte {error.start}") from None
+    except msgspec.ValidationError as error:
+        raise InvalidRecord(f"the key is no item_id: {error}") from None
+
+
+def too_large(length: int, max_bytes: int) -> str:
+    """The reason why a record is not even opened."""
+    return f"{length} bytes: at most {max_bytes} are taken"
 
 
 def decode_user_state(packed: bytes | None) -> UserState:
@@ -357,7 +422,7 @@ def decode_user_state(packed: bytes | None) -> UserState:
         return _decode_user_state(packed) if packed else UserState()
     except (msgspec.DecodeError, RecursionError) as error:
         raise StateError(
-            f"{len(packed)} bytes of a user's state cannot be read: {error}; use the release that wrote them"
+            f"{len(packed or b'')} bytes of a user's state cannot be read: {error}; use the release that wrote them"
         ) from None
 
 
@@ -367,7 +432,7 @@ def item_key(item_id: str) -> int:
 
 
 def event_key(event_id: str) -> int:
-    """The 32-bit number that, with the event's time, stands for an event in state."""
+    """The 32-bit number that stands for an event among the last ones of its user."""
     return _number(event_id, 4)
 
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from itertools import repeat
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -34,21 +35,27 @@ LAYOUT = 7
 LARGEST = 1e12
 """No weight and no count is beyond: what is computed from two of them is still a number."""
 _POPULAR = 500  # items most chosen: enough for a list without what a user has consumed
-_USERS, _CELLS = (
-    64,
-    700_000,
-)  # users, and users x items, scored at once: what a group needs stays in the processor's cache
+_USERS, _CELLS = 64, 700_000
+"""Users, and users x items, scored at once: what a group needs stays in the processor's cache."""
+T = TypeVar("T")
 
 
 class Scorer(nn.Module):
     """All that a model version holds. Item tables have one row per item that the version knows.
 
-    Shape: keys (m,) int64 item keys; counts (HALF_LIVES, m); first (m,) event that chose the
-    item, counted through, -1 for none; late (m,) 1 for an item that came after learning had begun; learnt () events
-    counted; per name in NEIGHBOURS: items (m, c) int32 rows of this table, -1 for none, and weights (m, c); peers_taken
-    (u, LENGTH) int32 rows of this table, -1 for none; peers_places (m, PLACES) int32 places in it, counted through, -1
-    for none.
+    Shape: keys (m,) int64 item keys; counts (HALF_LIVES, m); first (m,) event that chose the item, counted through, -1
+    for none; late (m,) 1 for an item that came after learning had begun; learnt () events counted; per name in
+    NEIGHBOURS: items (m, c) int32 rows of this table, -1 for none, and weights (m, c); peers_taken (u, LENGTH) int32
+    rows of this table, -1 for none; peers_places (m, PLACES) int32 places in it, counted through, -1 for none.
     """
+
+    keys: torch.Tensor
+    counts: torch.Tensor
+    first: torch.Tensor
+    late: torch.Tensor
+    learnt: torch.Tensor
+    peers_taken: torch.Tensor
+    peers_places: torch.Tensor
 
     def __init__(self, sizes: Sizes, items: int = 0, encoder_version: str = "") -> None:
         super().__init__()
@@ -64,8 +71,8 @@ class Scorer(nn.Module):
             self.register_buffer(f"{name}_weights", torch.zeros(items, 0))
         self.register_buffer("peers_taken", torch.full((0, LENGTH), -1, dtype=torch.int32))
         self.register_buffer("peers_places", torch.full((items, PLACES), -1, dtype=torch.int32))
-        self._text: tuple | None = None
-        self._table: tuple | None = None
+        self._text: tuple[Catalogue, int, torch.Tensor] | None = None
+        self._table: tuple[Catalogue, int, Table] | None = None
         self._popular: list[int] | None = None
         self.eval()
 
@@ -84,13 +91,13 @@ class Scorer(nn.Module):
         Raises:
             VersionError: the scorer was made for another encoder than the catalogue's.
         """
-        state = (catalogue, catalogue.revision)
-        if not _same(self._table, state):
+        table = _computed(self._table, catalogue)
+        if table is None:
             self._check(catalogue)
-            text = self._text[1] if _same(self._text, state) else None
-            table = Table(self.network, text, self.tables(), catalogue)
-            self._text, self._table = (state, table.text), (state, table)
-        return self._table[1]
+            table = Table(self.network, _computed(self._text, catalogue), self.tables(), catalogue)
+            self._text = catalogue, catalogue.revision, table.text
+            self._table = catalogue, catalogue.revision, table
+        return table
 
     def popular(self) -> list[int]:
         """The keys of the items most chosen lately, best first; computed once."""
@@ -121,11 +128,9 @@ class Scorer(nn.Module):
             counted: the `tables` of a scorer.
         """
         scorer = Scorer(self.sizes, 0, self.encoder_version)
-        scorer.network, scorer.blend, scorer._text = (
-            _of_items(self.network, self.keys, counted["keys"]),
-            self.blend,
-            self._text,
-        )
+        scorer.network = _of_items(self.network, self.keys, counted["keys"])
+        scorer.blend = self.blend
+        scorer._text = self._text
         for name, tensor in counted.items():
             scorer.register_buffer(name, tensor)
         return scorer
@@ -139,8 +144,8 @@ class Scorer(nn.Module):
         if not self.fits(catalogue):
             have, dim = catalogue.encoder_version, catalogue.vectors.shape[1]
             raise VersionError(
-                f"the version was made for vectors of {self.encoder_version or 'any encoder'} ({self.sizes.dim} dimensions), "
-                f"the catalogue has those of {have} ({dim}): fine-tune a version with this encoder"
+                f"the version was made for vectors of {self.encoder_version or 'any encoder'} ({self.sizes.dim} "
+                f"dimensions), the catalogue has those of {have} ({dim}): fine-tune a version with this encoder"
             )
 
     def __getstate__(self) -> dict:
@@ -162,8 +167,9 @@ def _of_items(network: Network, keys: torch.Tensor, wanted: torch.Tensor) -> Net
     return other
 
 
-def _same(kept: tuple | None, state: tuple[Catalogue, int]) -> bool:
-    return kept is not None and kept[0][0] is state[0] and kept[0][1] == state[1]
+def _computed(kept: tuple[Catalogue, int, T] | None, catalogue: Catalogue) -> T | None:
+    """What was computed for the catalogue as it is now, if it was."""
+    return kept[2] if kept is not None and kept[0] is catalogue and kept[1] == catalogue.revision else None
 
 
 def save(scorer: Scorer, registry_path: str, version: str, about: dict) -> str:
@@ -221,8 +227,8 @@ def _read(path: str) -> tuple[dict[str, torch.Tensor], dict]:
     if about.get("layout") != LAYOUT or about.get("signals") != list(SIGNALS):
         signals = ", ".join(map(str, about.get("signals") or []))
         raise VersionError(
-            f"{path}: layout {about.get('layout')} with signals {signals}; layout {LAYOUT} with {', '.join(SIGNALS)} can be "
-            "read: fine-tune a new version with this release"
+            f"{path}: layout {about.get('layout')} with signals {signals}; layout {LAYOUT} with "
+            f"{', '.join(SIGNALS)} can be read: fine-tune a new version with this release"
         )
     return tensors, about
 
@@ -292,8 +298,7 @@ def score(
     rules: Rules = Rules(),
     explained: bool = True,
 ) -> list[list[RecommendedItem]]:
-    """The k best items for each request, best first, with P(i | u, t) and, where they shall be `explained`, the
-    reasons.
+    """The k best items for each request, best first, with P(i | u, t) and, where they are `explained`, the reasons.
 
     P is a softmax of the score over the whole catalogue. Items that must not be listed, by what the user said of them,
     are taken out before it is normalised: their probability is 0 and the others' sum to 1. The time t is the request's.

@@ -4,6 +4,7 @@ Source: Yi et al., Sampling-bias-corrected neural modeling, 2019, doi:10.1145/32
 """
 
 import copy
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,10 +26,18 @@ _AVERAGED = 0.975  # what a step leaves of the average of the weights before
 _SHUFFLED = 0.5
 """In this share of the windows the order of events at one time is drawn anew: they came in no order."""
 _MOST_AGAIN = 3
-"""An item that a window has held so often already is no target: whoever takes it hundreds of times teaches nobody else
-anything.
-"""
+"""An item that a window has held so often is no target: who takes it hundreds of times teaches nobody anything."""
 _SAME_TIME_MS = 0.5  # events less far apart may change places
+
+
+class Windows(NamedTuple):
+    """Some users' events in a row, and what comes after each; (b, window) each, targets -1 for nothing."""
+
+    rows: torch.Tensor
+    gaps: torch.Tensor
+    actions: torch.Tensor
+    kind: torch.Tensor
+    targets: torch.Tensor
 
 
 class NetworkLearner:
@@ -69,8 +78,8 @@ class NetworkLearner:
         network.train()
         for _ in range(steps):
             windows = self._windows(flat, self._ends(flat, new, reach, size))
-            if (windows[-1] >= 0).any():  # something to predict
-                self._optimizer.step(self._loss(known, *windows, popularity))
+            if (windows.targets >= 0).any():
+                self._optimizer.step(self._loss(known, windows, popularity))
         network.eval()
         self._average(_AVERAGED**steps)
 
@@ -96,11 +105,8 @@ class NetworkLearner:
         user = np.searchsorted(past, draws, side="right")
         return np.concatenate((fresh, reach[user] - past[user] + draws))
 
-    def _windows(self, flat: Flat, ends: np.ndarray) -> list[torch.Tensor]:
-        """The events up to each end; for some the gap to the next one is unknown, as it is to the job.
-
-        Shape: (b,) -> rows, gaps, actions, kind, targets, each (b, window); target -1 where there is none.
-        """
+    def _windows(self, flat: Flat, ends: np.ndarray) -> Windows:
+        """The events up to each end, (b,); for some the gap to the next one is unknown, as it is to the job."""
         at = ends[:, None] + np.arange(-self.pace.window, 1)  # (b, window + 1)
         starts = flat.starts[flat.owner[ends]][:, None]
         kind = np.where(at >= starts, EVENT, np.where(at == starts - 1, START, NOTHING))
@@ -110,7 +116,8 @@ class NetworkLearner:
         gaps = np.where(live, UNKNOWN, gap_number(np.diff(flat.times[at], axis=1))) * (kind == EVENT)[:, :-1]
         wanted = flat.positive[at] & (kind == EVENT) & ~_worn_out(rows, kind)
         targets = np.where(wanted[:, 1:] & (kind[:, :-1] != NOTHING), rows[:, 1:], -1)
-        return [torch.from_numpy(part) for part in (rows[:, :-1], gaps, actions[:, :-1], kind[:, :-1], targets)]
+        parts = rows[:, :-1], gaps, actions[:, :-1], kind[:, :-1], targets
+        return Windows(*(torch.from_numpy(part) for part in parts))
 
     def _shuffled(self, flat: Flat, at: np.ndarray, kind: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """In some windows, draw the order of events at the same time anew; (b, window + 1) each."""
@@ -118,20 +125,12 @@ class NetworkLearner:
         order = np.argsort(np.where(kind == EVENT, flat.times[at] + moved, kind - 3), axis=1, kind="stable")
         return np.take_along_axis(at, order, 1), np.take_along_axis(kind, order, 1)
 
-    def _loss(
-        self,
-        known: Known,
-        rows: torch.Tensor,
-        gaps: torch.Tensor,
-        actions: torch.Tensor,
-        kind: torch.Tensor,
-        targets: torch.Tensor,
-        popularity: torch.Tensor,
-    ) -> torch.Tensor:
+    def _loss(self, known: Known, windows: Windows, popularity: torch.Tensor) -> torch.Tensor:
         """Sampled softmax: each target against shared negatives, half of them uniform, half other targets of the batch.
 
-        Shape: as `_windows` gives them, (b, T) each; popularity (m,) -> ().
+        Shape: popularity (m,) -> ().
         """
+        rows, gaps, actions, kind, targets = windows
         network, there = self._network, known.there
         target = targets[targets >= 0]  # (w,)
         half = self.pace.negatives // 2

@@ -1,5 +1,4 @@
-"""A made-up shop: products in three languages and what its users did for two months; a seed makes one, another seed
-another.
+"""A made-up shop: products in three languages and what its users did for two months; a seed makes one, another another.
 
 Users come back to their one to three favourite categories and look around elsewhere: there they skip, dislike and rate
 low.
@@ -12,10 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
+from typing import TypeVar
 
 from model.schema import Event, Item
 from model.words import BRANDS, CATEGORIES, SENTENCES, SHARES, Category
 
+T = TypeVar("T")
 BEGIN_MS = 1_788_220_800_000
 """1 September 2026."""
 DAY_MS = 86_400_000
@@ -24,12 +25,8 @@ _EVENTS_PER_USER = 30_000 / 2_470
 _TEXTS, _BRANDS = 0.4, 0.3  # of the items that have a text, and a brand in the title
 _FAVOURED = 0.85  # of the sessions are about a favourite category
 _GAP_S = 40.0  # between two events of a session, on average
-_SEARCHES, _CLICKS, _CARTS, _PURCHASES = (
-    0.12,
-    0.2,
-    0.12,
-    0.4,
-)  # chances; of a click and a cart after a view, of a purchase after a cart
+# Chances; of a click and a cart after a view, of a purchase after a cart:
+_SEARCHES, _CLICKS, _CARTS, _PURCHASES = 0.12, 0.2, 0.12, 0.4
 _AGAIN, _EARLIER = 0.1, 0.1  # a view is of what was viewed last, or of something that the user comes back to
 _ON = 0.72  # a session goes on after a view
 _RATED = {True: (0.05, 4.2), False: (0.08, 2.2)}  # by whether the user likes the category: how often, and the mean
@@ -115,7 +112,8 @@ def _items(draw: random.Random, chosen: list[tuple[str, Category]], count: int) 
     """As many of each category, no title twice in it."""
     made: list[Item] = []
     for at, (spoken, one) in enumerate(chosen):
-        wanted, titles = count // len(chosen) + (at < count % len(chosen)), set()
+        wanted = count // len(chosen) + (at < count % len(chosen))
+        titles: set[str] = set()
         while len(titles) < wanted:
             text = draw.choice(SENTENCES[spoken]) if draw.random() < _TEXTS else ""
             name = title(draw, spoken, one)
@@ -152,7 +150,7 @@ class _Crowd:
         return _pick(self.draw, self.items[about], self._sold[about])
 
 
-def _pick(draw: random.Random, among: list, weights: list[float]):
+def _pick(draw: random.Random, among: list[T], weights: list[float]) -> T:
     """One of them, by cumulative weights."""
     return among[bisect(weights, draw.random() * weights[-1], hi=len(among) - 1)]
 

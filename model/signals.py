@@ -6,10 +6,11 @@ are computed of the candidates only. `FAMILIES` names them in the order in which
 signal is a new entry there.
 
 Source: Steck, Embarrassingly Shallow Autoencoders for Sparse Data (EASE), 2019, arXiv:1905.03375 (one of the counted
-    tables).
+tables).
 """
 
 from collections.abc import Callable, Collection
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -24,7 +25,8 @@ Found = dict[str, torch.Tensor]
 
 class Family(NamedTuple):
     """One function for one or more signals: `everywhere` gives them for all items, (B, n) or (1, n) each; `at` for some
-    rows (B, c) only, from what was found of all items, (B, c) each. `weights` are those before anything is learnt."""
+    rows (B, c) only, from what was found of all items, (B, c) each. `weights` are those before anything is learnt.
+    """
 
     weights: dict[str, float]
     everywhere: Callable[[Table, MicroBatch], list[torch.Tensor]] | None = None
@@ -41,10 +43,8 @@ _NO_INTEREST = 1e-9
 _ALIKE = 0.9  # what a shared item counts for being alike, beside the next newer one
 _SHARED = 128  # places of peers that are looked around, at most
 _NEARER = 0.9  # what one place further away counts
-_LONG_AGO, _STEP_BACK = (
-    20.0,
-    0.8,
-)  # log of the seconds after which it hardly matters when; what one event further back counts
+_LONG_AGO = 20.0  # log of the seconds after which it hardly matters when
+_STEP_BACK = 0.8  # what one event further back counts
 
 
 def recencies(T: int, device: torch.device, name: str) -> torch.Tensor:
@@ -132,14 +132,14 @@ def _text(table: Table, batch: MicroBatch) -> list[torch.Tensor]:
 def _spread(table: Table, batch: MicroBatch, found: Found, rows: torch.Tensor) -> list[torch.Tensor]:
     """How strongly the last events lead to the items whose texts are nearest: what a new item inherits."""
     items, weights = table.alike(rows)  # (B, c, ALIKE)
-    led_to = sum(found[name].gather(1, items.flatten(1)).exp_() for name in _SPREADING)
+    led_to = reduce(torch.add, (found[name].gather(1, items.flatten(1)).exp_() for name in _SPREADING))
     return [(led_to.view_as(weights).mul_(weights).sum(2) + table.back_off[rows]).log_()]
 
 
 def _taste(table: Table, batch: MicroBatch, found: Found, rows: torch.Tensor) -> list[torch.Tensor]:
     """How much all that the user ever consumed speaks for the item, old and new alike: by who else took both, and the
-    share
-    of the items with the nearest texts that is among it."""
+    share of the items with the nearest texts that is among it.
+    """
     had = torch.zeros(len(rows), len(table.bias) + 1, device=rows.device)
     had[batch.owner, batch.had] = 1.0
     (items, weights), (like, alike) = table.led("taste", rows), table.alike(rows)  # (B, c, partners), (B, c, ALIKE)
@@ -179,7 +179,7 @@ def _interest_at(table: Table, batch: MicroBatch, found: Found, rows: torch.Tens
 
 
 def _contrast(table: Table, batch: MicroBatch) -> torch.Tensor:
-    """The interests beside the mean of all items: what two texts share because all texts do is no nearness; (B, I, 64)."""
+    """The interests beside the mean of all items: what two texts share as all texts do is no nearness; (B, I, 64)."""
     return F.normalize(batch.interests - table.mean, dim=2)
 
 
@@ -213,13 +213,12 @@ SIGNALS = {name: weight for family in FAMILIES for name, weight in family.weight
 FIRST_WEIGHTS = {"network": 0.8, "trending": 0.1, "text": 0.05, "had": -1.0} | dict.fromkeys((*FOLLOWING, "peers"), 0.1)
 """Weights from which learning sets out; 0 for the others."""
 RETRIEVING = torch.tensor([family.at is None for family in FAMILIES for _ in family.weights])
-"""The signals whose weights are learnt: they find the candidates, the others only help to order them; (signals,) bool.
-"""
+"""The signals whose weights are learnt: they find the candidates, the others help to order them; (signals,) bool."""
 
 
 def everywhere(table: Table, batch: MicroBatch, wanted: Collection[str]) -> Found:
     """The signals of every item, of the families of which one is wanted; what is not a number counts as 0."""
-    found = {}
+    found: Found = {}
     for family in FAMILIES:
         if family.everywhere and not family.weights.keys().isdisjoint(wanted):
             signals = family.everywhere(table, batch)
@@ -236,7 +235,7 @@ def at_rows(found: Found, rows: torch.Tensor) -> torch.Tensor:
 
 def at(table: Table, batch: MicroBatch, found: Found, rows: torch.Tensor) -> torch.Tensor:
     """Every signal of some items, 0 for one that is not known; rows (B, c) -> (B, c, signals)."""
-    columns = []
+    columns: list[torch.Tensor] = []
     for family in FAMILIES:
         names = list(family.weights)
         if names[0] in found:

@@ -1,5 +1,4 @@
-"""A made-up shop with all that serves in it, without Flink and Kafka: what users hold, the scorer, and the learner if
-it is trained.
+"""A made-up shop with all that serves in it, without Flink and Kafka: users' state, scorer, learner if trained.
 
 What an event does to a user and which list answers it is computed by the functions of the job.
 """
@@ -9,6 +8,7 @@ import itertools
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from model.catalogue import Catalogue
 from model.evaluate import Asked, Protocol, Users, chunks, new_learner
 from model.finetune import Learner
 from model.metrics import K
-from model.schema import Event, Example, Item, ItemVector, Request
+from model.schema import Action, Event, Example, Item, ItemVector, Request
 from model.score import Scorer, score
 from model.shop import DAY_MS, Shop, category
 
@@ -37,9 +37,10 @@ class Visitors(Users):
 
     def like(self, user_id: str, guest: str) -> None:
         """Let a guest begin with all that is held of a user."""
-        for held in (self._states, self._last_ms):
-            if user_id in held:
-                held[guest] = held[user_id]
+        if user_id in self._states:
+            self._states[guest] = self._states[user_id]
+        if user_id in self._last_ms:
+            self._last_ms[guest] = self._last_ms[user_id]
 
 
 @dataclass
@@ -70,8 +71,15 @@ class Store:
     def copy(self) -> "Store":
         """One that can be changed while this one stays."""
         catalogue, users, scorer, learner = copy.deepcopy((self.catalogue, self.users, self.scorer, self.learner))
-        own = {"catalogue": catalogue, "users": users, "scorer": scorer, "learner": learner}
-        return replace(self, **own, items=dict(self.items), numbers=itertools.count(next(self.numbers)))
+        return replace(
+            self,
+            catalogue=catalogue,
+            users=users,
+            scorer=scorer,
+            learner=learner,
+            items=dict(self.items),
+            numbers=itertools.count(next(self.numbers)),
+        )
 
     def guest(self, like: str | None = None) -> str:
         """The name of a visitor who is new, or who has done all that a user did."""
@@ -97,7 +105,8 @@ class Store:
                 if isinstance(what, str)
                 else {"item_id": what.item_id, "value": value[0] if value else None}
             )
-            made.append(Event(f"step-{next(self.numbers)}", user, action, start_ms + number * GAP_MS, **about))
+            at, event_id = start_ms + number * GAP_MS, f"step-{next(self.numbers)}"
+            made.append(Event(event_id, user, cast(Action, action), at, **about))
         return made
 
     def lists(self, requests: Sequence[Request], k: int = K) -> list[list[str]]:

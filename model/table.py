@@ -11,9 +11,7 @@ HALF_LIVES = (float("inf"), 20_000.0, 2_000.0, 200.0)
 """Popularity is counted with these half-lives, in events."""
 EVER, LATELY, TRENDING, NOW = range(len(HALF_LIVES))
 NEIGHBOURS = ("transitions", "recent-transitions", "next", "ease", "taste", "text")
-"""Counted tables: for every item the items that follow from it (taste: that lead to it), best first, with a weight
-each.
-"""
+"""Counted tables: for every item the items that follow from it (taste: that lead to it), best first, with weights."""
 LENGTH = 512
 """Newest items kept of a peer."""
 PLACES = 256
@@ -40,11 +38,10 @@ class Table:
         counted: what the scorer has counted, its `tables`.
 
     Shape: text (n, width), counted by the scorer's m items -> rows (n + 1,) of the scorer, m for none; back (m + 1,)
-        rows of the
-    catalogue, n for none; items (n + 1, width); bias (n,); log_counts (HALF_LIVES, n); first (n + 1,), -1 for never;
-    back_off, age (n,); vectors (n, 64), mean (64,) of them, contrast (n + 1, 64) the same without their mean, unit
-    length; new (x,) rows of items that came late and were hardly chosen; taken (u, LENGTH) rows of the catalogue, n for
-    none; rarity (n + 1,).
+    rows of the catalogue, n for none; items (n + 1, width); bias (n,); log_counts (HALF_LIVES, n); first (n + 1,), -1
+    for never; back_off, age (n,); vectors (n, 64), mean (64,) of them, contrast (n + 1, 64) the same without their
+    mean, unit length; new (x,) rows of items that came late and were hardly chosen; taken (u, LENGTH) rows of the
+    catalogue, n for none; rarity (n + 1,).
     """
 
     @torch.no_grad()
@@ -118,9 +115,7 @@ class Table:
         return items, weights
 
     def places(self, history: torch.Tensor) -> torch.Tensor:
-        """Where peers have the past events' items in `taken`, counted through, -1 for none; (B, T) -> (B, T, PLACES)
-        int32.
-        """
+        """Where peers have past events' items in `taken`, counted through, or -1; (B, T) -> (B, T, PLACES) int32."""
         if not len(self._places) or not len(self.taken):
             return self._places.new_full((*history.shape, 0), -1)
         rows = self.rows[history]

@@ -1,7 +1,6 @@
 """The live twin of the prequential evaluation: was what a user did next on the list that the user had?
 
-    a list is made ─► kept for its user ─► the user's next event comes ─► a hit? at which place? ─► figures of its
-    version
+    a list is made ─► kept for its user ─► the user's next event ─► a hit? at which place? ─► its version's figures
 
 Beside it stands what decayed popularity would have shown, without the items that the user had consumed. Figures are
 means over a sliding window of events, one for each model version.
@@ -29,12 +28,11 @@ class Shown(NamedTuple):
 
 
 class Window:
-    """The newest events of a version, each with the place of its item on the list and among the popular, `_MISS` for
-    none.
-    """
+    """A version's newest events, each with the place of its item on the list and among the popular, or `_MISS`."""
 
     def __init__(self, most: int) -> None:
-        self._most, self._places = most, deque()
+        self._most = most
+        self._places: deque[tuple[int, int]] = deque()
         self._sums = np.zeros(4)  # hits, gains, and those of popularity
 
     def add(self, place: int, popular: int) -> None:

@@ -3,8 +3,7 @@
 The keyed operator of the job and the evaluation both go through here, so an action means the same to both.
 
     event ─► impression: nothing; forget: no state is left, and an empty list says so
-         └─► interests (interest.py), consumed items (consumed.py) ─► a list is asked for; a positive action is an
-         example
+         └─► interests (interest.py), consumed items (consumed.py) ─► a list is asked for; a positive one is an example
 """
 
 from typing import NamedTuple
@@ -14,12 +13,21 @@ import numpy as np
 from model import consumed, interest
 from model.interest import Interests, Rules
 from model.schema import (
-    CONSUMING, POSITIVE, Embedded, Event, Example, Request, UserState, decode_user_state, encode_packed, rec_id,
-)  # fmt: skip
+    CONSUMING,
+    POSITIVE,
+    Embedded,
+    Event,
+    Example,
+    Request,
+    UserState,
+    decode_user_state,
+    encode_packed,
+    rec_id,
+)
 
 
 class Update(NamedTuple):
-    """What an event brings about: the user's state after it (empty: none), whether a list is asked for, and an example."""
+    """What an event brings about: the user's state after it (empty: none), whether a list is wanted, and an example."""
 
     state: bytes
     answered: bool
@@ -62,8 +70,8 @@ def embedded(
 
     Shape: vector (64,) of its item or query in the interest space, query (dim,) as the encoder gave it.
     """
-    packed = (b"" if part is None else part.astype("<f2").tobytes() for part in (vector, query))
-    return Embedded(event, item_key, encoder, *packed)
+    packed, asked = (b"" if part is None else part.astype("<f2").tobytes() for part in (vector, query))
+    return Embedded(event, item_key, encoder, vector=packed, query=asked)
 
 
 def _fold(interests: Interests, record: Embedded, rules: Rules) -> bool:
@@ -88,6 +96,6 @@ def _last_list(user_id: str, interests: Interests) -> str:
 
 
 def _example(event: Event, before: bytes, shown: str) -> Example | None:
-    if event.action not in POSITIVE:
+    if event.action not in POSITIVE or event.item_id is None:
         return None
     return Example(event.user_id, event.event_id, event.event_time_ms, event.item_id, event.action, before, shown)

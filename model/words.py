@@ -1,6 +1,4 @@
-"""The words of made-up shops: categories in three languages, each with the things in it, what is said of them, and
-sizes.
-"""
+"""The words of made-up shops: categories in three languages, with the things in each, what is said of them, sizes."""
 
 from typing import NamedTuple
 

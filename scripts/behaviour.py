@@ -52,9 +52,8 @@ def main(argv: list[str] | None = None) -> None:
             json.dumps({name: behaviour.figures() for name, behaviour in found.items()}) + "\n"
         )
     broken = {name: len(behaviour.broken()) for name, behaviour in found.items()}
-    print(
-        f"rows that do not hold: {', '.join(f'{name} {count}' for name, count in broken.items())}; {time.perf_counter() - began:.0f} s"
-    )
+    rows = ", ".join(f"{name} {count}" for name, count in broken.items())
+    print(f"rows that do not hold: {rows}; {time.perf_counter() - began:.0f} s")
     raise SystemExit(int(any(broken.values())))
 
 

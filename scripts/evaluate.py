@@ -37,9 +37,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from jobs.settings import Settings, SettingsError, check_encoder, load_or_exit
+from model.baselines import POPULARITIES
 from model.behaviour import compare
 from model.catalogue import Catalogue
-from model.baselines import POPULARITIES
 from model.evaluate import METHODS, Outcome, Protocol, evaluate, leave_one_out
 from model.order import drawn_order
 from model.schema import Event, HeadraceError, Item, ItemVector
@@ -162,24 +162,25 @@ def _read(arguments: argparse.Namespace) -> tuple[str, pd.DataFrame, pd.DataFram
 
 
 def encoder_of(settings: Settings, rest: list[str]) -> "Encoder":
+    from model.cache import is_held
     from model.encoder import Encoder  # takes seconds: not before the files have been read
 
     given = "HEADRACE_ENCODER" in os.environ or any(word.partition("=")[0] == "--encoder" for word in rest)
     name = settings.encoder if given else str(data.language_model())
     try:
-        return Encoder(name, settings.device, Path(settings.replica_dir) / "evaluate")
+        return Encoder(name, settings.device, Path(settings.replica_path) / "evaluate")
     except (OSError, ValueError, KeyError) as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
         wanted = "the folder of a model or a name of Hugging Face's hub is wanted"
         raise SettingsError(f"--encoder {name}: cannot be read: {why}; {wanted}") from None
-    except Exception as error:  # rocksdict raises a plain Exception while another evaluation holds the embeddings
-        if "lock" not in str(error).lower():
+    except Exception as error:
+        if not is_held(error):  # by another evaluation
             raise
         return Encoder(name, settings.device)
 
 
 def embed(items: pd.DataFrame, encoder: "Encoder", seed: int) -> Catalogue:
-    """The catalogue of a table of items, its rows in an order drawn anew, so that ties do not follow the file's order."""
+    """The catalogue of a table of items, its rows in an order drawn anew, so that ties do not follow the file's."""
     items = items.drop_duplicates("item_id", keep="last")
     entries = [Item(row.item_id, row.title, row.text, row.categories) for row in items.itertuples(index=False)]
     entries = [entries[at] for at in np.random.default_rng(seed).permutation(len(entries))]
@@ -202,9 +203,7 @@ def _protocol(settings: Settings, arguments: argparse.Namespace) -> Protocol:
 
 @contextmanager
 def _bar(what: str, total: int) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on stderr, a line for every tenth where that is no terminal; gives the function that moves it to
-    (done, of).
-    """
+    """A progress bar on stderr, on no terminal a line a tenth; gives the function that moves it to (done, of)."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

@@ -129,7 +129,7 @@ def _fetch(folder: str, coordinates: list[str]) -> None:
 
 
 def make_flink_home(home: Path, conf: Path) -> None:
-    """Make a Flink home from the wheel and the fetched jars, unless it is there, and put its logging rules into `conf`."""
+    """Make a Flink home from the wheel and the jars, unless there is one, and put its logging rules into `conf`."""
     wheel = Path(find_spec("pyflink").submodule_search_locations[0])
     if not home.exists():
         # A copy, because Flink's scripts follow a symbolic link back to the wheel; hard links make it cheap.
@@ -164,6 +164,7 @@ def flink_config(place: Place) -> dict[str, str | int]:
             "rest.address": place.flink_host,
             "rest.port": place.flink_port,
             "rest.bind-address": place.bind,
+            "web.access-control-allow-origin": f"http://{place.flink_host}:{place.flink_port}",
             "taskmanager.host": "127.0.0.1"
             if place.bind == "127.0.0.1"
             else socket.gethostbyname(socket.gethostname()),

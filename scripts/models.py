@@ -5,6 +5,8 @@
     python scripts/models.py pin VERSION          this version serves, and candidates wait
     python scripts/models.py rollback             the one before serves again, pinned; the present one is rejected
     python scripts/models.py unpin                candidates may take its place again
+    python scripts/models.py encoder VERSION      the items' vectors of this encoder serve, however many have come
+    python scripts/models.py encoder auto         those that serve stay, until another encoder's are complete
 
 Settings are given as for the job: `--bootstrap_servers HOST:PORT`, or HEADRACE_BOOTSTRAP_SERVERS.
 """
@@ -12,7 +14,7 @@ Settings are given as for the job: `--bootstrap_servers HOST:PORT`, or HEADRACE_
 import os
 import sys
 
-from jobs.settings import help_or_go_on, load_or_exit, usage
+from jobs.settings import Settings, help_or_go_on, load_or_exit, usage
 
 if __name__ == "__main__":
     help_or_go_on(sys.argv[1:], f"{__doc__}\n{usage()}")
@@ -21,12 +23,13 @@ from kafka.errors import KafkaError
 from rich.console import Console
 from rich.table import Table
 
+from jobs.encoders import Encoders
 from jobs.versions import Versions
 from model import score
 from model.schema import HeadraceError, ModelVersion, VersionError
 
 USAGE = __doc__
-NAMED = ("promote", "pin")  # these commands name a version
+NAMED = ("promote", "pin", "encoder")  # these commands name a version
 
 
 def show(versions: Versions) -> None:
@@ -93,6 +96,23 @@ def unpin(versions: Versions) -> ModelVersion:
     return current
 
 
+def choose_encoder(encoders: Encoders, name: str) -> str:
+    """Let the vectors of an encoder serve, or `auto`: those that are complete.
+
+    Raises:
+        VersionError: no item has a vector of it.
+    """
+    items = encoders.count()
+    if name == "auto":
+        encoders.pin("")
+        return "encoder: what serves stays until another encoder's vectors are complete"
+    if name not in items:
+        there = ", ".join(f"{version} ({count} items)" for version, count in items.most_common())
+        raise VersionError(f"{name}: no item has a vector of this encoder; there are {there or 'none'}")
+    encoders.pin(name)
+    return f"encoder: the vectors of {name} serve now, of {items[name]} items, until `encoder auto` or another is named"
+
+
 def _readable(versions: Versions, name: str) -> ModelVersion:
     if name not in versions.known:
         raise VersionError(f"{name}: no such version; there are {', '.join(sorted(versions.known)) or 'none'}")
@@ -113,19 +133,13 @@ COMMANDS = {"promote": promote, "pin": pin, "rollback": rollback, "unpin": unpin
 
 def main(argv: list[str]) -> int:
     command, *words = argv or [""]
-    if command not in ("list", *COMMANDS) or (command in NAMED and not words):
+    if command not in ("list", "encoder", *COMMANDS) or (command in NAMED and not words):
         print(USAGE, file=sys.stderr)
         return 2
     names, given = (words[:1], words[1:]) if command in NAMED else ([], words)
     settings = load_or_exit(given, os.environ, USAGE)
     try:
-        versions = Versions(settings)
-        if command == "list":
-            show(versions)
-        else:
-            version = COMMANDS[command](versions, *names)
-            wait = " and is pinned: candidates wait until `unpin` or `promote`" if versions.serving.pinned else ""
-            print(f"{version.version} serves now{wait}")
+        _run(command, names, settings)
     except KafkaError as error:
         print(f"models: no answer from {settings.bootstrap_servers}: {error}; start it with `make up`", file=sys.stderr)
         return 1
@@ -133,6 +147,19 @@ def main(argv: list[str]) -> int:
         print(f"models: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _run(command: str, names: list[str], settings: Settings) -> None:
+    if command == "encoder":
+        print(choose_encoder(Encoders(settings), *names))
+        return
+    versions = Versions(settings)
+    if command == "list":
+        show(versions)
+        return
+    version = COMMANDS[command](versions, *names)
+    wait = " and is pinned: candidates wait until `unpin` or `promote`" if versions.serving.pinned else ""
+    print(f"{version.version} serves now{wait}")
 
 
 if __name__ == "__main__":

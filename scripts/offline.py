@@ -56,10 +56,8 @@ def _environment() -> Path:
     if not (_HOME / "ready").exists():
         print(f"making an environment for {RECBOLE} in {_HOME} (torch is the largest part)", file=sys.stderr)
         uv = _uv()
-        make, fill = (
-            [uv, "venv", "-q", "--clear", "--python", sys.executable, _HOME],
-            [uv, "pip", "install", "-q", "--python", python],
-        )
+        make = [uv, "venv", "-q", "--clear", "--python", sys.executable, _HOME]
+        fill = [uv, "pip", "install", "-q", "--python", python]
         for command in (make, [*fill, *_NEEDS]):
             done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
             if done.returncode:

@@ -1,6 +1,4 @@
-"""The options of `evaluate` and `replay`. Reading them imports nothing that takes seconds, and a wrong one ends the
-program.
-"""
+"""The options of `evaluate` and `replay`. Reading them imports nothing that takes seconds; a wrong one ends them."""
 
 import argparse
 import os
@@ -40,7 +38,7 @@ def evaluate(argv: list[str] | None, about: str) -> tuple[argparse.Namespace, li
     parser.add_argument("--behaviour", action=argparse.BooleanOptionalAction, default=True, help=shop)
     parser.add_argument("--live", action="store_true", help="count the lists of the job too, made right after an event")
     given, rest = parser.parse_known_args(argv)
-    if bool(given.events) != bool(given.items) or given.data and given.events:
+    if bool(given.events) != bool(given.items) or (given.data and given.events):
         parser.error("give --data NAME, or --events FILE and --items FILE")
     given.data = given.data or (None if given.events else DEFAULT)
     return given, rest

@@ -107,8 +107,8 @@ class Place(Struct, frozen=True, kw_only=True):
                 probe.bind((self.bind, port))
             except OSError as error:
                 raise StackError(
-                    f"{_variable(field)}={port}: {error.strerror}; a free port is wanted: stop the program that listens "
-                    f"there, or choose another, such as {_variable(field)}={port + 10_000}"
+                    f"{_variable(field)}={port}: {error.strerror}; a free port is wanted: stop the program that "
+                    f"listens there, or choose another, such as {_variable(field)}={port + 10_000}"
                 ) from None
 
 
@@ -139,7 +139,8 @@ class Supervision(Struct, frozen=True):
         if not self.ended_at_ms:
             return ""
         times = {0: "not restarted yet", 1: "restarted once"}.get(self.restarts, f"restarted {self.restarts} times")
-        return f"{times}, last end {time.strftime('%H:%M:%S', time.localtime(self.ended_at_ms / 1_000))}: {self.last_line[:LINE_SHOWN]}"
+        ended = time.strftime("%H:%M:%S", time.localtime(self.ended_at_ms / 1_000))
+        return f"{times}, last end {ended}: {self.last_line[:LINE_SHOWN]}"
 
 
 class Processes:
@@ -282,9 +283,7 @@ class Processes:
                 raise StackError(f"{name} has ended, {what} was wanted; {tail(self.log(name))}")
 
     def table(self) -> str:
-        """A line a process: name, pid, resident memory in MB with that of its children, log, how often it was started
-        again.
-        """
+        """A line a process: name, pid, resident memory in MB, its children's too, log, how often it was restarted."""
         running, supervision = self.running(), self.supervision()
         rows = [
             f"{name:<14} {process.pid:>8} {_resident_mb(process):>6} MB  {self.log(name)}"

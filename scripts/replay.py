@@ -105,8 +105,7 @@ class Replay:
         self.at_speed(events[first:])
 
     def catalogue(self, events: list[Event]) -> int:
-        """Send the items, and wait until each has its vector; one event a second goes in meanwhile, for users do not
-        wait.
+        """Send the items, and wait until each has its vector; an event a second goes in meanwhile: users do not wait.
 
         Returns:
             How many events were sent.
@@ -230,6 +229,8 @@ def report(figures: dict, replay: Replay, first_list_s: float | None, memory_mb:
     """Print what came of it as a table, and last the figures as one line of JSON."""
     table = Table(title="What the replay did", show_header=False)
     why = "repeated events, impressions: they call for no list"
+    live = ", ".join(sorted(replay.watch.versions)) or "none"
+    p50, p99 = figures["freshness_ms_p50"], figures["freshness_ms_p99"]
     rows = {
         "read": f"{figures['read']:,} records from `events`",
         "emitted": f"{figures['emitted']:,} lists",
@@ -237,9 +238,10 @@ def report(figures: dict, replay: Replay, first_list_s: float | None, memory_mb:
         "unanswered": f"{figures['unanswered']:,} ({why})",
         "backlog": f"{replay.backlog_per_s:,.0f} events/s while it drained",
         "HR@10": f"{figures['hr_at_10']:.4f}; of the most popular items {figures['hr_at_10_popularity']:.4f}",
-        "": f"over {figures['judged']:,} events of the steady part; `make evaluate`: over all; the page: over those a version was judged on",
-        "freshness": f"p50 {figures['freshness_ms_p50']:.0f} ms, p99 {figures['freshness_ms_p99']:.0f} ms from produce to arrival at {speed:g} events/s",
-        "model versions": f"{figures['model_versions_live']} went live: {', '.join(sorted(replay.watch.versions)) or 'none'}",
+        "": f"over {figures['judged']:,} events of the steady part; `make evaluate`: over all; "
+        "the page: over those a version was judged on",
+        "freshness": f"p50 {p50:.0f} ms, p99 {p99:.0f} ms from produce to arrival at {speed:g} events/s",
+        "model versions": f"{figures['model_versions_live']} went live: {live}",
     }
     if first_list_s is not None:
         rows["first list"] = f"{first_list_s:.0f} s after `flink run`"
@@ -303,7 +305,7 @@ def _read(arguments, settings: Settings) -> tuple[list[Event], pd.DataFrame]:
 
 
 class running:
-    """The stack that runs, or one that is started for this replay and stopped after it; and when its job was submitted."""
+    """The stack that runs, or one started for this replay and stopped after it; and when its job was submitted."""
 
     def __init__(self, place: stack.Stack) -> None:
         self._place, self._ours = place, not place.running()

@@ -12,8 +12,20 @@ from rich.table import Table
 from model.catalogue import Catalogue
 from model.evaluate import LEAST, LIVE, PARTS, Outcome, Protocol, Result, Targets
 from model.interest import FOREVER
-from model.metrics import DRAWS, K, coverage, gains, hit_rate_at_k, hits, interval
-from model.metrics import intra_list_distance, mrr_at_k, ndcg_at_k, sliding, user_bootstrap
+from model.metrics import (
+    DRAWS,
+    K,
+    coverage,
+    gains,
+    hit_rate_at_k,
+    hits,
+    interval,
+    intra_list_distance,
+    mrr_at_k,
+    ndcg_at_k,
+    sliding,
+    user_bootstrap,
+)
 from model.schema import Event, item_key
 from scripts.data import DataError
 
@@ -39,14 +51,17 @@ def explain(protocol: Protocol, name: str = "prequential") -> str:
     )
     liked = "" if protocol.liked_from is None else f", but ratings below {protocol.liked_from:g} are only learnt from"
     order = {
-        "prequential": f"Prequential: events in time order, those of one time in an order that is drawn, for every method alike; the first {protocol.warm_up:.0%} are learnt from and not counted; then each "
-        f"event is predicted and after that learnt from (Headrace learns every {protocol.fine_tune_every} events).",
-        "leave-one-out": f"Leave-one-out: all events but the last of every user with {LEAST} or more are learnt from, in time order, then "
-        "the last ones are predicted; RecBole's models are trained on all but the last two, and stop by the last but one.",
+        "prequential": "Prequential: events in time order, those of one time in an order that is drawn, for every "
+        f"method alike; the first {protocol.warm_up:.0%} are learnt from and not counted; then each event is predicted "
+        f"and after that learnt from (Headrace learns every {protocol.fine_tune_every} events).",
+        "leave-one-out": f"Leave-one-out: all events but the last of every user with {LEAST} or more are learnt "
+        "from, in time order, then the last ones are predicted; RecBole's models are trained on all but the last two, "
+        "and stop by the last but one.",
     }[name]
     return (
-        f"{order} Ranked is the whole catalogue, {out}; a hit is the item that came among the first {K}. Every positive action counts "
-        f"alike{liked}; a user's past is always visible. New: fewer than {NEW} earlier events. Intervals: 95 % of {DRAWS:,} draws of the users."
+        f"{order} Ranked is the whole catalogue, {out}; a hit is the item that came among the first {K}. "
+        f"Every positive action counts alike{liked}; a user's past is always visible. "
+        f"New: fewer than {NEW} earlier events. Intervals: 95 % of {DRAWS:,} draws of the users."
     )
 
 
@@ -112,9 +127,8 @@ def _methods(outcome: Outcome, catalogue: Catalogue) -> dict[str, dict]:
     for group, chosen in _groups(outcome.targets).items():
         users = np.array(outcome.targets.users, np.int64)[chosen]
         values = [figure(all_ranks[chosen]) for all_ranks in ranks.values() for figure in (hits, gains)]
-        draws = user_bootstrap(users, np.array(values, float)).reshape(
-            -1, len(ranks), 2
-        )  # (draws, methods, HR and NDCG)
+        draws = user_bootstrap(users, np.array(values, float))
+        draws = draws.reshape(-1, len(ranks), 2)  # (draws, methods, HR and NDCG)
         for at, (method, all_ranks) in enumerate(ranks.items()):
             figures = _figures(all_ranks[chosen]) | _intervals(draws[:, at])
             if group == "all":
@@ -186,9 +200,8 @@ def show(result: dict) -> None:
         table.add_row(method, *_cells(figures))
     console.print(result["protocol"], table, sep="\n", highlight=False)
     counts = f"{result['predicted']:,} events predicted, {result['refused']:,} rows refused"
-    print(
-        f"{counts}, {result['unknown_items']:,} events on items that are not in the catalogue, {result['seconds']:.0f} s"
-    )
+    unknown = f"{result['unknown_items']:,} events on items that are not in the catalogue"
+    print(f"{counts}, {unknown}, {result['seconds']:.0f} s")
     print(*told(result["predicted"], result["targets"]), sep="\n")
     _show_actions(result)
     print(beside(result["methods"]))
@@ -250,8 +263,7 @@ def _cells(figures: dict) -> list[str]:
 
 
 def show_behaviour(found: dict[str, list[dict]], title: str) -> None:
-    """Print every figure of the probes beside what the contract wants, for each model, and how many rows hold; ✗ marks
-    one that does not.
+    """Print every figure of the probes beside what the contract wants, by model, and how many rows hold; ✗: does not.
 
     Args:
         found: model -> `Behaviour.figures`.

@@ -34,7 +34,6 @@ import msgspec
 
 from jobs.settings import check_encoder, help_or_go_on, load_or_exit, usage
 from model.schema import HeadraceError
-from scripts.jars import JARS, jars, java_command  # for those who use the stack
 from scripts.jars import broker_config, check_java, fetch_jars, flink_config, kafka_command, make_flink_home, topics
 from scripts.processes import ROOT, SUPERVISOR, Place, Process, Processes, StackError, answers, tail
 
@@ -163,7 +162,7 @@ class Stack:
 
     def command(self, name: str) -> list[str]:
         """The command line of a process: broker, jobmanager, taskmanager-1, job, learner or page."""
-        match name.split("-")[0]:
+        match name.partition("-")[0]:
             case "broker":
                 return [*kafka_command("kafka.Kafka"), str(self.run_dir / "server.properties")]
             case "jobmanager" | "taskmanager" as script:
@@ -181,8 +180,7 @@ class Stack:
                     *self.settings(),
                 ]
             case "learner":
-                # Only what the others leave of the processor (SCHED_IDLE): at the lowest niceness alone, lists came
-                # twice as late.
+                # Only what the others leave of the processor (SCHED_IDLE): merely nice, lists came twice as late.
                 return ["chrt", "--idle", "0", sys.executable, "jobs/finetune.py", *self.settings()]
             case "supervisor":
                 return [sys.executable, "scripts/supervisor.py", *self.arguments]
@@ -244,7 +242,7 @@ class Stack:
         return self._processes.running()
 
     def status(self) -> str:
-        """A table: process, pid, resident memory in MB with that of its children, log, how often it was started again."""
+        """A table: process, pid, resident memory in MB with that of its children, log, how often it was restarted."""
         return self._processes.table()
 
     def resident_mb(self) -> int:

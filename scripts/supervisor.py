@@ -1,14 +1,12 @@
 """The supervisor of a local stack: what has ended is started again, and what became of it is noted down.
 
-    processes.json ─► every second: who has ended? ─► a pause: 1 s, 2 s, … 30 s ─► start ─► supervised.json ─► status,
-    page
+    processes.json ─► every second: who has ended? ─► a pause: 1 s, 2 s … 30 s ─► start ─► supervised.json ─► status
 
 With the JobManager its job is gone. The one that was submitted last is submitted again, from its newest checkpoint
 where there is one; else with empty state, which the log says. A job that was cancelled stays so. On a cluster of your
 own, Kubernetes or Flink's high availability does all of this.
 
-    python scripts/supervisor.py [--SETTING VALUE ...]      as a part of the stack: `make up` starts it, `make down`
-    ends it
+    python scripts/supervisor.py [--SETTING VALUE ...]      a part of the stack, with which it starts and ends
 """
 
 import logging

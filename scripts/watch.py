@@ -78,9 +78,7 @@ class Watch:
         self._thread.start()
 
     def busy_s(self, began: float) -> float:
-        """Seconds from `began`, or from the first list with items if that was later, to the newest one; monotonic
-        clock.
-        """
+        """Seconds from `began`, or from the first list with items if later, to the newest one; monotonic clock."""
         return self._last_s - max(began, self.first_s or began)
 
     def close(self) -> None:

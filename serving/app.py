@@ -1,7 +1,7 @@
 """The reference consumer: the newest list of every user over REST, and a live page.
 
     python -m serving.app --port 8080 [--host 127.0.0.1] [--allowed-host NAME ...] [--bootstrap_servers HOST:PORT]
-    [--SETTING VALUE ...]
+        [--SETTING VALUE ...]
 
     GET /recommendations?user=ID   the user's newest list, or 404; any id, such as `..`, once it is percent-encoded
     GET /recommendations/ID        the same, for an id that survives as a path

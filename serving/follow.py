@@ -6,7 +6,7 @@ import time
 from contextlib import closing
 
 from kafka import KafkaConsumer, TopicPartition
-from kafka.errors import KafkaError
+from kafka.errors import KafkaError, UnsupportedCodecError
 
 from jobs.settings import Settings
 from serving.store import Store
@@ -40,6 +40,7 @@ class Follower:
         self._store, self._servers = store, settings.bootstrap_servers
         self._names = {settings.topic(name): name for name in TOPICS}
         self._offsets: dict[TopicPartition, int] = {}
+        self._ids: dict[str, object] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="follow-topics", daemon=True)
 
@@ -79,7 +80,7 @@ class Follower:
         there = {topic: consumer.partitions_for_topic(topic) for topic in self._names}
         partitions = [TopicPartition(topic, number) for topic, numbers in there.items() for number in numbers]
         ends = consumer.end_offsets(partitions, timeout_ms=TIMEOUT_MS) if partitions else {}
-        new = set(partitions) - consumer.assignment()
+        new = set(partitions) - consumer.assignment() | self._made_anew(consumer, ends)
         if new:
             consumer.assign(partitions)
         for at in new:
@@ -88,9 +89,18 @@ class Follower:
             sum(end - consumer.position(at) for at, end in ends.items()), [topic for topic in there if not there[topic]]
         )
 
+    def _made_anew(self, consumer: KafkaConsumer, ends: dict[TopicPartition, int]) -> set[TopicPartition]:
+        """The partitions of topics that have another id than before, or end before what was read; that is forgotten."""
+        ids = {at.topic: consumer._cluster.topic_id(at.topic) for at in ends}  # the client shows it nowhere else
+        others = {topic for topic, id_ in ids.items() if self._ids.get(topic, id_) != id_}
+        others |= {at.topic for at, end in ends.items() if self._offsets.get(at, 0) > end}
+        self._ids |= ids
+        self._offsets = {at: offset for at, offset in self._offsets.items() if at.topic not in others}
+        return {at for at in ends if at.topic in others}
+
     def _begin(self, at: TopicPartition, end: int, partitions: int) -> int:
         """Where it was; or near the end, if it never was there or the topic was made anew."""
-        if self._offsets.get(at, end + 1) > end:
+        if at not in self._offsets:
             self._offsets[at] = first_offset(end, TOPICS[self._names[at.topic]], partitions)
         return self._offsets[at]
 
@@ -111,7 +121,7 @@ class Follower:
 
     def _lost(self, error: Exception) -> None:
         message = f"no broker at {self._servers}: trying again until it answers"
-        if not isinstance(error, KafkaError):
+        if not isinstance(error, KafkaError) or isinstance(error, UnsupportedCodecError):
             message = f"reading from {self._servers} stopped: {type(error).__name__}: {error}; trying again"
         if self._store.say(False, message):
             logger.warning("%s (%s)", message, error)

@@ -39,10 +39,12 @@ class AllowedHosts:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            return await self._app(scope, receive, send)
+            await self._app(scope, receive, send)
+            return
         named = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
         if len(named) == 1 and host_name(named[0]) in self._hosts:
-            return await self._app(scope, receive, send)
+            await self._app(scope, receive, send)
+            return
         wanted = (
             f"this page answers to {', '.join(self._hosts)} alone (start it with --allowed-host NAME for another name)"
         )

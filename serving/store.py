@@ -18,9 +18,17 @@ import msgspec
 from msgspec import Struct
 
 from model.schema import (
-    InvalidRecord, Item, ModelVersion, Reason, Recommendation, RecommendedItem, decode_item, decode_model_version,
-    decode_recommendation, encode_json,
-)  # fmt: skip
+    InvalidRecord,
+    Item,
+    ModelVersion,
+    Reason,
+    Recommendation,
+    RecommendedItem,
+    decode_item,
+    decode_model_version,
+    decode_recommendation,
+    encode_json,
+)
 from model.versions import Serving, follow, trained_path
 from serving.redact import shown, shown_raw
 from serving.words import say
@@ -327,9 +335,7 @@ class Store:
         return [self._show_version(each) for each in said[:VERSIONS_SHOWN]]
 
     def _show_version(self, said: Said) -> dict[str, Any]:
-        """A version as it stands, without its path: one serves at most, and one that was judged on nothing has no
-        figures.
-        """
+        """A version as it stands, without its path: one serves at most, one judged on nothing has no figures."""
         version = said.version
         paths = [trained_path(path) for path in self._serving.paths[:1]]
         serves = trained_path(version.path) in paths

@@ -99,9 +99,7 @@ PERSONAL = ["transitions-1", "transitions-10", "item-knn", "ease", "session-knn"
 
 @pytest.mark.parametrize("name", PERSONAL)
 def test_tastes_are_found_where_there_are_some(name):
-    """The only even item that an even user does not have yet comes first, and so for the odd ones; for nearly every
-    user.
-    """
+    """The only even item that an even user does not have yet comes first, and so for odd ones; for nearly everyone."""
     methods = {"ease": lambda world: Ease(world, ridge=1.0), "bpr": lambda world: Bpr(world.items, 0, replayed=200)}
     method = methods.get(name, BASELINES[name])(make_world())
     histories = learn(method, checkerboard() * (2 if name == "ease" else 1))

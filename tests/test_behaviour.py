@@ -133,7 +133,7 @@ def test_a_shop_is_as_large_as_asked_for(shop):
 
 
 def test_users_of_a_shop_have_tastes(shop):
-    """Most of what they do is in their one to three favourite categories; elsewhere they rate lower and dislike more."""
+    """Most that they do is in their one to three favourite categories; elsewhere they rate lower and dislike more."""
     category_of = {item.item_id: category(item) for item in shop.items}
     liked = [category_of[event.item_id] in shop.likes[event.user_id] for event in shop.events if event.item_id]
     ratings = [

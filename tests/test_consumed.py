@@ -1,4 +1,4 @@
-"""What a user had, item by item: what was said of it and when, what is left out for how long, and what the bytes keep."""
+"""What a user had, item by item: what was said of it and when, what is left out how long, what the bytes keep."""
 
 import numpy as np
 import pytest
@@ -87,9 +87,7 @@ def test_a_later_word_takes_the_place_of_an_earlier_one():
 
 
 def test_a_word_that_comes_late_does_not_take_the_place_of_a_newer_one():
-    """What a user said last follows from when it was said, not from when the job learnt of it; in one second the later
-    one counts.
-    """
+    """What was said last goes by when it was said, not when the job learnt of it; in one second the later counts."""
     assert [(7, "like", 20)] == said(user((7, "like", 20), (7, "dislike", 10)))
     assert [(7, "dislike", 20)] == said(user((7, "like", 20), (7, "dislike", 20)))
     assert [(7, "skip", 5)] == said(user((7, "view", 20), (7, "skip", 5)))
@@ -133,8 +131,8 @@ def test_what_was_looked_at_or_liked_may_come_again(action):
 
 def test_nothing_is_left_out_by_a_time_before_it_was_seen():
     """A list for an event that comes late is made for its time: items that were only looked at since are not left out,
-    those
-    that were bought since are."""
+    those that were bought since are.
+    """
     kept = user((7, "view", 100), (8, "purchase", 100))
 
     assert [8] == left_out(kept, 50)
@@ -277,7 +275,7 @@ def test_adding_leaves_the_bytes_that_it_was_given_alone():
     add(kept, 9, "view", 30_000, 100)
 
     assert before == kept
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="read-only"):
         opened(kept)["times"][0] = 3
 
 
@@ -307,6 +305,12 @@ def test_bytes_that_are_cut_short_are_refused():
     for length in set(range(1, len(kept), 2)) - {1, 15}:
         with pytest.raises(StateError):
             opened(kept[:length])
+
+
+def test_an_action_that_there_is_not_is_refused():
+    """Looking it up would stop the job, instead of costing this user's event."""
+    with pytest.raises(StateError, match="consumed items are damaged: action 250: there are 11"):
+        opened(user((7, "view", 10))[:-1] + b"\xfa")
 
 
 def test_the_marks_of_release_0_1_0_are_passed_over():

@@ -88,8 +88,8 @@ def test_who_comes_back_to_an_item_after_a_while_counts_again(catalogue):
 
 def test_one_user_makes_at_most_a_twentieth_of_each_popularity():
     """A bot takes 500 different items among 2,000 events of others: 5 % of the events is all that counts of it, whether
-    old choices
-    fade or not. Of the others every choice counts."""
+    old choices fade or not. Of the others every choice counts.
+    """
     wide = make_catalogue(540)
     others, bot = crowd(400), views("bot", [f"i{number}" for number in range(ITEMS, 540)])
     mixed = [one for at, own in enumerate(bot) for one in (*others[4 * at : 4 * at + 4], own)]
@@ -147,9 +147,7 @@ def test_who_is_kept_track_of_is_bounded(monkeypatch):
 
 @pytest.mark.parametrize("kind", ["one item", "all items", "some twice", "dislikes between"])
 def test_forgetting_takes_out_exactly_what_was_counted(catalogue, kind):
-    """The counts, pairs and what came next are those of a learner that never met the user, whatever part of it had been
-    cut.
-    """
+    """Counts, pairs and what came next are those of a learner that never met the user, whatever had been cut of it."""
     items = {
         "one item": ["i7"] * 60,
         "all items": [f"i{at % ITEMS}" for at in range(120)],
@@ -226,17 +224,13 @@ def test_what_came_next_is_what_came_within_twenty_seconds():
 
 
 def test_nothing_comes_next_within_one_time():
-    """What came at one time came in no order: nothing is learnt of how rows were sorted; what came a second before
-    leads to all of it.
-    """
+    """What came at one time came in no order: how rows were sorted teaches nothing; what came before leads to all."""
     assert [] == pairs(chosen([1, 2, 3, 4], [5_000] * 4))
     assert [(2, 1, 1.0), (3, 1, 0.5)] == pairs(chosen([1, 2, 3], [4_000, 5_000, 5_000]))
 
 
 def test_what_came_next_stays_with_the_user_and_with_what_was_wanted():
-    """Not beyond the first event of the user, not an item with itself, not from or to what was only searched for or
-    said no to.
-    """
+    """Not beyond the user's first event, not an item with itself, not from or to what was searched for or refused."""
     assert [(3, 2, 1.0)] == pairs(chosen([1, 2, 3], [0, 1, 2], starts=[0, 1, 1]))
     assert [] == pairs(chosen([1, 1], [0, 1]))
     assert [(3, 1, 0.5)] == pairs(chosen([1, 2, 3], [0, 1, 2], positive=[True, False, True]))

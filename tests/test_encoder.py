@@ -2,6 +2,9 @@
 
 import numpy as np
 import pytest
+from rocksdict import Options, Rdict
+
+from model.cache import is_held
 
 WORDS = [
     "[PAD]",
@@ -127,6 +130,80 @@ def test_kept_embeddings_of_other_weights_are_not_mistaken_for_ones_own(make, fo
     other._kept.close()
 
 
+def garbage(folder):
+    for file in folder.glob("*.sst"):
+        file.write_bytes(b"garbage" * 50)
+
+
+def no_manifest(folder):
+    for file in folder.glob("MANIFEST*"):
+        file.unlink()
+
+
+def entries(value):
+    """Other bytes in the place of every embedding."""
+
+    def harm(folder):
+        disk = Rdict(str(folder), Options(raw_mode=True))
+        for key in list(disk.keys()):
+            disk[key] = value
+        disk.close()
+
+    return harm
+
+
+HARMS = [garbage, no_manifest, entries(b""), entries(b"x"), entries(bytes(2 * 2 * DIM)), entries(b"\xff" * 2 * DIM)]
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_kept_embeddings_that_cannot_be_read_are_computed_again(make, tmp_path, harm):
+    """They are only kept: files that are broken, and entries that are no vectors of this encoder."""
+    first = make(keep=tmp_path)
+    vectors = first.embed(TEXTS)
+    first.close()
+    harm(tmp_path)
+    again = make(keep=tmp_path)
+    computed = again.embed(TEXTS).tolist(), len(again.forwarded)
+    again.close()
+    third = make(keep=tmp_path)
+
+    assert (vectors.tolist(), len(TEXTS)) == computed
+    assert (vectors.tolist(), []) == (third.embed(TEXTS).tolist(), third.forwarded)
+    third.close()
+
+
+def test_embeddings_that_break_while_they_are_used_are_made_anew(make, tmp_path, caplog):
+    """What was asked is computed, nothing more is kept, and the next start begins with an empty folder."""
+    first = make(keep=tmp_path)
+    vectors = first.embed(TEXTS)
+    first.close()
+    again = make(keep=tmp_path)
+    for file in tmp_path.glob("*.sst"):
+        with file.open("r+b") as table:
+            table.write(bytes(200))
+
+    assert vectors.tolist() == again.embed(TEXTS).tolist()
+
+    broken = "nothing more is kept" in caplog.text
+    again.close()
+    third = make(keep=tmp_path)
+
+    assert broken and "cannot be used and is made anew" in caplog.text
+    assert vectors.tolist() == third.embed(TEXTS).tolist()
+    third.close()
+
+
+def test_embeddings_that_another_holds_are_left_to_it(make, tmp_path):
+    """The error is the one that leads `first_free` to the next folder."""
+    first = make(keep=tmp_path)
+
+    with pytest.raises(Exception, match="lock hold by current process") as raised:
+        make(keep=tmp_path)
+
+    assert is_held(raised.value)
+    first.close()
+
+
 def test_the_version_names_the_weights(make, folders):
     """The same folder gives the same version; other weights under the same name give another."""
     versions = [make(folder).version for folder in (folders[0], folders[0], folders[1])]
@@ -158,7 +235,7 @@ def test_device_dtype_and_batch_size_follow_what_is_there(monkeypatch):
 
     chosen = []
     for there in (False, True):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
         where = device.choose("auto")
         chosen.append((where.type, device.dtype(where), device.batch_size(where)))
 

@@ -4,12 +4,15 @@ import base64
 import json
 import socket
 import time
+import urllib.request
+from hashlib import sha256
 
 import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
-from model.schema import ModelVersion, encode_json
+from model.schema import RAW_BYTES, ModelVersion, encode_json
 from scripts.stack import ROOT, Place, Stack
+from tests import poison
 
 pytestmark = pytest.mark.java
 
@@ -24,10 +27,10 @@ class World:
 
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
-        self.producer = KafkaProducer(bootstrap_servers=stack.bootstrap_servers, max_request_size=2**25)
-        self.consumer = KafkaConsumer(
-            bootstrap_servers=stack.bootstrap_servers, isolation_level="read_committed", max_partition_fetch_bytes=2**25
+        self.producer = KafkaProducer(
+            bootstrap_servers=stack.bootstrap_servers, max_request_size=2**25, compression_type="gzip"
         )
+        self.consumer = KafkaConsumer(bootstrap_servers=stack.bootstrap_servers, isolation_level="read_committed")
         self.partitions: list[TopicPartition] = []
         self.seen: dict[str, list[dict]] = {}
         self.number = 0
@@ -74,11 +77,12 @@ class World:
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
             for record in self.seen[topic]:
-                if wanted(record):
+                if _holds(wanted, record):
                     return record
             self.poll()
         raise AssertionError(
-            f"{what}: not on {topic} within {PATIENCE_S} s; {len(self.seen[topic])} records came, logs in {self.stack.logs}"
+            f"{what}: not on {topic} within {PATIENCE_S} s; {len(self.seen[topic])} records came, "
+            f"logs in {self.stack.logs}"
         )
 
     def list_for(self, event_id: str) -> dict:
@@ -97,9 +101,17 @@ class World:
 def _json(record) -> dict | None:
     """What a record says, None for one that says nothing."""
     try:
-        return json.loads(record.value or b"null")
+        said = json.loads(record.value or b"null")
     except (ValueError, RecursionError):
         return None
+    return said if isinstance(said, dict) else None
+
+
+def _holds(wanted, record: dict) -> bool:
+    try:
+        return bool(wanted(record))
+    except (KeyError, TypeError):  # poison that lacks the field
+        return False
 
 
 def free_ports(count: int) -> list[int]:
@@ -131,7 +143,7 @@ def world():
         "1000",
     ]
     stack = Stack(place, pace)
-    with stack.up(parts=("broker", "cluster", "learner")):
+    with stack.up(parts=("broker", "cluster", "learner", "page")):
         world = World(stack)
         world.job = stack.submit()
         world.watch("recommendations", "rejected-events", "training-examples", "model-versions", "item-vectors")
@@ -172,7 +184,9 @@ def test_bad_records_are_rejected_with_their_bytes_and_the_job_goes_on(world):
         "Invalid enum value 'jump'": b'{"event_id":"x","user_id":"u","item_id":"i","action":"jump","event_time_ms":1}',
         "in the future": b'{"event_id":"x","user_id":"u","item_id":"i","action":"view","event_time_ms":99999999999999}',
         "no UTF-8": b'{"event_id":"x","user_id":"\xff","item_id":"i","action":"view","event_time_ms":1}',
-        "10000000 bytes": b" " * 10_000_000,
+        "like seconds": b'{"event_id":"x","user_id":"u","item_id":"i","action":"view","event_time_ms":1700000000}',
+        "900000 bytes": b"\xff" * 900_000,
+        "30000000 bytes": b" " * 30_000_000,  # as gzip it is small, and no limit of Kafka's keeps it away
     }
     for raw in bad.values():
         world.send(raw)
@@ -181,7 +195,8 @@ def test_bad_records_are_rejected_with_their_bytes_and_the_job_goes_on(world):
     assert 5 == len(answer["items"])
     for reason, raw in bad.items():
         record = world.rejected(reason)
-        assert raw == base64.b64decode(record["raw"])
+        assert raw[:RAW_BYTES] == base64.b64decode(record["raw"])
+        assert (len(raw), sha256(raw).hexdigest()) == (record["raw_bytes"], record["sha256"])
         assert ("events", int) == (record["source"], type(record["offset"]))
     assert len(bad) == len([record for record in world.seen["rejected-events"] if record["source"] == "events"])
 
@@ -265,11 +280,11 @@ def test_flink_tells_how_a_version_does_in_the_stream(world):
         for item_id in ("space3", "love4"):
             world.list_for(world.event("zoe", "view", item_id))
         metrics = world.stack.ask(f"/jobs/{world.job}/vertices/{vertex}/subtasks/metrics")
-        wanted = {one["id"] for one in metrics if "model_version.v0" in one["id"]}
+        wanted = {one["id"] for one in metrics if "model_version.serving" in one["id"]}
         time.sleep(1)
 
-    names = {name.rpartition(".")[2] for name in wanted}
-    assert {"events", "hr_at_10_ppm", "ndcg_at_10_ppm", "popularity_hr_at_10_ppm", "popularity_ndcg_at_10_ppm"} == names
+    names, figures = {name.rpartition(".")[2] for name in wanted}, ("hr_at_10_ppm", "ndcg_at_10_ppm")
+    assert {"version", "events", *figures, *(f"popularity_{name}" for name in figures)} == names
 
 
 def test_a_broken_version_is_refused_and_the_old_one_serves_on(world):
@@ -290,24 +305,46 @@ def test_a_broken_version_is_refused_and_the_old_one_serves_on(world):
 
 
 def test_what_is_no_version_is_rejected_and_neither_job_nor_learner_restarts(world):
-    """Brackets 50,000 deep, a record without a value, and bytes that are no text, on the topic that the whole job
-    listens to.
-    """
+    """Brackets 50,000 deep, a record without a value, bytes that are no text, on a topic that the whole job reads."""
     for raw, reason in ((b'{"x":' + b"[" * 50_000, "recursion"), (None, "has no value"), (b"\xff\xfe", "no UTF-8")):
         world.producer.send("model-versions", key=b"poison", value=raw)
         world.producer.flush()
         refused = world.wait(
             "rejected-events",
-            lambda record: record["source"] == "model-versions" and reason in record["reason"],
+            lambda record, why=reason: record["source"] == "model-versions" and why in record["reason"],
             reason,
         )
         assert refused["offset"] >= 0
-        assert (raw or b"")[:1_024] == base64.b64decode(refused["raw"])
+        assert (raw or b"")[:RAW_BYTES] == base64.b64decode(refused["raw"])
     answer = world.list_for(world.event("ann", "search", query="space"))
 
     assert answer["model_version"].startswith("v0")
     assert "RUNNING" == world.stack.job_state(world.job)
     assert [] == world.stack.ask(f"/jobs/{world.job}/exceptions")["exceptionHistory"]["entries"]
+
+
+@pytest.mark.parametrize("topic", list(poison.OF_TOPIC))
+def test_nothing_that_a_topic_carries_stops_anything(world, topic):
+    """Poison on every topic, the internal ones too: the job does not restart, the learner and the page live, and the
+    next event is answered by a full list of a trained version.
+    """
+    before = world.list_for(world.event("ann", "search", query="space"))
+    encoder = world.seen["item-vectors"][0]["encoder_version"]
+    for raw in poison.of(topic, encoder).values():
+        world.producer.send(topic, key=b"poison", value=raw)
+    world.producer.flush()
+    sent = time.monotonic()
+    after = world.list_for(world.event("ann", "view", "space0"))
+    print(f"poison on {topic}: the next event answered after {time.monotonic() - sent:.2f} s")
+    for number in range(20):  # what is bad only once it is acted on
+        after = world.list_for(world.event(f"after{number}", "view", f"space{number % 10}"))
+        time.sleep(0.1)
+
+    assert 5 == len(after["items"])
+    assert "untrained" not in (before["model_version"], after["model_version"])
+    assert {"learner", "page"} <= world.stack.running().keys()
+    assert [] == world.stack.ask(f"/jobs/{world.job}/exceptions")["exceptionHistory"]["entries"]
+    assert 200 == urllib.request.urlopen(f"{world.stack.page}/status").status
 
 
 def test_exactly_once_shows_lists_once_they_are_committed(world):
@@ -324,7 +361,7 @@ def test_exactly_once_shows_lists_once_they_are_committed(world):
         [NewTopic("once-" + name, 1, 1, topic_configs=config) for name, (_, config) in topics().items()]
     )
     admin.close()
-    command = world.stack.command("job") + ["--topic_prefix", "once-", "--delivery", "exactly-once"]
+    command = [*world.stack.command("job"), "--topic_prefix", "once-", "--delivery", "exactly-once"]
     world.job = world.stack.submit(command)
     world.watch("once-recommendations", "once-item-vectors")
     for item_id in ("space0", "space1", "love0"):

@@ -228,7 +228,7 @@ def test_an_item_that_came_before_the_first_example_was_learnt_is_not_new(world)
 
 @pytest.mark.parametrize("kinds", [("shoe",), ("shoe", "hat"), KINDS])
 def test_probabilities_still_fall_from_place_to_place(world, kinds):
-    """And sum to 1 over the whole catalogue, with an item that was lifted among them; whatever the length of the list."""
+    """And sum to 1 over the whole catalogue, with a lifted item among them; whatever the length of the list."""
     world.add(*(f"{kind}-{number}" for kind in kinds for number in (90, 91)))
     request = make_request(world.catalogue, [f"{kind}-{number}" for number in range(4) for kind in kinds])
     lists = [score(world.scorer, world.catalogue, [request], k)[0] for k in (5, PLACE, K, len(world.catalogue))]

@@ -182,7 +182,7 @@ def test_after_a_dislike_what_is_near_stands_below_where_it_was(world, untrained
 
 
 def test_a_dislike_does_not_push_what_is_near_to_more_that_was_wanted(world, untrained):
-    """Who looked at five shoes and disliked one wants another shoe: nothing is pushed as long as the pull is stronger."""
+    """Who looked at five shoes and disliked one wants another shoe: nothing is pushed while the pull is stronger."""
     viewed = [f"shoe-{at}" for at in range(5)]
 
     assert 0 == terms(world, untrained, asked(world, *viewed, ("dislike", "shoe-6")))["disliked"][0].abs().max()
@@ -205,7 +205,7 @@ def test_a_dislike_loses_its_force_as_other_events_follow(world, untrained):
 
 def test_a_low_rating_pushes_and_no_rating_lifts(world, untrained):
     """As a dislike does; how much a high one says is left to what is learnt and to the interests."""
-    rated = [did("hat-0") + [click("shoe-0", 1, "rating", value=value)] for value in (1.0, 3.0, 5.0)]
+    rated = [[*did("hat-0"), click("shoe-0", 1, "rating", value=value)] for value in (1.0, 3.0, 5.0)]
     said = [terms(world, untrained, request_after(world, events, 1_000)) for events in rated]
 
     assert [{"disliked"}, set(), set()] == [set(one) for one in said]
@@ -214,7 +214,7 @@ def test_a_low_rating_pushes_and_no_rating_lifts(world, untrained):
 
 def test_a_low_rating_says_less_the_more_a_user_rates(world, untrained):
     """Who rates all the time means less by it than who says it once."""
-    once = did("hat-0") + [click("shoe-0", 1, "rating", value=1.0)]
+    once = [*did("hat-0"), click("shoe-0", 1, "rating", value=1.0)]
     often = [click("hat-0", at, "rating", value=3.0) for at in range(3)] + [click("shoe-0", 3, "rating", value=1.0)]
     pushes = [
         by_kind(world, terms(world, untrained, request_after(world, events, 1_000))["disliked"][0])["shoe"]
@@ -258,10 +258,8 @@ def test_on_a_list_what_was_said_lifts_monotonically(world, untrained, learnt, a
 
 def test_who_only_views_and_clicks_has_no_term(world, untrained):
     """For them the score is what is learnt, to the bit; also beside others who said something."""
-    viewer, buyer = (
-        asked(world, "shoe-0", ("click", "hat-1"), ("rating", "tea-1")),
-        asked(world, ("purchase", "shoe-0")),
-    )
+    viewer = asked(world, "shoe-0", ("click", "hat-1"), ("rating", "tea-1"))
+    buyer = asked(world, ("purchase", "shoe-0"))
 
     assert {} == terms(world, untrained, viewer) == terms(world, untrained, asked(world))
     both = terms(world, untrained, viewer, buyer)
@@ -279,7 +277,8 @@ def test_a_term_has_a_name_of_its_own(world, untrained):
 
 
 USERS = [
-    (), ("shoe-0",), (("search", "tea"),), ("hat-0", ("dislike", "shoe-0")), (("purchase", "tea-1"), "tea-2", ("search", "lamp"), "hat-3"),
+    (), ("shoe-0",), (("search", "tea"),), ("hat-0", ("dislike", "shoe-0")),
+    (("purchase", "tea-1"), "tea-2", ("search", "lamp"), "hat-3"),
     ("nowhere", ("like", "nowhere"), ("dislike", "nowhere")), (("skip", "shoe-1"), ("cart", "lamp-2")),
 ]  # fmt: skip
 
@@ -405,7 +404,7 @@ def test_a_table_holds_the_texts_that_searches_are_held_against(world, untrained
 @pytest.mark.parametrize("before_s", [1, 50 * 86_400])
 def test_a_search_leads_whatever_of_its_kind_was_disliked_before(world, untrained, before_s):
     """Who asks for tea wants to see tea; what was disliked itself stays away."""
-    events = did(*((("dislike", f"tea-{at}") for at in range(3))))
+    events = did(*(("dislike", f"tea-{at}") for at in range(3)))
     search = Event("e9", "u", "search", 1_000 * (before_s + 9), query="tea")
     (list_,) = score(
         untrained, world, [request_after(world, [*events, search], search.event_time_ms, embed=axis_of)], 5

@@ -88,7 +88,7 @@ def test_a_scorer_that_was_returned_does_not_change(blind):
 
 
 def test_counting_is_quick_and_leaves_what_is_trained(blind):
-    """Two speeds: `count` refreshes what is counted, for a scorer that shares the trained part of the last fine-tuning."""
+    """Two speeds: `count` refreshes what is counted, for a scorer with the trained part of the last fine-tuning."""
     learner, first = learn(blind, make_examples(blind, range(20)))
     before = {name: tensor.clone() for name, tensor in first.state_dict().items()}
     learner.add(make_examples(blind, range(20, 30)))
@@ -297,7 +297,7 @@ def test_the_network_that_serves_is_an_average(blind):
 
 
 def test_a_change_of_taste_is_followed(blind, checkerboard):
-    """The newest events count most: who went from even to odd items is given more odd ones than who went the other way."""
+    """The newest events count most: who went from even to odd items gets more odd ones than who went the other way."""
     even, odd = ["i0", "i2", "i4"], ["i1", "i3", "i5"]
     lists = score(checkerboard, blind, [make_request(blind, even + odd), make_request(blind, odd + even)], ITEMS)
     to_odd, to_even = (sum(item.probability for item in list_ if int(item.item_id[1:]) % 2) for list_ in lists)
@@ -456,8 +456,8 @@ def test_examples_are_judged_as_the_job_asks(blind):
 
 def test_the_learner_knows_what_the_user_had_as_the_job_does(blind):
     """An item taken twice is kept once; beyond the limit the ones had longest ago are dropped. What was said in
-    between, of which
-    no example tells, comes with the interests of the next example."""
+    between, of which no example tells, comes with the interests of the next example.
+    """
     users = Users(blind, Rules(max_consumed=3))
     actions = ["click", "dislike", "view", "purchase", "search", "view", "skip", "rating", "like", "view"]
     items = ["i1", "i2", "i1", "i3", None, "i3", "i4", "i1", "i5", "i1"]
@@ -563,3 +563,127 @@ def test_the_network_visits_the_first_events_more_often(blind):
         learner.fine_tune()
 
     assert 2 == len(taken) and taken[0] > 3 * taken[1]
+
+
+# Examples that come in another order
+
+
+def written_by_the_job(catalogue, users: int, length: int) -> list[Example]:
+    """Examples of users who click in turn, with the interests that the job adds."""
+    job = Users(catalogue)
+    events = [
+        Event(f"u{user}-{at}", f"u{user}", "click", 1_000 * at + user, f"i{(at + user) % ITEMS}")
+        for at in range(length)
+        for user in range(users)
+    ]
+    return [job.ask(event).example for event in events]
+
+
+def read_by_partition(examples: list[Example], partitions: int) -> list[Example]:
+    """As examples without a key lie on their topic, in turn, and are read, one partition after the other."""
+    return [example for first in range(partitions) for example in examples[first::partitions]]
+
+
+@pytest.mark.parametrize("partitions", [2, 3, 4, 8])
+def test_every_example_is_counted_in_whatever_order_it_comes(blind, partitions):
+    """An example brings its user's history; those that come after it are examples all the same, and stand in their
+    place.
+    """
+    examples = written_by_the_job(blind, users=7, length=30)
+    late, in_order = Learner(blind), Learner(blind)
+    late.add(read_by_partition(examples, partitions))
+    in_order.add(examples)
+
+    assert len(examples) == len(late.memory.take_new())
+    assert [user.events for user in in_order.memory.users.values()] == [
+        late.memory.users[name].events for name in in_order.memory.users
+    ]
+
+
+def test_a_late_example_is_new_until_it_has_come(blind):
+    """What only a later example's interests told of has not been learnt from."""
+    first, second = written_by_the_job(blind, users=1, length=2)
+    learner = Learner(blind)
+    learner.add([second])
+
+    assert [False, True] == [learner.memory.has(one) for one in (first, second)]
+    learner.add([first])
+    assert learner.memory.has(first) and 2 == len(learner.memory.take_new())
+
+
+def test_a_late_example_is_taken_out_again_with_its_user(blind):
+    """What a user's late examples added to the counts goes with a `forget`."""
+    examples = written_by_the_job(blind, users=2, length=9)
+    learner, _ = learn(blind, read_by_partition(examples, 2))
+    learner.add([Example(f"u{user}", "f", 99, forget=True) for user in (0, 1)])
+
+    assert 0 == pytest.approx(float(learner.count().counts[0].sum()), abs=1e-3)
+
+
+# Examples that come again
+
+
+@pytest.mark.parametrize("later_ms", [0, 250, 86_400_000])
+def test_an_event_that_is_among_the_last_ones_is_learnt_once_whatever_its_time(blind, later_ms):
+    """The rule of the job."""
+    learner = Learner(blind)
+    learner.add([Example("u", "e", time_ms, "i1", "click") for time_ms in (5, 5 + later_ms)])
+
+    assert 1 == len(learner.memory.take_new())
+
+
+@pytest.mark.parametrize("last_n, learnt", [(3, 5), (4, 4)])
+def test_an_event_beyond_the_last_ones_is_another_one(blind, last_n, learnt):
+    """As it is for the job: `last_n` is one setting for both."""
+    learner = Learner(blind, rules=Rules(last_n=last_n))
+    learner.add([Example("u", f"e{number % 4}", number, f"i{number}", "click") for number in range(5)])
+
+    assert learnt == len(learner.memory.take_new())
+
+
+@pytest.mark.parametrize("length", [15, 100, 3_000])
+def test_what_the_job_writes_again_after_a_failure_is_learnt_once(blind, length):
+    """It goes back to its last checkpoint: the same examples, however many lie between."""
+    examples = [Example("u", f"e{number}", number, f"i{number % ITEMS}", "click") for number in range(length)]
+    learner = Learner(blind)
+    learner.add(examples + examples)
+
+    assert length == len(learner.memory.take_new())
+
+
+# Examples that were made to do harm
+
+
+def poisoned(catalogue, kind: str) -> list[Example]:
+    """Examples of one user that can be read and mean ill."""
+    whole = [f"i{number}" for number in range(ITEMS)]
+    huge = make_request(catalogue, whole * 6).interests
+    return {
+        "from 1970": [Example("p", f"p{at}", 0, f"i{at % ITEMS}", "click", huge) for at in range(40)],
+        "from the far future": [Example("p", f"p{at}", 2**48 - 1, f"i{at % ITEMS}", "click", huge) for at in range(40)],
+        "back and forth": [Example("p", f"p{at}", (at % 2) * (2**48 - 1), "i1", "like", huge) for at in range(40)],
+        "unknown items": [Example("p", f"p{at}", at, f"nowhere{at}", "view") for at in range(400)],
+        "one user, one item": [Example("p", f"p{at}", at, "i1", "view") for at in range(1_000)],
+        "one user, all items": [Example("p", f"p{at}", at, f"i{at % ITEMS}", "purchase", huge) for at in range(120)],
+        "many at one moment": [Example(f"p{at}", "p", 5, "i1", "view") for at in range(400)],
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", [
+    "from 1970", "from the far future", "back and forth", "unknown items", "one user, one item", "one user, all items",
+    "many at one moment",
+])  # fmt: skip
+def test_examples_that_mean_ill_leave_what_others_taught(blind, kind):
+    """No weight is lost to a number that is none, and the two tastes are told apart all the same."""
+    learner = Learner(blind, pace=Pace(most_steps=60))
+    examples = make_examples(blind, range(60))
+    learner.add(examples[:240] + poisoned(blind, kind) + examples[240:])
+    learner.count()
+    scorer = learner.fine_tune()
+
+    assert all(torch.isfinite(tensor).all() for tensor in scorer.state_dict().values() if tensor.is_floating_point())
+    assert purity(blind, scorer, 0) > 0.5 and purity(blind, scorer, 1) > 0.5, "half is chance"
+    learner.add([Example(name, "f", 1, forget=True) for name in list(learner.memory.users) if name.startswith("p")])
+    assert all(
+        torch.isfinite(tensor).all() for tensor in learner.count().tables().values() if tensor.is_floating_point()
+    )

@@ -2,8 +2,7 @@
 
     model ◄── udfs ◄── jobs
       ▲                 ▲
-      └── scripts, serving: the records (model.schema), the settings and which versions serve; scripts also call the
-      model
+      └── scripts, serving: the records (model.schema), the settings, which versions serve; scripts: the model too
 
 `model` knows neither Flink nor Kafka, and nobody uses `scripts` or `serving`. What runs inside the TaskManager's JVM
 (update-interest) never loads torch.
@@ -22,7 +21,7 @@ MAY_USE = {
     "udfs": {"udfs", "model"},
     "jobs": {"jobs", "udfs", "model"},
     "serving": {"serving", "model.schema", "model.versions", "jobs.settings"},
-    "scripts": {"scripts", "model", "jobs.settings", "jobs.topics", "jobs.versions"},
+    "scripts": {"scripts", "model", "jobs.settings", "jobs.topics", "jobs.versions", "jobs.encoders"},
 }
 FORBIDDEN = {
     "model": {"pyflink", "kafka"},

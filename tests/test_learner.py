@@ -1,8 +1,5 @@
-"""The learner's turns: when it counts, when it makes a candidate, what becomes of it. Kafka is a fake, the rest is
-real.
-"""
+"""The learner's turns: when it counts, when it makes a candidate, what becomes of it. Only Kafka is a fake."""
 
-import math
 from collections import namedtuple
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,44 +8,41 @@ import msgspec
 import pytest
 import torch
 
+import jobs.encoders
+import jobs.reader
 import jobs.versions
 from jobs import finetune
 from jobs.finetune import KEPT_COUNTS, FineTune
 from jobs.settings import Settings
 from jobs.versions import Versions
 from model import score
+from model.catalogue import Catalogue
 from model.finetune import Learner
-from model.schema import Example, FineTuneRequest, ItemVector, ModelVersion, encode_json
+from model.schema import Example, ItemVector, ModelVersion, decode_item_vector, decoded, encode_json
 from model.versions import Serving, name_of, trained_path
 from scripts import models
 from tests.test_finetune import make_examples
+from tests.test_inbox import Broker, Consumer
 from tests.test_score import make_catalogue, make_request
 
 Record = namedtuple("Record", "key value")
-PARTITION = "the only one"
 
 
 class Topic(list):
     """The topic `model-versions`: its records, and as much of Kafka's clients as is used."""
 
     def producer(self, **_) -> SimpleNamespace:
-        return SimpleNamespace(send=self.send)
+        return SimpleNamespace(send=self.send, close=lambda: None)
 
     def send(self, topic: str, key: bytes, value: bytes) -> SimpleNamespace:
         self.append(Record(key, value))
         return SimpleNamespace(get=lambda timeout: None)
 
-    def consumer(self, **_) -> SimpleNamespace:
-        at = [0]
-
-        def poll(timeout_ms: int) -> dict:
-            records, at[0] = self[at[0] :], len(self)
-            return {PARTITION: records}
-
-        return SimpleNamespace(
-            partitions_for_topic=lambda topic: {0}, assign=lambda partitions: None, seek_to_beginning=lambda: None,
-            end_offsets=lambda partitions: {PARTITION: len(self)}, position=lambda partition: at[0], poll=poll,
-        )  # fmt: skip
+    def consumer(self, **_) -> "Consumer":
+        broker = Broker()
+        names = ("model-versions", "item-vectors", "shop-model-versions", "b-model-versions")
+        broker.topics = {name: {0: self} for name in names}
+        return broker.connect()
 
     def compacted(self) -> "Topic":
         """What is left when the broker has kept the last record of every key."""
@@ -71,7 +65,7 @@ def topic(monkeypatch) -> Topic:
 def read(topic: Topic, monkeypatch) -> Versions:
     """What a program that starts now reads from a topic."""
     monkeypatch.setattr(jobs.versions, "KafkaProducer", topic.producer)
-    monkeypatch.setattr(jobs.versions, "KafkaConsumer", topic.consumer)
+    monkeypatch.setattr(jobs.reader, "KafkaConsumer", topic.consumer)
     return Versions(Settings())
 
 
@@ -117,52 +111,6 @@ def world(tmp_path, topic) -> World:
 
 
 # What can be read
-
-
-@pytest.fixture
-def inbox() -> finetune.Inbox:
-    """One that is connected to nothing."""
-    inbox = finetune.Inbox.__new__(finetune.Inbox)
-    inbox.examples, inbox.why, inbox.passed_over, inbox._said, inbox._requests = (
-        [],
-        "",
-        0,
-        -math.inf,
-        "fine-tune-requests",
-    )
-    return inbox
-
-
-GOLDEN = Path("tests/data/interests-v2.bin").read_bytes()
-EXAMPLE = Example("u", "e", 1, "m1", "view", GOLDEN)
-UNREADABLE_EXAMPLES = [
-    None, b"", b"nope", b"\xff\xfe", b'{"x":' + b"[" * 50_000, b'{"user_id":"u","event_id":"e","event_time_ms":1}',
-    *(encode_json(msgspec.structs.replace(EXAMPLE, **change)) for change in (
-        {"item_id": ""}, {"action": ""}, {"action": "jump"}, {"action": "dislike"}, {"event_time_ms": 2**63},
-        {"interests": b"\x09" + GOLDEN[1:]}, {"interests": GOLDEN[:-1]}, {"interests": GOLDEN[:5]},
-        {"interests": GOLDEN[:-11] + b"\xff" * 11},
-    )),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("raw", UNREADABLE_EXAMPLES)
-def test_an_example_that_cannot_be_read_is_passed_over_and_counted(inbox, raw, caplog):
-    """The log tells of the first at once, and not of each: the ones around it are learnt from."""
-    for value in (encode_json(EXAMPLE), raw, raw, encode_json(Example("u", "f", 2, forget=True))):
-        inbox._take("training-examples", value)
-
-    assert ["e", "f"] == [example.event_id for example in inbox.examples]
-    assert 2 == inbox.passed_over
-    assert 1 == len(caplog.records)
-
-
-@pytest.mark.parametrize("raw", [None, b"{}", b'{"x":' + b"[" * 50_000])
-def test_a_request_that_cannot_be_read_asks_for_nothing(inbox, raw):
-    """The one before it stands."""
-    inbox._take("fine-tune-requests", encode_json(FineTuneRequest("age", 1, 0, 0)))
-    inbox._take("fine-tune-requests", raw)
-
-    assert ("age", 1) == (inbox.why, inbox.passed_over)
 
 
 @pytest.mark.parametrize(
@@ -253,9 +201,7 @@ def test_the_first_candidate_waits_too(tmp_path, topic):
 
 
 def test_one_user_does_not_decide(world, topic):
-    """Of the examples that a candidate is judged on one in twenty, at least one, may be of the same user: bots wait
-    with the others.
-    """
+    """Of the examples a candidate is judged on, one in twenty, at least one, may be of one user: bots wait too."""
     world.take(60, "count")
     world.take(50)
     world.take(10, "count")
@@ -316,6 +262,21 @@ def test_another_encoder_ends_a_trial(world, topic):
     world.take(60, "age")
 
     assert "wide" == score.load(world.versions.current().path).encoder_version
+
+
+def test_two_prefixes_share_a_registry_and_no_version(tmp_path, topic):
+    """Each learner writes into the folder of its prefix, and takes nothing from another's."""
+    shop = World(tmp_path, topic_prefix="shop-")
+    shop.take(60, "count")
+    made = shop.versions.current()
+
+    assert tmp_path / "shop-" / "v00001" == Path(trained_path(made.path))
+
+    used = {
+        prefix: World(tmp_path, topic_prefix=prefix).step._served.scorer is not None for prefix in ("shop-", "", "b-")
+    }
+
+    assert {"shop-": True, "": False, "b-": False} == used
 
 
 # Counts
@@ -405,9 +366,7 @@ def test_counts_go_on_for_a_version_that_somebody_else_made(world, tmp_path):
 
 
 def test_a_learner_that_starts_again_counts_what_came_before_it_and_learns_nothing_from_it(world, topic):
-    """The version that serves has learnt from it; counts go on, none is written over, and the next candidate waits for
-    new examples.
-    """
+    """The version that serves has learnt from it; counts go on, unbroken; the next candidate waits for new examples."""
     past = world.examples[:100]
     world.take(60, "count")
     world.take(40)
@@ -492,7 +451,7 @@ def test_a_rollback_holds(world, topic):
 
 
 def test_after_a_rollback_learning_goes_on_from_the_version_that_serves(world):
-    """What is learnt when candidates may serve again comes from its weights, and not from those that were rolled back."""
+    """What is learnt when candidates may serve again comes from its weights, not from those that were rolled back."""
     world.take(60, "count")
     first = score.load(world.versions.current().path)
     world.spoil()
@@ -551,9 +510,7 @@ def test_a_decision_by_hand_while_a_candidate_is_written_is_not_overtaken(world,
 
 
 def test_a_compacted_topic_says_the_same(world, topic, monkeypatch):
-    """Whoever starts later reads the last record of every key: what serves, the ones before it and the pin are the
-    same.
-    """
+    """Whoever starts later reads the last record of every key: what serves, those before and the pin are the same."""
     for _ in range(4):
         world.take(60, "count")
         world.take(20)
@@ -611,3 +568,59 @@ def test_the_command_shows_what_serves_is_pinned_and_on_how_much_it_was_judged(w
 def test_what_cannot_be_done_is_said(topic, words, capsys):
     assert 1 == models.main(words)
     assert "models: " in capsys.readouterr().err
+
+
+# Encoders
+
+
+@pytest.fixture
+def vectors(monkeypatch) -> Topic:
+    """The topic `item-vectors`: two items of one encoder, one of another, one deleted."""
+    topic = Topic()
+    monkeypatch.setattr(jobs.encoders, "KafkaProducer", topic.producer)
+    monkeypatch.setattr(jobs.reader, "KafkaConsumer", topic.consumer)
+    for item_id, version in (("a", "v1"), ("b", "v1"), ("c", "v1"), ("d", "v1"), ("c", "v2")):
+        topic.send("item-vectors", item_id.encode(), encode_json(ItemVector(item_id, version, bytes(8))))
+    topic.send("item-vectors", b"d", encode_json(ItemVector("d", "v1", deleted=True)))
+    topic += [Record(b"x", b"junk"), Record(b"y", None)]
+    return topic
+
+
+def follows(topic: Topic) -> tuple[str, str]:
+    """What a catalogue serves that follows the topic, and what is pinned."""
+    catalogue = Catalogue()
+    items = (decoded(record.value, decode_item_vector) for record in topic)
+    catalogue.apply(item for item in items if not isinstance(item, str))
+    return catalogue.encoder_version, catalogue.pinned
+
+
+def test_an_encoder_is_chosen_by_command(vectors, capsys):
+    """Whoever follows the topic serves its vectors; with `auto` they stay, and may be replaced. The newest word stays
+    when the topic is compacted.
+    """
+    said = [(follows(vectors), follows(vectors.compacted()))]
+    for name in ("v2", "auto", "v1"):
+        assert 0 == models.main(["encoder", name])
+        said += [(follows(vectors), follows(vectors.compacted()))]
+
+    assert [("v1", "v2", "v2", "v1"), ("", "v2", "", "v1")] == list(zip(*(long for long, _ in said)))
+    assert [("v2", "v2"), ("v1", "v1")] == [said[1][1], said[3][1]]
+    assert "the vectors of v2 serve now, of 1 items" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["v3", "", "V1"])
+def test_an_encoder_that_no_item_has_is_not_chosen(vectors, capsys, name):
+    """The message says which there are."""
+    records = len(vectors)
+
+    assert 1 == models.main(["encoder", name])
+    assert "there are v1 (2 items), v2 (1 items)" in capsys.readouterr().err
+    assert len(vectors) == records
+
+
+def test_a_topic_without_vectors_has_no_encoder(vectors, capsys):
+    """Nothing is chosen."""
+    vectors.clear()
+
+    assert 1 == models.main(["encoder", "v1"])
+    assert "there are none" in capsys.readouterr().err

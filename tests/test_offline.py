@@ -1,6 +1,4 @@
-"""RecBole's part of a leave-one-out evaluation: what it is given, and how its lists come back. RecBole itself is not
-run.
-"""
+"""RecBole's part of a leave-one-out evaluation: what it is given, how its lists come back. RecBole is not run."""
 
 import sys
 from pathlib import Path
@@ -46,5 +44,5 @@ def test_where_recbole_stops_the_message_holds_its_error(monkeypatch, tmp_path):
     given(monkeypatch, tmp_path, "raise SystemExit('no such model')")
     outcome = leave_one_out(make_events(2, 4), make_catalogue(), methods=())
 
-    with pytest.raises(DataError, match="SASRec of recbole==1.2.1 stopped with 1: no such model"):
+    with pytest.raises(DataError, match=r"SASRec of recbole==1.2.1 stopped with 1: no such model"):
         offline.add_recbole(outcome, make_events(2, 4), make_catalogue(), 0, 4, lambda at, of: None)

@@ -1,7 +1,6 @@
-"""The evaluation and the job are one path: for the same stream and model version, the same lists and examples, by every
-action.
-"""
+"""Evaluation and job are one path: from one stream and version the same lists and examples, by every action."""
 
+import itertools
 import json
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -21,9 +20,10 @@ from tests.test_udfs import FakeJob
 from udfs.embed import Embed
 from udfs.score import Score
 
-K = 10
+K, BEGIN_MS = 10, 1_700_000_001_000
 CYCLE = (
-    "view", "click", "search", "cart", "purchase", "view", "rating", "like", "skip", "impression", "view", "dislike", "click", "search", "view", "rating",
+    "view", "click", "search", "cart", "purchase", "view", "rating", "like", "skip",
+    "impression", "view", "dislike", "click", "search", "view", "rating",
 )  # fmt: skip
 """One action after the other, so that every one of them comes before and after many others."""
 RATINGS = (None, 1.0, 5.0, 3.0, 2.5)
@@ -48,9 +48,7 @@ def of_action(event: Event, at: int, action: str) -> Event:
 
 @pytest.fixture(scope="module")
 def events() -> list[Event]:
-    """Sixteen users who come and go and do all that there is to do: some are forgotten, some events come again, some at
-    one time.
-    """
+    """Sixteen users do all that there is to do: some are forgotten, some events come again, some at one time."""
     random = np.random.default_rng(4)
     events = [msgspec.structs.replace(event, user_id=f"u{random.integers(16)}") for event in make_events(48, 8)]
     events = [
@@ -61,7 +59,7 @@ def events() -> list[Event]:
         one for at, event in enumerate(events) for one in ([event, events[again[at]]] if at in again else [event])
     ]
     return [
-        msgspec.structs.replace(event, event_time_ms=event.event_time_ms - event.event_time_ms % 3_000)
+        msgspec.structs.replace(event, event_time_ms=BEGIN_MS + event.event_time_ms - event.event_time_ms % 3_000)
         for event in events
     ]
 
@@ -107,9 +105,7 @@ def asked(events, catalogue) -> list[Asked]:
 
 @pytest.fixture(scope="module")
 def pairs(events, sent, asked) -> list[tuple[Request, Request]]:
-    """The list that the job asks for after a user's event, and the one that the evaluation asks for, live, before the
-    user's next.
-    """
+    """The list that the job asks for after an event, and that of the evaluation, live, before the user's next."""
     last, found = {}, []
     for event, job, evaluated in zip(events, sent, asked):
         if event.user_id in last:
@@ -138,7 +134,7 @@ def test_every_action_comes_and_events_come_again(events):
     assert {1.0, 5.0, None} < {event.value for event in events if event.action == "rating"}
     assert any(
         one.event_time_ms == other.event_time_ms and one.user_id == other.user_id
-        for one, other in zip(events, events[1:])
+        for one, other in itertools.pairwise(events)
     )
 
 
@@ -178,13 +174,11 @@ def _repeated_or_shown(events: list[Event], at: int) -> bool:
     for one in events[:at]:
         if one.user_id == event.user_id:
             before = [] if one.action == "forget" else [*before, one.event_id]
-    return event.action == "impression" or event.action != "forget" and event.event_id in before
+    return event.action == "impression" or (event.action != "forget" and event.event_id in before)
 
 
 def test_the_lists_of_the_job_are_those_of_the_evaluation(events, pairs, catalogue):
-    """The same items with the same probabilities, by a version that was learnt from all of it; who was forgotten gets
-    none.
-    """
+    """The same items with the same probabilities, by a version that learnt from all; who was forgotten gets none."""
     queries = {event.query: query_vector(event.query) for event in events if event.query}
     scorer = evaluate(events, catalogue, Protocol(fine_tune_every=120), methods=(), queries=queries).scorer
     theirs = job_lists([job for job, _ in pairs], catalogue, scorer)

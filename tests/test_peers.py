@@ -95,7 +95,7 @@ def test_rings_keep_the_newest_and_do_not_join_the_oldest_to_it():
 
 def test_counting_in_small_parts_gives_the_same_peers(learnt):
     """The tables do not depend on how many examples are counted at once."""
-    catalogue, (learner, scorer) = learnt[0].catalogue, learnt
+    catalogue, (_, scorer) = learnt[0].catalogue, learnt
     other = Learner(catalogue, pace=Pace(chunk=3))
     for user in range(8):
         items = [f"i{2 * at + user % 2}" for at in range(4)]

@@ -9,9 +9,7 @@ ITEMS, CANDIDATES, DRAWN, EXAMPLES = 50, 12, 8, 20_000
 
 
 def test_what_is_drawn_stands_for_all_that_could_be_on_a_list():
-    """Of 50 items 12 are candidates, of which one came and two are excluded; 4 others are excluded too: 44 could be on
-    a list.
-    """
+    """Of 50 items 12 are candidates, one of which came and two are excluded; 4 others too: 44 could be listed."""
     random = np.random.default_rng(0)
     candidates = torch.arange(CANDIDATES).expand(EXAMPLES, -1)
     excluded = torch.zeros(EXAMPLES, ITEMS, dtype=torch.bool)

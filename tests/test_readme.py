@@ -21,7 +21,7 @@ from model.reasons import NAMES
 from scripts import behaviour, data, models, options, stack
 from scripts.processes import Place, Processes, Supervision
 from serving import app, words
-from serving.store import Refused, Store
+from serving.store import Store
 
 ROOT = Path(__file__).parent.parent
 DOCS = sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))
@@ -45,7 +45,7 @@ class Block(NamedTuple):
 BLOCKS = [
     Block(page, found[1], found[2], text[: found.start()])
     for page, text in TEXTS.items()
-    for found in re.finditer(r"^```(\w*)\n(.*?)\n```$", text, re.S | re.M)
+    for found in re.finditer(r"^```(\w*)\n(.*?)\n```$", text, re.DOTALL | re.MULTILINE)
 ]
 
 
@@ -55,7 +55,7 @@ def blocks(*languages: str, page: str = "") -> list[Block]:
 
 def last(pattern: str, block: Block) -> str:
     """The last match of a pattern before a block."""
-    return re.findall(pattern, block.before, re.M)[-1]
+    return re.findall(pattern, block.before, re.MULTILINE)[-1]
 
 
 LINES = [(block.page, line.split("  #")[0].strip()) for block in blocks("") for line in block.text.splitlines()]
@@ -73,7 +73,9 @@ DECODERS = {
     "training-examples": schema.decode_example,
     "fine-tune-requests": schema.decode_fine_tune_request,
     "model-versions": schema.decode_model_version,
-    "rejected-events": msgspec.json.Decoder(Refused).decode,
+    "rejected-events": msgspec.json.Decoder(
+        msgspec.defstruct("Written", [(field.name, field.type) for field in msgspec.structs.fields(schema.Rejected)])
+    ).decode,
 }
 RECORDS = [
     (last(r"(?:^\*\*|on )`([a-z-]+)`", block), block) for block in blocks("json") if "operations" not in block.page
@@ -104,7 +106,9 @@ def test_every_topic_has_a_record_a_row_and_the_command_that_creates_it():
     assert set(created) == {topic for topic, block in RECORDS if block.page == "docs/topics.md"}
     for name, (partitions, config) in created.items():
         assert re.search(
-            rf"^\| `{name}` \| [\w ]+ \| {partitions} \| {config.get('cleanup.policy', 'delete')} \|", page, re.M
+            rf"^\| `{name}` \| [\w ]+ \| {partitions} \| {config.get('cleanup.policy', 'delete')} \|",
+            page,
+            re.MULTILINE,
         )
 
 
@@ -113,7 +117,7 @@ def test_every_field_that_a_producer_writes_is_told(record, fields):
     """Those of a list too; what nothing reads need not be written."""
     page = TEXTS["docs/topics.md"]
     unread = {"attributes", "image", "audio"}
-    told = re.search(rf"^\*\*`{record}`\*\*.*?(?=^\*\*`|^## )", page, re.S | re.M)[0]
+    told = re.search(rf"^\*\*`{record}`\*\*.*?(?=^\*\*`|^## )", page, re.DOTALL | re.MULTILINE)[0]
 
     assert [] == [name for name in fields.__struct_fields__ if f"| `{name}` |" not in told and name not in unread]
     for struct in (schema.Recommendation, schema.RecommendedItem, schema.Reason):
@@ -170,7 +174,8 @@ const list = process.env.LIST;
 exports.Kafka = class {
   producer() {
     return { connect: async () => {}, disconnect: async () => {},
-             send: async ({ topic, messages }) => messages.forEach(m => console.log(JSON.stringify([topic, m.key, m.value]))) };
+             send: async ({ topic, messages }) =>
+               messages.forEach(m => console.log(JSON.stringify([topic, m.key, m.value]))) };
   }
   consumer() {
     return { connect: async () => {}, subscribe: async () => {},
@@ -228,7 +233,7 @@ def make_store() -> Store:
         schema.encode_json(schema.ModelVersion("v00001", "p", metrics=metrics, status="serving")),
         1,
     )
-    store.apply("rejected-events", None, schema.Rejected("events", 0, 1, "why", b"raw").as_json(), 1)
+    store.apply("rejected-events", None, schema.Rejected.of("events", 0, 1, "why", b"raw").as_json(), 1)
     return store
 
 
@@ -265,14 +270,15 @@ def test_every_rest_call_is_shown():
 # Commands, flags, variables, files
 
 HELP = {
-    "jobs/recommend.py": lambda: settings.usage(),
-    "jobs/finetune.py": lambda: settings.usage(),
+    "jobs/recommend.py": settings.usage,
+    "jobs/finetune.py": settings.usage,
     "scripts/models.py": lambda: models.USAGE + settings.usage(),
     "scripts/stack.py": stack.help_text,
 }
 OF_OTHERS = {
     "--savepointPath", "--build",
     "--create", "--if-not-exists", "--topic", "--partitions", "--config", "--bootstrap-server", "--replication-factor",
+    "--reader-property",
 }  # fmt: skip
 """Flags of Flink, Kafka and docker-compose."""
 
@@ -309,9 +315,9 @@ def test_every_variable_that_is_named_exists():
 
 
 def test_every_make_target_and_file_that_is_named_exists():
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for page, text in TEXTS.items():
-        named = re.findall(r"(?:^|`)make ([a-z-]+)(?= +(?:ARGS|#)|`|$)", text, re.M)
+        named = re.findall(r"(?:^|`)make ([a-z-]+)(?= +(?:ARGS|#)|`|$)", text, re.MULTILINE)
         files = re.findall(
             r"\b((?:scripts|jobs|udfs|model|serving|docs|flink-conf|tests)/[\w-]+\.(?:py|md|txt|yaml))", text
         )
@@ -326,7 +332,7 @@ def test_every_link_leads_somewhere(page):
         file, _, anchor = target.partition("#")
         there = (ROOT / page).parent / file
         assert there.exists(), target
-        assert not anchor or re.search(rf"^#+ {anchor}$", there.read_text(), re.M | re.I), target
+        assert not anchor or re.search(rf"^#+ {anchor}$", there.read_text(), re.MULTILINE | re.IGNORECASE), target
 
 
 @pytest.mark.parametrize("page, line", COMMANDS, ids=[line[:60] for _, line in COMMANDS])
@@ -384,10 +390,12 @@ def test_every_signal_has_words_and_they_are_shown():
     """And no words are left of a signal that is gone; a term and exploration are reasons as a signal is."""
     page = TEXTS["docs/signals.md"]
 
-    assert {*NAMES, "new"} == set(words.PHRASES) == set(re.findall(r"^\| `([\w-]+)` \|", page, re.M))
+    assert {*NAMES, "new"} == set(words.PHRASES) == set(re.findall(r"^\| `([\w-]+)` \|", page, re.MULTILINE))
     for name, (with_items, alone) in words.PHRASES.items():
         assert re.search(
-            rf"^\| `{name}` \| .+ \| {re.escape(with_items.replace('{}', '…'))} \| {re.escape(alone)} \|$", page, re.M
+            rf"^\| `{name}` \| .+ \| {re.escape(with_items.replace('{}', '…'))} \| {re.escape(alone)} \|$",
+            page,
+            re.MULTILINE,
         ), name
 
 
@@ -397,4 +405,4 @@ def test_the_readme_is_one_page():
 
     assert len(lines) <= 150
     assert {"events", "recommendations"} == {topic for topic, block in RECORDS if block.page == "README.md"}
-    assert ["demo", "test"] == re.findall(r"^make (\w+)", "\n".join(lines[:50]), re.M)
+    assert ["demo", "test"] == re.findall(r"^make (\w+)", "\n".join(lines[:50]), re.MULTILINE)

@@ -18,8 +18,7 @@ from tests.test_score import DIM, make_catalogue, make_request
 def given(
     popular: list[float], trending: list[float], said=None, explored=(), **more: list[float]
 ) -> list[list[tuple[str, float]]]:
-    """The reasons for each item of a catalogue of which two signals are known; both weigh the same and are 0 on
-    average.
+    """The reasons for each item of a catalogue of which two signals are known; both weigh the same and average 0.
 
     Args:
         more: further signals; `had` weighs as much as the others, against the item.
@@ -58,8 +57,8 @@ def test_a_signal_below_that_of_the_average_item_is_no_reason():
 
 def test_what_a_user_said_outright_is_a_reason_beside_the_signals():
     """A search that lifts an item by three times what its popularity does has three quarters of it, whatever the
-    signals weigh; what
-    it pushes down has no reason from it."""
+    signals weigh; what it pushes down has no reason from it.
+    """
     near, far = given(popular=[0.5, -0.5], trending=[0.0, 0.0], said={"search": torch.tensor([[1.5, -1.5]])})
 
     assert [("search", 0.75), ("popular", 0.25)] == near
@@ -82,7 +81,7 @@ def test_every_signal_and_every_term_has_a_name_of_its_own():
 
 
 def test_that_a_user_never_had_an_item_is_no_reason_for_it():
-    """It lifts the item above the one that was had, but says nothing of it; to be had again is one, where that lifts."""
+    """It lifts the item above one that was had, but says nothing of it; to be had again is one, where that lifts."""
     never, had = given(popular=[0.1, -0.1], trending=[0.0, 0.0], had=[0.0, 0.7])
     again, _ = given(popular=[0.1, -0.1], trending=[0.0, 0.0], **{"had-lately": [0.9, 0.0]})
 

@@ -3,13 +3,16 @@
 import json
 import subprocess
 import sys
+from hashlib import sha256
 
 import pytest
 
-from scripts import stack
+from scripts import jars, stack
 
 pytestmark = pytest.mark.java
 
+
+USERS = ["ann", "7", 'quo"te', "back\\slash", "{}", "über", "用户", "🙂", "a" * 256, "line\nend", "tab\t", " "]
 
 BUILD = """
 import json, sys
@@ -43,12 +46,37 @@ def steps():
     PyFlink never lets its JVM go.
     """
     stack.fetch_jars()
-    jars = [jar.as_uri() for jar in (stack.JARS / "flink").glob("*.jar")]
+    addresses = [jar.as_uri() for jar in (jars.JARS / "flink").glob("*.jar")]
     done = subprocess.run(
-        [sys.executable, "-c", BUILD, *jars], capture_output=True, text=True, cwd=stack.ROOT, timeout=120
+        [sys.executable, "-c", BUILD, *addresses], capture_output=True, text=True, cwd=stack.ROOT, timeout=120
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])
+
+
+KEYED = """
+import json, sys
+from pyflink.table import DataTypes
+from jobs.recommend import environment, with_user_id
+from jobs.settings import Settings
+from model.schema import Example, encode_json
+
+tables = environment(Settings(), [])[1]
+rows = [(bytearray(encode_json(Example(user, "e", 1, "i", "view", b"x" * 999))),) for user in json.loads(sys.argv[1])]
+examples = tables.from_elements(rows, DataTypes.ROW([DataTypes.FIELD("value", DataTypes.BYTES())]))
+with with_user_id(examples).execute().collect() as found:
+    print(json.dumps([[user, json.loads(bytes(value))["user_id"]] for user, value in found]))
+"""
+
+
+def test_an_example_is_keyed_by_its_user():
+    """Whatever the id holds: a user's examples stay in one partition, in their order."""
+    done = subprocess.run(
+        [sys.executable, "-c", KEYED, json.dumps(USERS)], capture_output=True, text=True, cwd=stack.ROOT, timeout=120
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+    assert [[user, user] for user in USERS] == json.loads(done.stdout.splitlines()[-1])
 
 
 def test_every_step_has_a_name_and_a_uid(steps):
@@ -73,6 +101,7 @@ def test_the_steps_of_the_picture_are_there(steps):
         "read-events",
         "read-items",
         "read-model-versions",
+        "read-ticks",
         "embed",
         "update-interest",
         "score",
@@ -82,6 +111,38 @@ def test_the_steps_of_the_picture_are_there(steps):
         "write-recommendations", "write-item-vectors", "write-training-examples", "write-fine-tune-requests",
         "write-rejected-events",
     } <= uids  # fmt: skip
+
+
+BOUNDED = r"""
+import json, sys
+from pyflink.table import EnvironmentSettings, TableEnvironment
+from jobs import topics
+
+tables = TableEnvironment.create(EnvironmentSettings.in_batch_mode())
+columns = "`value` STRING, `topic` AS 't', `partition` AS 0, `offset` AS 0"
+tables.execute_sql(
+    f"CREATE TEMPORARY TABLE read_lines ({columns}) "
+    f"WITH ('connector'='filesystem', 'path'='{sys.argv[1]}', 'format'='raw')"
+)
+rows = tables.execute_sql(topics.bounded("lines", 100_000)).collect()
+print(json.dumps([[bytes(row[0]).hex(), row[4]] for row in rows]))
+"""
+
+
+def test_a_record_that_is_too_large_is_cut_inside_the_jvm(tmp_path):
+    """Bytes that are no UTF-8 come through as they are; of what is cut, length and hash are those of all of it."""
+    values = [b"\xff\xfe\xc3", "é".encode() * 100_000, b"\xff" * 100_001, "é".encode() * 100_001, b"x" * 5_000_000]
+    (tmp_path / "lines").write_bytes(b"\n".join(values))
+    command = [sys.executable, "-c", BOUNDED, (tmp_path / "lines").as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=stack.ROOT, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    cut = {100_001: 65_536, 200_002: 131_072, 5_000_000: 65_536}
+    expected = [
+        [value[: cut.get(len(value))].hex(), f"{len(value)} {sha256(value).hexdigest()}" if len(value) in cut else None]
+        for value in values
+    ]
+
+    assert sorted(map(str, expected)) == sorted(map(str, json.loads(done.stdout.splitlines()[-1])))
 
 
 def test_python_runs_in_the_three_udfs_alone(steps):

@@ -84,6 +84,25 @@ def test_what_lies_below_a_version_is_listed(registry, path):
     assert ["counts-000001"] == registry.inside("memory://listed/v1")
 
 
+INSIDE = ["{}/v1", "{}/v1/counts-000001", "{}/by hand", "{}/counts-000001", "{}/v1/"]
+OUTSIDE = [
+    "{}", "{}/", "{}/shop-/v1", "{}/shop-/v1/counts-000001", "{}/shop-/counts-1/counts-000001", "{}/..",
+    "{}/../x", "{}/.", "{}/../counts-1",
+    "{}-other/v1", "/elsewhere/v1", "v1", "zip://v1::{}/m.zip", "{}/v1::x", "", "{}/v1/../../x",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("root", ["/models", "s3://bucket/models", "/models/shop-", "memory://m"])
+@pytest.mark.parametrize("trail", ["", "/"])
+def test_a_version_lies_in_the_registry_itself(registry, root, trail):
+    """A folder below it, as another prefix has one, is another registry."""
+    for path in INSIDE:
+        assert registry.check_inside(path.format(root), root + trail) is None
+    for path in OUTSIDE:
+        with pytest.raises(VersionError, match="lies outside the registry"):
+            registry.check_inside(path.format(root), root + trail)
+
+
 def test_a_missing_version_is_named(registry, tmp_path):
     """The message says which, and what to do."""
     message = refused(registry, tmp_path / "v9")

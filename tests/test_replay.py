@@ -57,9 +57,7 @@ def test_every_field_of_an_event_is_sent_on(feed):
 
 
 def test_events_that_call_for_no_list_are_counted(feed):
-    """An impression, and an event whose id was sent before; its first sending is the one that is timed. A forget is
-    answered.
-    """
+    """An impression, and an event whose id was sent before; the first sending is timed. A forget is answered."""
     feed.event(Event("a1", "u1", "view", T, "m1"))
     first = feed.sent["a1"]
     for event in (
@@ -108,9 +106,7 @@ def test_a_file_that_is_replayed_is_read_as_the_topic_reads_it(tmp_path, capsys)
 
 
 def test_after_a_forget_a_user_has_no_list_to_be_judged_by():
-    """What was on the list before, or on the empty one that answers the forget, proves nothing; nor is anything
-    consumed.
-    """
+    """What was on the list before, or on the empty one that answers the forget, proves nothing; nothing is consumed."""
     quality = Quality(["a", "b"])
     actions = ("view", "a"), ("forget", None), ("view", "a"), ("view", "b")
     for number, (action, item) in enumerate(actions):

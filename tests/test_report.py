@@ -38,7 +38,8 @@ def test_the_table_has_the_best_method_first_and_the_protocol_above_it(capsys):
     out = capsys.readouterr().out
 
     assert out.startswith(
-        "Prequential: events in time order, those of one time in an order that is drawn, for every method alike; the first 20%"
+        "Prequential: events in time order, those of one time in an order that is drawn, for every method alike; "
+        "the first 20%"
     )
     assert 0 < out.index("headrace") < out.index("popularity")
     assert out.endswith("HR@10 of headrace: 4.00 times that of popularity, the best of the others\n")
@@ -60,10 +61,10 @@ def test_the_curves_are_a_picture(tmp_path):
 
 def test_where_nothing_can_be_drawn_it_is_said_before_the_work(monkeypatch, tmp_path):
     """Another ending, no matplotlib, or no such folder."""
-    with pytest.raises(DataError, match="--plot c.xlsx: no picture has this ending; there are .png, .pdf, .svg, .jpg"):
+    with pytest.raises(DataError, match=r"--plot c.xlsx: no picture has this ending; there are .png, .pdf, .svg, .jpg"):
         check_drawing("c.xlsx")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(DataError, match="--plot c.png: matplotlib is needed: `make setup`"):
+    with pytest.raises(DataError, match=r"--plot c.png: matplotlib is needed: `make setup`"):
         check_drawing("c.png")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     with pytest.raises(DataError, match="there is no such folder"):

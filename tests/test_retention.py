@@ -13,7 +13,7 @@ from model import registry
 from model.schema import ModelVersion, VersionError
 from model.versions import next_name
 from scripts import models
-from tests.test_learner import World, read, topic, world  # noqa: F401  fixtures
+from tests.test_learner import World, read, topic, world
 from udfs import loading
 
 
@@ -23,7 +23,7 @@ def nothing_hangs(monkeypatch):
     monkeypatch.setattr(loading, "_hung", [])
 
 
-def announced(topic, folder, *statuses: str, path: str = "") -> Versions:  # noqa: F811
+def announced(topic, folder, *statuses: str, path: str = "") -> Versions:
     """What is known of v00001, v00002 and so on after these records, each with a folder in the registry."""
     versions = Versions(Settings())
     for number, status in enumerate(statuses, 1):
@@ -37,7 +37,7 @@ def folders(folder) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_the_newest_versions_and_those_that_served_last_stay(topic, tmp_path):  # noqa: F811
+def test_the_newest_versions_and_those_that_served_last_stay(topic, tmp_path):
     """Candidates that were rejected since do not push out the versions to which one can go back."""
     versions = announced(topic, tmp_path, *["serving"] * 5, *["rejected"] * 5)
     remove_unneeded(versions, str(tmp_path), 3)
@@ -50,7 +50,7 @@ def test_the_newest_versions_and_those_that_served_last_stay(topic, tmp_path):  
     assert [] == unneeded(versions, 3)
 
 
-def test_the_version_that_serves_stays_however_old_it_is(topic, tmp_path):  # noqa: F811
+def test_the_version_that_serves_stays_however_old_it_is(topic, tmp_path):
     """Pinned while a hundred candidates came, and with new counts all the time."""
     versions = announced(topic, tmp_path, "serving", *["rejected"] * 20)
     versions.say(ModelVersion("v00001", f"{tmp_path}/v00001/counts-000001"), status="counted")
@@ -59,7 +59,7 @@ def test_the_version_that_serves_stays_however_old_it_is(topic, tmp_path):  # no
     assert ["v00001", "v00019", "v00020", "v00021"] == folders(tmp_path)
 
 
-def test_a_decision_by_hand_comes_before_a_removal(topic, tmp_path, monkeypatch):  # noqa: F811
+def test_a_decision_by_hand_comes_before_a_removal(topic, tmp_path, monkeypatch):
     """Someone lets an old version serve in the moment in which the learner says that it is removed."""
     versions, hand = announced(topic, tmp_path, *["serving"] * 4), Versions(Settings())
     monkeypatch.setattr("jobs.retention.unneeded", lambda versions, keep: promoted() or [versions.known["v00001"]])
@@ -77,9 +77,10 @@ def test_a_decision_by_hand_comes_before_a_removal(topic, tmp_path, monkeypatch)
     ]
 
 
-def test_a_decision_by_hand_outlives_what_came_too_late_for_it(topic, tmp_path, monkeypatch):  # noqa: F811
+def test_a_decision_by_hand_outlives_what_came_too_late_for_it(topic, tmp_path, monkeypatch):
     """A learner that knows of no decision yet retires the version that was just chosen: of both records compaction
-    keeps the learner's."""
+    keeps the learner's.
+    """
     versions, hand = announced(topic, tmp_path, "serving"), Versions(Settings())
     send, late = topic.send, ModelVersion("v00001", f"{tmp_path}/v00001", status="retired")
 
@@ -98,7 +99,7 @@ def test_a_decision_by_hand_outlives_what_came_too_late_for_it(topic, tmp_path, 
     ]
 
 
-def test_what_was_said_to_be_removed_is_deleted_in_the_end(topic, tmp_path):  # noqa: F811
+def test_what_was_said_to_be_removed_is_deleted_in_the_end(topic, tmp_path):
     """By the next removal, where a learner ended in between, or wrote counts of a version that was just removed."""
     versions = announced(topic, tmp_path, *["serving"] * 4)
     versions.say(versions.known["v00001"], status="removed")
@@ -114,7 +115,7 @@ def test_what_was_said_to_be_removed_is_deleted_in_the_end(topic, tmp_path):  # 
 @pytest.mark.parametrize(
     "path", ["{folder}/v00001", "file://{folder}/v00001", "{folder}/v00001/counts-000001/counts-000002"]
 )
-def test_what_serves_is_not_deleted_however_its_path_is_written(topic, tmp_path, path):  # noqa: F811
+def test_what_serves_is_not_deleted_however_its_path_is_written(topic, tmp_path, path):
     """By hand a version serves under another name and another address of the same folder."""
     versions = announced(topic, tmp_path, *["rejected"] * 5)
     versions.decide(ModelVersion("by-hand", path.format(folder=tmp_path)), "by hand")
@@ -124,7 +125,7 @@ def test_what_serves_is_not_deleted_however_its_path_is_written(topic, tmp_path,
 
 
 @pytest.mark.parametrize("path", ["/nowhere/v00001", "{folder}/v00002", "{folder}/../v00001", "", "zip://v00001::/m"])
-def test_a_removal_that_a_stranger_announces_deletes_nothing(topic, tmp_path, path):  # noqa: F811
+def test_a_removal_that_a_stranger_announces_deletes_nothing(topic, tmp_path, path):
     """Where its path is not that of the name in the registry, whatever is there is somebody's."""
     versions = announced(topic, tmp_path, *["rejected"] * 3)
     versions.announce(ModelVersion("v00001", path.format(folder=tmp_path), status="removed"))
@@ -133,7 +134,7 @@ def test_a_removal_that_a_stranger_announces_deletes_nothing(topic, tmp_path, pa
     assert ["v00001", "v00002", "v00003"] == folders(tmp_path)
 
 
-def test_versions_are_removed_from_an_object_store(topic):  # noqa: F811
+def test_versions_are_removed_from_an_object_store(topic):
     """As any that fsspec knows: there are no folders but what lies in them."""
     files, versions = fsspec.filesystem("memory"), Versions(Settings())
     for status in ("serving", *["rejected"] * 4):
@@ -145,7 +146,7 @@ def test_versions_are_removed_from_an_object_store(topic):  # noqa: F811
     assert ["v00001", "v00004", "v00005"] == registry.inside("memory://kept")
 
 
-def test_of_versions_that_were_removed_only_the_newest_are_known(topic):  # noqa: F811
+def test_of_versions_that_were_removed_only_the_newest_are_known(topic):
     """A year of them does not fill the learner's memory; new names go on from the last."""
     versions = Versions(Settings())
     for number in range(1, KNOWN_REMOVED + 31):
@@ -156,7 +157,7 @@ def test_of_versions_that_were_removed_only_the_newest_are_known(topic):  # noqa
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 30, 60])
-def test_whatever_the_number_of_removed_versions_the_others_are_known(topic, count):  # noqa: F811
+def test_whatever_the_number_of_removed_versions_the_others_are_known(topic, count):
     """And the removed ones as far as there is room for them."""
     versions = Versions(Settings())
     versions.say(ModelVersion("v00001", "r/v00001"), status="serving")
@@ -168,7 +169,7 @@ def test_whatever_the_number_of_removed_versions_the_others_are_known(topic, cou
 
 
 @pytest.mark.parametrize("name", ["..", ".", "", "v00001/../..", "by-hand", "v1", "v00001x"])
-def test_only_what_a_learner_wrote_into_the_registry_is_ever_deleted(topic, tmp_path, name):  # noqa: F811
+def test_only_what_a_learner_wrote_into_the_registry_is_ever_deleted(topic, tmp_path, name):
     """Whatever a record says its name or its path is."""
     home, outside = tmp_path / "registry", tmp_path / "precious"
     home.mkdir(), outside.mkdir(), (home / "by-hand").mkdir()
@@ -182,7 +183,7 @@ def test_only_what_a_learner_wrote_into_the_registry_is_ever_deleted(topic, tmp_
     assert ["by-hand", "v00001"] == folders(home)
 
 
-def test_a_registry_that_lets_nothing_be_deleted_does_not_end_learning(topic, tmp_path, monkeypatch, caplog):  # noqa: F811
+def test_a_registry_that_lets_nothing_be_deleted_does_not_end_learning(topic, tmp_path, monkeypatch, caplog):
     """It is said, and tried again after the next version."""
     versions = announced(topic, tmp_path, *["rejected"] * 4)
     with monkeypatch.context() as away:
@@ -195,7 +196,7 @@ def test_a_registry_that_lets_nothing_be_deleted_does_not_end_learning(topic, tm
 
 
 @pytest.mark.parametrize("command", [models.promote, models.pin])
-def test_one_cannot_go_back_to_a_version_that_was_removed(topic, tmp_path, command):  # noqa: F811
+def test_one_cannot_go_back_to_a_version_that_was_removed(topic, tmp_path, command):
     """The command says why."""
     versions = announced(topic, tmp_path, *["serving"] * 4)
     remove_unneeded(versions, str(tmp_path), 3)
@@ -204,22 +205,22 @@ def test_one_cannot_go_back_to_a_version_that_was_removed(topic, tmp_path, comma
         command(versions, "v00001")
 
 
-def test_the_learner_removes_what_it_needs_no_more(tmp_path, topic):  # noqa: F811
+def test_the_learner_removes_what_it_needs_no_more(tmp_path, topic):
     """After each candidate: of five that served in turn the last three are there."""
-    world = World(tmp_path, keep_versions=3)
-    while world.current() != "v00005":
-        world.take(60, "count")
-        world.take(30)
+    learner = World(tmp_path, keep_versions=3)
+    while learner.current() != "v00005":
+        learner.take(60, "count")
+        learner.take(30)
 
     assert ["v00003", "v00004", "v00005"] == folders(tmp_path)
     assert ["v00001", "v00002"] == [name for name, status in topic.said() if status == "removed"]
 
 
-def test_versions_that_are_chosen_while_the_registry_hangs_do_not_pile_up(world, monkeypatch, caplog):  # noqa: F811
+def test_versions_that_are_chosen_while_the_registry_hangs_do_not_pile_up(world, monkeypatch, caplog):
     """One decides by hand again and again, and every one of them hangs."""
     go, asked = threading.Event(), []
     monkeypatch.setattr("jobs.finetune.LOAD_S", 0.01)
-    monkeypatch.setattr("model.score.load", lambda path: asked.append(path) or go.wait(10) and 1 / 0)
+    monkeypatch.setattr("model.score.load", lambda path: asked.append(path) or (go.wait(10) and 1 / 0))
     for number in range(1, 10):
         world.versions.decide(ModelVersion(f"v{number:05d}", f"{world.settings.registry}/v{number:05d}"), "by hand")
         world.take(2)
@@ -229,7 +230,7 @@ def test_versions_that_are_chosen_while_the_registry_hangs_do_not_pile_up(world,
     assert "v00009: not loaded while the registry does not answer for" in caplog.text
 
 
-def test_a_serving_version_that_makes_no_lists_does_not_end_learning(world, caplog, monkeypatch):  # noqa: F811
+def test_a_serving_version_that_makes_no_lists_does_not_end_learning(world, caplog, monkeypatch):
     """It is tried when it is loaded: candidates are judged beside an untrained one."""
     world.take(60, "count")
     world.take(30)
@@ -241,21 +242,21 @@ def test_a_serving_version_that_makes_no_lists_does_not_end_learning(world, capl
     assert "the serving version cannot be used" in caplog.text and "are none" in caplog.text
 
 
-def test_a_registry_that_takes_nothing_ends_the_learner_with_a_reason(world, monkeypatch):  # noqa: F811
+def test_a_registry_that_takes_nothing_ends_the_learner_with_a_reason(world, monkeypatch):
     """Whoever runs it starts it again; it does not stand still."""
     go = threading.Event()
     monkeypatch.setattr("jobs.finetune.WRITE_S", 0.01)
     monkeypatch.setattr(registry, "write", lambda *_: go.wait(10))
-    with pytest.raises(VersionError, match="v00001: not written in 0.01 s; does the registry answer?"):
+    with pytest.raises(VersionError, match=r"v00001: not written in 0\.01 s; does the registry answer\?"):
         world.take(60, "count")
     go.set()
 
 
-def test_a_registry_that_never_answers_does_not_hold_up_the_learner(world, monkeypatch, caplog):  # noqa: F811
+def test_a_registry_that_never_answers_does_not_hold_up_the_learner(world, monkeypatch, caplog):
     """Candidates are judged beside an untrained scorer; it is not asked again while it has not answered."""
     go, asked = threading.Event(), []
     monkeypatch.setattr("jobs.finetune.LOAD_S", 0.01)
-    monkeypatch.setattr("model.score.load", lambda path: asked.append(path) or go.wait(10) and 1 / 0)
+    monkeypatch.setattr("model.score.load", lambda path: asked.append(path) or (go.wait(10) and 1 / 0))
     monkeypatch.setattr("jobs.finetune.RETRY_S", 0.0)
     world.versions.say(ModelVersion("v00001", f"{world.settings.registry}/v00001"), status="serving")
     for _ in range(3):

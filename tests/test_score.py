@@ -9,12 +9,12 @@ import torch
 from msgspec import structs
 
 from model import registry
+from model.batch import gap_number
 from model.catalogue import Catalogue
 from model.evaluate import Users
 from model.finetune import Learner
 from model.interest import Rules
 from model.schema import Event, Example, ItemVector, RecommendedItem, Request, VersionError
-from model.batch import gap_number
 from model.score import Scorer, load, save, save_counts, score, try_out
 from model.signals import SIGNALS
 from model.table import NEIGHBOURS, find
@@ -100,8 +100,8 @@ def test_a_list_holds_probabilities_best_first(which, catalogue, trained, reques
 
 def test_what_a_user_said_outright_is_left_out_before_the_probabilities_are_normalised(catalogue, trained):
     """Items that were bought or disliked are not on the list, and the others share the whole probability; one that was
-    only
-    clicked may come again, and where nothing is left out all of them do."""
+    only clicked may come again, and where nothing is left out all of them do.
+    """
     request = request_after(catalogue, [click("i0", 0), click("i2", 1, "purchase"), click("i4", 2, "dislike")])
     (without,), (with_,) = (
         score(trained, catalogue, [request], ITEMS, rules) for rules in (Rules(), Rules(exclude_s={}))
@@ -262,7 +262,7 @@ def test_a_version_that_cannot_be_read_says_why(tmp_path, catalogue, trained):
     path = save(trained, str(tmp_path), "v1", {})
     tensors, about = registry.read(path)
     registry.write(str(tmp_path), "layout", tensors, about | {"layout": 99})
-    with pytest.raises(VersionError, match="layout 99 .* can be read: fine-tune a new version"):
+    with pytest.raises(VersionError, match=r"layout 99 .* can be read: fine-tune a new version"):
         load(f"{tmp_path}/layout")
     registry.write(str(tmp_path), "shape", tensors | {"network.bias": torch.zeros(3)}, about)
     with pytest.raises(VersionError, match="its tensors do not fit its sizes"):
@@ -323,7 +323,8 @@ def test_a_version_that_makes_no_lists_fails_its_trial(catalogue, trained, monke
 @pytest.mark.parametrize("number", [math.nan, math.inf, -1e30])
 def test_a_version_with_weights_that_are_no_numbers_is_refused(tmp_path, trained, number):
     """What is trained and what is counted, and what is so large that nothing can be computed from it: an item may have
-    it that is not among those on which a version is tried."""
+    it that is not among those on which a version is tried.
+    """
     for name in ("network.bias", "network.ids", "counts"):
         broken = copy.deepcopy(trained)
         broken.state_dict()[name].flatten()[0] = number

@@ -1,4 +1,4 @@
-"""The sampled softmax that the network learns by, held against the exact one over all items: in value and in gradient."""
+"""The sampled softmax that the network learns by, held against the exact one over all items: value and gradient."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from model.growth import Known, take_in
 from model.network import EVENT, NOTHING, START, UNKNOWN
 from model.pace import Pace
 from model.score import Scorer
-from model.sequences import NetworkLearner, _worn_out, sampled_softmax_loss
+from model.sequences import NetworkLearner, Windows, _worn_out, sampled_softmax_loss
 from model.table import EVER
 from tests.test_score import DIM, make_catalogue
 
@@ -62,9 +62,7 @@ def test_a_target_is_not_held_against_itself():
 
 
 def test_a_negative_stands_for_the_items_that_were_not_drawn():
-    """By hand, with scores of 0: an item expected four times that came twice counts as half an item, one expected half
-    a time as two.
-    """
+    """By hand, scores 0: an item expected four times that came twice counts half, one expected half a time two."""
     hidden, items, bias = torch.zeros(1, 2), torch.zeros(3, 2), torch.zeros(3)
     log_q = torch.tensor([4.0, 4.0, 0.5]).log()
     loss = sampled_softmax_loss(hidden, items, bias, torch.tensor([0]), torch.tensor([1, 1, 2]), log_q)
@@ -86,14 +84,15 @@ def world() -> tuple[NetworkLearner, Known, torch.Tensor]:
     return learner, known, (1_000 * SKEWED).log()
 
 
-def windows() -> list[torch.Tensor]:
+def windows() -> Windows:
     """Histories of users who choose as all do; a user has no event before the start, and some events are no targets."""
     draw = torch.Generator().manual_seed(1)
     rows = torch.multinomial(SKEWED, USERS * (T + 1), replacement=True, generator=draw).view(USERS, T + 1)
     kind = torch.full((USERS, T), EVENT)
     kind[::3, 0] = START
     targets = rows[:, 1:].masked_fill(torch.rand(USERS, T, generator=draw) < 0.2, -1)
-    return [rows[:, :-1], torch.full((USERS, T), UNKNOWN), torch.zeros(USERS, T, dtype=torch.int64), kind, targets]
+    gaps, actions = torch.full((USERS, T), UNKNOWN), torch.zeros(USERS, T, dtype=torch.int64)
+    return Windows(rows[:, :-1], gaps, actions, kind, targets)
 
 
 def exact_loss(learner: NetworkLearner, known: Known, popularity: torch.Tensor) -> torch.Tensor:
@@ -112,7 +111,7 @@ def test_the_networks_loss_is_that_of_the_exact_softmax(world):
     sampled = []
     for seed in range(DRAWS):
         learner._random = np.random.default_rng(seed)
-        sampled.append(learner._loss(known, *windows(), popularity))
+        sampled.append(learner._loss(known, windows(), popularity))
 
     assert THE_SAME == compare(sampled, exact_loss(learner, known, popularity), list(learner._network.parameters()))
 
@@ -123,7 +122,7 @@ def test_a_single_draw_is_near_the_exact_softmax(world):
     exact = exact_loss(learner, known, popularity).item()
     for seed in range(20):
         learner._random = np.random.default_rng(seed)
-        assert learner._loss(known, *windows(), popularity).item() == pytest.approx(exact, rel=0.1)
+        assert learner._loss(known, windows(), popularity).item() == pytest.approx(exact, rel=0.1)
 
 
 def test_an_item_taken_again_and_again_is_no_target():

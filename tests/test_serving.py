@@ -5,10 +5,11 @@ import subprocess
 import sys
 import time
 from collections import namedtuple
+from types import SimpleNamespace
 from urllib.parse import quote, urlencode
 
 import pytest
-from kafka.errors import KafkaTimeoutError
+from kafka.errors import KafkaTimeoutError, UnsupportedCodecError
 from starlette.testclient import TestClient
 
 from jobs.settings import Settings
@@ -92,7 +93,7 @@ def announce(store, version, status, registry="r", **about):
 
 
 def reject(store, reason, raw=b"{", source="events"):
-    store.apply("rejected-events", None, Rejected(source, 0, 7, reason, raw).as_json(), START_MS)
+    store.apply("rejected-events", None, Rejected(source, 0, 7, reason, raw, len(raw), "").as_json(), START_MS)
 
 
 # Lists
@@ -179,9 +180,7 @@ def titles(store, user_id="u1"):
 
 @pytest.mark.parametrize("tombstone", [False, True], ids=["deleted", "tombstone"])
 def test_a_deleted_product_leaves_the_lists_that_are_kept(store, tombstone):
-    """At once, and not as an id; when it comes back it is shown again. An item that has not been read yet goes by its
-    id.
-    """
+    """At once, and not as an id; when it comes back it is shown again. One not read yet goes by its id."""
     for item_id in ("m1", "m2"):
         add_item(store, item_id, f"title of {item_id}")
     recommend(store, items=[RecommendedItem(item_id, 0.25) for item_id in ("m1", "m2", "unread")])
@@ -605,9 +604,7 @@ def test_without_a_user_the_answer_says_what_is_wanted(web, path):
 
 
 def test_the_page_asks_for_lists_in_the_query_alone():
-    """In a path a browser resolves `..` before it asks: the page of everybody stopped while that user was among the
-    newest.
-    """
+    """In a path browsers resolve `..` before they ask: the page stopped while that user was among the newest."""
     page = app.PAGE.read_text()
 
     assert ["/recommendations?${new URLSearchParams({ user: user_id })}"] == re.findall(r"/recommendations[^`]*", page)
@@ -702,7 +699,10 @@ def test_requests_for_another_name_are_refused(web, host, path):
     """A site that points its name at this machine could else read what users watched through their browser."""
     answer = web.get(path, headers={"host": host})
 
-    expected = f"Host {host or 'is missing'}: this page answers to localhost, 127.0.0.1, [::1] alone (start it with --allowed-host NAME for another name)"
+    wanted = (
+        "this page answers to localhost, 127.0.0.1, [::1] alone (start it with --allowed-host NAME for another name)"
+    )
+    expected = f"Host {host or 'is missing'}: {wanted}"
     assert (400, expected) == (answer.status_code, answer.json()["message"])
 
 
@@ -737,7 +737,8 @@ def test_markup_in_a_title_is_only_ever_data(web, store):
 def test_the_page_has_no_way_to_make_markup_from_text():
     page = app.PAGE.read_text()
 
-    ways = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|createContextualFragment|DOMParser|srcdoc|eval\(|new Function"
+    ways = r"(?:inner|outer|insertAdjacent)HTML|document\.write|createContextualFragment|DOMParser|srcdoc"
+    ways += r"|eval\(|new Function"
     assert [] == re.findall(ways, page)
 
 
@@ -768,7 +769,7 @@ class Broker:
     """Topics as lists of values; while `up` is False nobody is there."""
 
     def __init__(self):
-        self.up = True
+        self.up, self.ids = True, {}
         self.topics = {name: {0: []} for name in follow.TOPICS}
 
     def connect(self, **options):
@@ -785,6 +786,7 @@ class Consumer:
 
     def __init__(self, broker):
         self.broker, self.at = broker, {}
+        self._cluster = SimpleNamespace(topic_id=lambda topic: broker.ids.get(topic, 0))
 
     def partitions_for_topic(self, topic):
         return set(self.broker.topics.get(topic, ()))
@@ -928,6 +930,39 @@ def test_topics_that_are_made_anew_are_read_from_their_beginning(store, broker, 
     eventually(lambda: lists(store) == 3)
 
 
+def test_a_topic_that_is_made_anew_while_it_is_read_is_told_by_its_id(store, broker, following):
+    """Also where it has more records by then than were read before."""
+    broker.topics["recommendations"][0].append(made("r1"))
+    following()
+    eventually(lambda: lists(store) == 1)
+    broker.topics["recommendations"], broker.ids["recommendations"] = {0: [made("r2"), made("r3")]}, 1
+
+    eventually(lambda: lists(store) == 3)
+
+
+def test_a_partition_that_is_added_is_read_from_its_beginning(store, broker, following):
+    broker.topics["recommendations"][0].append(made("r1"))
+    following()
+    eventually(lambda: lists(store) == 1)
+    broker.topics["recommendations"][1] = [made("r2"), made("r3")]
+
+    eventually(lambda: lists(store) == 3)
+
+
+def test_a_codec_that_is_missing_is_no_broker_that_is_away(store, broker, following, monkeypatch):
+    """The page says what to install, and reads on when it is there."""
+    surprises = [UnsupportedCodecError("Libraries for lz4 compression codec not found")] * 3
+    monkeypatch.setattr(broker, "check", lambda: surprises and (_ for _ in ()).throw(surprises.pop()))
+    said, say = [], store.say
+    monkeypatch.setattr(store, "say", lambda up, message, *more: said.append(message) or say(up, message, *more))
+    broker.topics["recommendations"][0].append(made("r1"))
+    following()
+    eventually(lambda: lists(store) == 1)
+
+    assert "UnsupportedCodecError: Libraries for lz4 compression codec not found" in said[0]
+    assert not said[0].startswith("no broker")
+
+
 def test_a_surprise_does_not_end_the_reading(store, broker, following, monkeypatch):
     surprises = [ValueError("what is this")]
     monkeypatch.setattr(broker, "check", lambda: surprises and (_ for _ in ()).throw(surprises.pop()))
@@ -943,7 +978,10 @@ def test_a_surprise_does_not_end_the_reading(store, broker, following, monkeypat
 @pytest.mark.parametrize("words, message", [
     (["--port", "0"], "argument --port: 0: a number from 1 to 65535 is wanted (default 8080)"),
     (["--port", "http"], "argument --port: http: a number from 1 to 65535 is wanted (default 8080)"),
-    (["--allowed-host", "a b"], "argument --allowed-host: a b: a host name is wanted, as it stands in the page's address, such as shop.example"),
+    (
+        ["--allowed-host", "a b"],
+        "argument --allowed-host: a b: a host name is wanted, as it stands in the page's address, such as shop.example",
+    ),
     (["--k", "0"], "headrace: --k=0: Expected `int` >= 1 (k: items in a list; default 20)"),
     (["--colour", "red"], "headrace: --colour=red: no such setting"),
 ])  # fmt: skip
@@ -977,7 +1015,8 @@ def test_the_command_answers_to_loopback_to_its_address_and_to_the_names_that_ar
 
 
 def test_serving_needs_the_records_the_settings_and_which_versions_serve():
-    code = "import sys, serving.app; print(sorted(n for n in sys.modules if n.split('.')[0] in ('model', 'jobs', 'udfs', 'scripts', 'torch', 'pyflink')))"
+    watched = ("model", "jobs", "udfs", "scripts", "torch", "pyflink")
+    code = f"import sys, serving.app; print(sorted(n for n in sys.modules if n.split('.')[0] in {watched}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert (

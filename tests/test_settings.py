@@ -15,6 +15,24 @@ from scripts.processes import Place
 ROOT = Path(__file__).parent.parent
 
 WRONG = {
+    "more interests than a user's bytes can number": (
+        ["--max_interests", "129"],
+        "--max_interests=129: Expected `int` <= 128 (max_interests: interests kept for a user; default 6)",
+    ),
+    "more than a record of Kafka's": (
+        ["--max_event_bytes", "1000001"],
+        (
+            "--max_event_bytes=1000001: Expected `int` <= 1000000 "
+            "(max_event_bytes: a larger record on `events` or `items` is rejected, bytes; default 65536)"
+        ),
+    ),
+    "more rows than a call may have": (
+        ["--micro_batch", "4097"],
+        (
+            "--micro_batch=4097: Expected `int` <= 4096 "
+            "(micro_batch: most rows in one call of a vectorised UDF; default 256)"
+        ),
+    ),
     "no number": (["--k", "x"], "--k=x: Expected `int`, got `str` (k: items in a list; default 20)"),
     "a fraction": (["--k", "3.5"], "--k=3.5: Expected `int`, got `str` (k: items in a list; default 20)"),
     "too small": (["--k", "0"], "--k=0: Expected `int` >= 1 (k: items in a list; default 20)"),
@@ -26,23 +44,31 @@ WRONG = {
     ),
     "a device that torch does not know": (
         ["--device", "gpu0"],
-        "--device=gpu0: Expected `str` matching regex '^(auto|cpu|cuda(:[0-9]+)?)$'"
-        " (device: where torch runs: auto, cpu, cuda, cuda:1; default auto)",
+        (
+            "--device=gpu0: Expected `str` matching regex '^(auto|cpu|cuda(:[0-9]+)?)$'"
+            " (device: where torch runs: auto, cpu, cuda, cuda:1; default auto)"
+        ),
     ),
     "not above 0": (
         ["--half-life-s", "0"],
-        "--half-life-s=0: Expected `float` > 0.0"
-        " (half_life_s: an interest's weight halves in this time, seconds; default 604800.0)",
+        (
+            "--half-life-s=0: Expected `float` > 0.0"
+            " (half_life_s: an interest's weight halves in this time, seconds; default 604800.0)"
+        ),
     ),
     "not a number": (
         ["--gate_tolerance", "nan"],
-        "--gate_tolerance=nan: Expected `float` >= 0.0"
-        " (gate_tolerance: standard errors of NDCG@10 by which a candidate may trail; default 1.0)",
+        (
+            "--gate_tolerance=nan: Expected `float` >= 0.0"
+            " (gate_tolerance: standard errors of NDCG@10 by which a candidate may trail; default 1.0)"
+        ),
     ),
     "none of the choices": (
         ["--delivery", "maybe"],
-        "--delivery=maybe: Invalid enum value 'maybe'"
-        " (delivery: at-least-once is fresh; exactly-once shows lists at the next checkpoint; default at-least-once)",
+        (
+            "--delivery=maybe: Invalid enum value 'maybe' (delivery: at-least-once is fresh; exactly-once shows lists"
+            " at the next checkpoint; default at-least-once)"
+        ),
     ),
 }
 
@@ -87,9 +113,10 @@ def test_a_name_that_is_nearly_a_setting_is_told_with_the_one_that_was_meant(nam
 
 
 OF_KUBERNETES = [
-    "HEADRACE_SERVICE_HOST", "HEADRACE_SERVICE_PORT", "HEADRACE_SERVICE_PORT_HTTP", "HEADRACE_PORT", "HEADRACE_PORT_8080_TCP",
-    "HEADRACE_PORT_8080_TCP_PROTO", "HEADRACE_PORT_8080_TCP_PORT", "HEADRACE_PORT_8080_TCP_ADDR", "HEADRACE_REGISTRY_PORT",
-    "HEADRACE_REGISTRY_SERVICE_HOST", "HEADRACE_LEARNER_PORT_9000_UDP",
+    "HEADRACE_SERVICE_HOST", "HEADRACE_SERVICE_PORT", "HEADRACE_SERVICE_PORT_HTTP", "HEADRACE_PORT",
+    "HEADRACE_PORT_8080_TCP", "HEADRACE_PORT_8080_TCP_PROTO", "HEADRACE_PORT_8080_TCP_PORT",
+    "HEADRACE_PORT_8080_TCP_ADDR", "HEADRACE_REGISTRY_PORT", "HEADRACE_REGISTRY_SERVICE_HOST",
+    "HEADRACE_LEARNER_PORT_9000_UDP",
 ]  # fmt: skip
 
 
@@ -222,15 +249,13 @@ def test_a_setting_may_be_written_in_any_usual_way(argv):
 
 
 WANTED = (
-    ": ACTION:TIME is wanted, as purchase:30d; actions are cart, click, dislike, like, purchase, rating, skip, view, times forever or a "
-    "number and one of d, h, m, s (default dislike:forever,skip:forever,rating:forever,purchase:30d)"
+    ": ACTION:TIME is wanted, as purchase:30d; actions are cart, click, dislike, like, purchase, rating, skip, view, "
+    "times forever or a number and one of d, h, m, s (default dislike:forever,skip:forever,rating:forever,purchase:30d)"
 )
 
 
 def test_how_long_an_item_is_left_out_is_set_by_action():
-    """In days, hours, minutes, seconds or for ever; what is not named may come again at once, and so may all with
-    nothing.
-    """
+    """In days, hours, minutes, seconds or for ever; what is not named may come again at once; with nothing, all may."""
     text = "dislike:forever, purchase:30d,like:12h, view:5m,skip:90s"
     seconds = {"dislike": FOREVER, "purchase": 30 * 86_400, "like": 12 * 3_600, "view": 300, "skip": 90}
 
@@ -285,9 +310,7 @@ def test_a_wrong_scale_is_told_with_what_was_wanted(text):
 
 
 def test_the_rules_are_those_that_were_set():
-    """Each setting of a user's state reaches the record that the job and the evaluation work by; the defaults are the
-    same in both.
-    """
+    """A setting of a user's state reaches the record that job and evaluation work by; both have the same defaults."""
     set_to = {"max_interests": 2, "last_n": 3, "half_life_s": 4.0, "merge_similarity": 0.6, "max_consumed": 7}
     rules = Settings(**set_to, rating_scale="0-2", exclude_after="view:8s").rules()
 
@@ -340,3 +363,28 @@ def test_settings_cannot_be_changed():
 def test_every_topic_carries_the_prefix():
     """Two installations can share one Kafka."""
     assert "test-events" == Settings(topic_prefix="test-").topic("events")
+
+
+def test_every_prefix_has_its_own_registry_and_replicas():
+    """Two installations can share one registry and one machine; without a prefix nothing is added."""
+    shop = Settings(topic_prefix="shop-", registry="s3://bucket/models/", replica_dir="/var/headrace")
+    alone = Settings(registry="s3://bucket/models/", replica_dir="/var/headrace")
+
+    assert ("s3://bucket/models/shop-", "/var/headrace/shop-") == (shop.registry_path, shop.replica_path)
+    assert ("s3://bucket/models/", "/var/headrace") == (alone.registry_path, alone.replica_path)
+    assert "/shop-" == Settings(topic_prefix="shop-", registry="/").registry_path
+
+
+@pytest.mark.parametrize(
+    "prefix", [".", "..", "../", "a/b", "/", "a b", "a\n", "ä", "'", "x" * 201, "v00001", "counts-1"]
+)
+def test_a_prefix_is_the_beginning_of_a_topic_and_the_name_of_a_folder(prefix):
+    """It leads out of no folder, is no version's, and holds only what Kafka takes."""
+    with pytest.raises(SettingsError, match="topic_prefix: put before every topic's name"):
+        load(["--topic_prefix", prefix], {})
+
+
+@pytest.mark.parametrize("prefix", ["", "shop-", "eu.shop_2.", "...", "v2-"])
+def test_a_prefix_may_be_whatever_kafka_takes(prefix):
+    """Dots and numbers too."""
+    assert prefix == load(["--topic_prefix", prefix], {}).topic_prefix

@@ -81,7 +81,7 @@ def test_age_is_that_of_the_first_choice(catalogue, scorer):
 
 
 def test_a_forgotten_user_leaves_neither_an_age_nor_what_came_next(catalogue):
-    """Two took i5 and i6 within a second: what is left when one is forgotten is the other's, and nothing when both are."""
+    """Two took i5 and i6 within a second: when one is forgotten the other's is left, and nothing when both are."""
     learner = Learner(catalogue)
     learner.add(
         Example(user, f"{user}-{item}", 1_000 * step, item, "click", b"")
@@ -144,7 +144,8 @@ def signal_of(name: str, catalogue, scorer: Scorer, request: Request, items: lis
 
 def test_taste_remembers_what_lies_far_behind(catalogue):
     """Users take nine even items or nine odd ones. What this one had long before the last events says which; i29, which
-    nobody took, gets nothing."""
+    nobody took, gets nothing.
+    """
     learner, random = Learner(catalogue), np.random.default_rng(0)
     for user in range(60):
         items = random.permutation([f"i{2 * at + user % 2}" for at in range(10)])[:9]
@@ -289,7 +290,7 @@ def test_before_anything_is_learnt_the_order_is_that_of_what_finds(catalogue):
 
 
 def test_the_spread_follows_the_signals_of_candidates():
-    """It is their standard deviation around each request's mean, as a running average; one that never differs is no 0."""
+    """It is their standard deviation around each request's mean, as a running average; one without any is no 0."""
     random, blend = torch.Generator().manual_seed(0), Blend()
     size = torch.arange(float(len(SIGNALS)))
     signals = 5.0 * torch.randn(64, 1, 1, generator=random) + size * torch.randn(

@@ -2,8 +2,8 @@
 
 import os
 import re
-import signal
 import shutil
+import signal
 import socket
 import sys
 import tomllib
@@ -62,12 +62,21 @@ def test_tables_are_compacted():
     assert {"items", "item-vectors", "model-versions"} == compacted
 
 
-def test_a_record_of_ten_megabytes_gets_in_and_its_base64_gets_out():
-    topics = stack.topics()
+def test_nothing_needs_other_limits_than_those_of_kafka(place):
+    """A cluster of one's own has them, and what works here has to work there."""
+    assert {"cleanup.policy"} == {key for _, config in stack.topics().values() for key in config}
+    assert [] == re.findall(
+        r"^.*(?:max\.(?:message|request)|fetch)\S*bytes.*$", jars.broker_config(place), re.MULTILINE
+    )
 
-    assert int(topics["events"][1]["max.message.bytes"]) > 10 * 2**20
-    assert int(topics["items"][1]["max.message.bytes"]) > 10 * 2**20
-    assert int(topics["rejected-events"][1]["max.message.bytes"]) > 16 * 2**20 * 4 / 3
+
+def test_flinks_rest_interface_takes_no_jars_and_lets_no_other_origin_in(place):
+    """Flink's own defaults are an upload for everybody and `*`; `flink run` and the stack's own calls need neither."""
+    config = jars.flink_config(structs.replace(place, flink_port=18081))
+
+    assert (False, False) == (config["web.submit.enable"], config["web.cancel.enable"])
+    assert "http://127.0.0.1:18081" == config["web.access-control-allow-origin"]
+    assert config["rest.bind-address"] == place.bind
 
 
 def test_flink_listens_on_loopback_only(place):
@@ -176,7 +185,7 @@ def test_the_image_has_the_python_and_the_java_of_the_project():
 
 
 def test_no_version_is_written_a_second_time():
-    pinned = [coordinate.rsplit(":", 1)[1] for _, coordinate in stack.jars()]
+    pinned = [coordinate.rsplit(":", 1)[1] for _, coordinate in jars.jars()]
     pinned += [requirement.split("==")[1] for requirement in PROJECT["dependencies"] if "==" in requirement]
     containers = DOCKERFILE + (ROOT / "docker-compose.yml").read_text()
 
@@ -205,7 +214,7 @@ def test_containers_publish_their_ports_on_loopback_only():
 
 
 @pytest.mark.parametrize(
-    ("part", "field"),
+    "part, field",
     [("broker", "kafka_port"), ("broker", "controller_port"), ("cluster", "flink_port"), ("page", "page_port")],
 )
 def test_a_taken_port_is_named_with_its_variable(place, no_java_needed, part, field):
@@ -241,7 +250,7 @@ def test_an_old_java_is_refused(tmp_path, monkeypatch, version):
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
 
     with pytest.raises(StackError, match=r"java is version (8|11): Java 17 or newer is wanted"):
-        stack.java_command()
+        jars.java_command()
 
 
 def test_without_maven_the_message_says_what_it_is_for(place, no_java_needed, monkeypatch):
@@ -328,7 +337,7 @@ def test_a_process_of_another_program_is_dead_when_kill_returns(fake):
 def test_a_process_is_not_started_twice(fake):
     fake.start("broker")
 
-    with pytest.raises(StackError, match="broker runs already in .*: kill it first"):
+    with pytest.raises(StackError, match=r"broker runs already in .*: kill it first"):
         fake.start("broker")
 
 

@@ -4,6 +4,7 @@ import base64
 import json
 import threading
 import time
+from hashlib import sha256
 from types import SimpleNamespace
 from zipfile import BadZipFile
 
@@ -14,16 +15,35 @@ from apache_beam.runners.worker.statesampler import StateSampler, get_current_tr
 from apache_beam.utils.counters import CounterFactory
 from msgspec import structs
 
-import udfs.replica
 import udfs.loading
+import udfs.replica
 import udfs.score
 from model import consumed, interest, user
 from model.catalogue import Catalogue, encoder_number
 from model.interest import Rules, interest_space
 from model.schema import (
-    Embedded, Event, ItemVector, ModelVersion, RecommendedItem, Rejected, Request, UserState, VersionError,
-    decode_embedded, decode_example, decode_fine_tune_request, decode_item_vector, decode_packed_request,
-    decode_recommendation, decode_user_state, encode_json, encode_packed, event_key, item_key, rec_id,
+    RAW_BYTES,
+    Embedded,
+    Event,
+    ItemVector,
+    ModelVersion,
+    RecommendedItem,
+    Rejected,
+    Request,
+    UserState,
+    VersionError,
+    decode_embedded,
+    decode_example,
+    decode_fine_tune_request,
+    decode_item_vector,
+    decode_packed_request,
+    decode_recommendation,
+    decode_user_state,
+    encode_json,
+    encode_packed,
+    event_key,
+    item_key,
+    rec_id,
 )  # fmt: skip
 from udfs import worker
 from udfs.embed import Embed, EmbedItems
@@ -35,8 +55,9 @@ DIM = 64
 NOW_MS = 1_700_000_000_000
 VERSION = "fake-1"
 UNREADABLE_VERSIONS = [
-    b"", b"nope", b"{}", b'{"version":"v1","path":"r/v1","status":"best"}', None, b"\xff\xfe", b'{"version":"\\ud800","path":"r"}',
-    b"[" * 50_000, b'{"version":"v1","path":"r/v1","x":' + b"[" * 50_000, b'{"version":"v1","path":"r/v1","status":"' + b"x" * 50_000,
+    b"", b"nope", b"{}", b'{"version":"v1","path":"r/v1","status":"best"}', None, b"\xff\xfe",
+    b'{"version":"\\ud800","path":"r"}', b"[" * 50_000, b'{"version":"v1","path":"r/v1","x":' + b"[" * 50_000,
+    b'{"version":"v1","path":"r/v1","status":"' + b"x" * 50_000,
     b'{"version":"v1","path":"r/v1","epoch":1' + b"0" * 40 + b"}", b'{"version":"v1","path":"' + b"r" * 5_000 + b'"}',
 ]  # fmt: skip
 """What may stand on `model-versions` and is no version."""
@@ -104,7 +125,11 @@ def test_an_event_gets_the_vector_of_its_item(embed):
     vector = interest_space(FakeEncoder.vector("b").astype("<f2")[None])[0]
 
     assert ("u1", event(item_id="b")) == (user_id, record.event)
-    assert (item_key("b"), encoder_number(VERSION)) == (record.item_key, record.encoder)
+    assert (item_key("b"), encoder_number(VERSION), 3, 70) == (
+        *structs.astuple(record)[1:3],
+        record.partition,
+        record.offset,
+    )
     assert np.allclose(vector, np.frombuffer(record.vector, "<f2"), atol=1e-3)
 
 
@@ -115,12 +140,26 @@ def test_an_event_on_an_unknown_item_goes_on_without_a_vector(embed):
     assert (item_key("new"), b"") == (record.item_key, record.vector)
 
 
-def test_vectors_of_another_encoder_do_not_count(embed):
-    """While the catalogue still comes from the encoder before, its items are as good as unknown."""
+def test_an_event_goes_with_the_catalogue_that_serves(embed):
+    """While that still comes from the encoder before, events have its vectors and its number; a query cannot be
+    compared with them and says nothing.
+    """
     embed._follower = FakeFollower("a", version="fake-0")
-    [(_, record)] = embedded(embed, event(item_id="a"))
+    click, search, other = embedded(
+        embed, event(), event("search", None, "e2", query="hats"), event("view", "new", "e3")
+    )
 
-    assert b"" == record.vector
+    assert [encoder_number("fake-0")] * 3 == [record.encoder for _, record in (click, search, other)]
+    assert [2 * DIM, 0, 0] == [len(record.vector) for _, record in (click, search, other)]
+    assert b"" == search[1].query
+
+
+def test_before_there_is_a_catalogue_events_belong_to_the_encoder(embed):
+    """The first searches count."""
+    embed._follower = FakeFollower()
+    [(_, record)] = embedded(embed, event("search", None, query="hats"))
+
+    assert (encoder_number(VERSION), 2 * DIM) == (record.encoder, len(record.query))
 
 
 def test_searches_are_embedded_in_one_call_a_micro_batch(embed):
@@ -152,8 +191,8 @@ def test_a_bad_event_becomes_a_rejected_record_with_its_position(embed):
     records = embedded(embed, good, b"\xff", None, good)
 
     expected = [
-        Rejected("events", 3, 71, "no UTF-8: invalid start byte at byte 0", b"\xff"),
-        Rejected("events", 3, 72, "the record has no value", b""),
+        Rejected.of("events", 3, 71, "no UTF-8: invalid start byte at byte 0", b"\xff"),
+        Rejected.of("events", 3, 72, "the record has no value", None),
     ]
 
     assert expected == [record for _, record in records[1:3]]
@@ -170,9 +209,27 @@ def test_an_event_from_the_future_is_rejected(embed):
 
 def test_an_event_larger_than_the_setting_is_rejected(embed):
     """`max_event_bytes`."""
-    [(_, record)] = embedded(embed, event(context={"x": "y" * 10_000}))
+    [(_, record)] = embedded(embed, event(rec_id="y" * 10_000))
 
     assert record.reason.endswith("at most 10000 are taken")
+
+
+def test_an_event_that_was_cut_is_rejected_with_the_length_and_the_hash_of_all_of_it(embed):
+    """The JVM has cut it before it came here."""
+    row = (b"x" * 5_000, "events", 3, 70, "30000000 ab12")
+    answer = embed.eval(pd.DataFrame([row], columns=["value", "topic", "partition", "offset", "whole"]))
+    record = decode_embedded(answer["payload"][0])
+
+    reason = "30000000 bytes: at most 10000 are taken"
+    assert Rejected("events", 3, 70, reason, b"x" * 5_000, 30_000_000, "ab12") == record
+
+
+def test_what_is_kept_of_a_rejected_event_is_cut_before_it_is_passed_on(embed):
+    """900 KB of bytes that are no event do not travel through the keyed operator."""
+    [(_, record)] = embedded(embed, b"\xff" * 900_000)
+
+    assert (RAW_BYTES, 900_000) == (len(record.raw), record.raw_bytes)
+    assert sha256(b"\xff" * 900_000).hexdigest() == record.sha256
 
 
 def test_an_event_without_an_item_passes(embed):
@@ -243,7 +300,30 @@ def test_a_deleted_item_is_told_to_all_replicas(embed_items, value):
     [(item_id, vector, rejected)] = item_rows(embed_items, (b"m1", value))
 
     assert ("m1", ItemVector("m1", VERSION, deleted=True), None) == (item_id, vector, rejected)
-    assert [] == sum(embed_items._encoder.calls, [])
+    assert [] == [text for call in embed_items._encoder.calls for text in call]
+
+
+BAD_KEYS = [b"\xff", b"m\0", b"k" * 257, "é".encode() * 257, b"k" * 900_000]
+
+
+@pytest.mark.parametrize("key", BAD_KEYS, ids=["no UTF-8", "NUL", "257", "257 of two bytes", "900 KB"])
+def test_a_key_that_is_no_id_deletes_nothing(embed_items, key):
+    """Its record on `item-vectors` could be larger than a broker takes."""
+    [(item_id, vector, rejected), (_, beside, _)] = item_rows(embed_items, (key, None), (b"m2", None))
+
+    assert (None, None, "m2") == (item_id, vector, beside.item_id)
+    assert rejected["reason"].startswith("the key is no ")
+
+
+def test_an_item_that_was_cut_is_rejected(embed_items):
+    """The JVM has cut it before it came here."""
+    row = (b"m1", b"x" * 5_000, "items", 1, 40, "30000000 ab12")
+    names = ["item_id", "value", "topic", "partition", "offset", "whole"]
+    record = json.loads(embed_items.eval(pd.DataFrame([row], columns=names))["rejected"][0])
+
+    assert ("30000000 bytes: at most 10000 are taken", 30_000_000, "ab12") == tuple(
+        record[name] for name in ("reason", "raw_bytes", "sha256")
+    )
 
 
 def test_a_bad_item_becomes_a_rejected_record_with_its_position(embed_items):
@@ -251,18 +331,22 @@ def test_a_bad_item_becomes_a_rejected_record_with_its_position(embed_items):
     rows = item_rows(embed_items, (b"m1", b'{"item_id":"m1"}'), (b"m2", b"nope"), (None, None))
 
     expected = [
-        {
-            "source": "items",
-            "partition": 1,
-            "offset": 41,
-            "reason": "JSON is malformed: invalid character (byte 4)",
-            "raw": "bm9wZQ==",
-        },
-        {"source": "items", "partition": 1, "offset": 42, "reason": "the record has no value", "raw": ""},
+        Rejected.of("items", 1, 41, "JSON is malformed: invalid character (byte 4)", b"nope"),
+        Rejected.of("items", 1, 42, "the record has no value", None),
     ]
 
-    assert expected == [rejected for _, _, rejected in rows[1:]]
+    assert [json.loads(record.as_json()) for record in expected] == [rejected for _, _, rejected in rows[1:]]
     assert ["m1", None, None] == [vector and vector.item_id for _, vector, _ in rows]
+
+
+def test_a_tick_is_no_item_and_no_rejected_record(embed_items):
+    """It has to reach the worker process, no more: what has no topic came from none."""
+    rows = [(None, None, None, None, None, None), (b"m1", b'{"item_id":"m1"}', "items", 1, 40, None)]
+    names = ["item_id", "value", "topic", "partition", "offset", "whole"]
+    answer = embed_items.eval(pd.DataFrame(rows, columns=names))
+
+    assert [None, None, None] == answer.iloc[0].tolist()
+    assert "m1" == answer["item_id"][1]
 
 
 def test_an_item_that_comes_twice_in_a_micro_batch_ends_as_it_came_last(embed_items):
@@ -308,7 +392,7 @@ class FakeJob:
         self.context = SimpleNamespace(get_broadcast_state=lambda about: state)
 
     def send(
-        self, record: Event | Rejected, vector: np.ndarray | None = None, query: np.ndarray | None = None
+        self, record: Event | Embedded | Rejected, vector: np.ndarray | None = None, query: np.ndarray | None = None
     ) -> list[tuple]:
         if isinstance(record, Event):
             key = item_key(record.item_id) if record.item_id else 0
@@ -317,7 +401,7 @@ class FakeJob:
 
     def tell(self, version: ModelVersion | bytes | None) -> list[tuple]:
         value = encode_json(version) if isinstance(version, ModelVersion) else version
-        return self._told(self.update.process_broadcast_element((value, 2, 7), self.context))
+        return self._told(self.update.process_broadcast_element((value, 2, 7, None), self.context))
 
     @staticmethod
     def _told(yielded) -> list[tuple]:
@@ -417,9 +501,7 @@ def test_an_event_on_an_unknown_item_still_asks_for_a_list():
 
 
 def test_forget_deletes_the_user_and_tells_the_learner():
-    """State and consumed items are gone, the answer that is asked for carries nothing, and the next event is that of a
-    new user.
-    """
+    """State and consumed items are gone, the answer carries nothing, and the next event is that of a new user."""
     job = FakeJob()
     job.send(event(), AXES[0])
     [(main, request), (side, example)] = job.send(event("forget", None, "e2", NOW_MS + 1))
@@ -433,13 +515,37 @@ def test_forget_deletes_the_user_and_tells_the_learner():
 def test_a_rejected_record_goes_to_its_topic():
     """With its bytes in base64, and without touching any state."""
     job = FakeJob()
-    [(side, record)] = job.send(Rejected("events", 3, 7, "no UTF-8", b"\xff"))
+    [(side, record)] = job.send(Rejected.of("events", 3, 7, "no UTF-8", b"\xff"))
+    where = {"source": "events", "partition": 3, "offset": 7, "reason": "no UTF-8"}
 
-    assert (
-        "rejected-events",
-        {"source": "events", "partition": 3, "offset": 7, "reason": "no UTF-8", "raw": "/w=="},
-    ) == (side, record)
+    assert ("rejected-events", where | {"raw": "/w==", "raw_bytes": 1, "sha256": sha256(b"\xff").hexdigest()}) == (
+        side,
+        record,
+    )
     assert [None] == job.bytes_held()
+
+
+UNREADABLE_STATES = [
+    b"\xff", b"\x92\xc4", encode_packed(UserState(b"\x09")), encode_packed(UserState(b"\x02\x01")),
+    encode_packed(UserState(b"", b"\x01\x02\x03")), encode_packed([1, 2]), encode_packed(UserState(b"", b"\x02" * 15)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("held", UNREADABLE_STATES)
+def test_an_event_of_a_user_whose_state_cannot_be_read_is_rejected_and_the_state_stays(held):
+    """With the position of its record; after a `forget` the user is new."""
+    job = FakeJob()
+    job.send(event())
+    job.states["user-state"].held = held
+    came = event(event_id="e2")
+    sent = structs.replace(user.embedded(came, item_key("a"), encoder_number(VERSION), AXES[0]), partition=3, offset=71)
+    [(side, record)] = job.send(sent)
+
+    assert ("rejected-events", "events", 3, 71) == (side, *(record[name] for name in ("source", "partition", "offset")))
+    assert encode_json(came) == base64.b64decode(record["raw"])
+    assert [held] == job.bytes_held()
+    assert ["main", "training-examples"] == [side for side, _ in job.send(event("forget", None, event_id="e3"))]
+    assert "main" == job.send(event(event_id="e4"))[0][0]
 
 
 def test_consumed_items_are_bounded():
@@ -458,7 +564,7 @@ def serving(job: FakeJob) -> list[str]:
 
 
 def test_the_newest_serving_version_travels_on_the_request_and_the_ones_before_stand_in():
-    """A candidate changes nothing; a rollback is one record; a retired or rejected version serves no more as the first."""
+    """A candidate changes nothing; a rollback is one record; a retired or rejected version no more serves first."""
     job = FakeJob()
     seen = []
     for name, status in [
@@ -506,26 +612,8 @@ def test_a_version_record_that_cannot_be_read_is_rejected_and_the_others_serve_o
         record["offset"],
     )
     assert 0 < len(record["reason"]) <= 300
-    assert (raw or b"")[:1_024] == base64.b64decode(record["raw"])
+    assert (raw or b"")[:RAW_BYTES] == base64.b64decode(record["raw"])
     assert ["r/v1"] == serving(job)
-
-
-@pytest.mark.parametrize(
-    "bad", [b"nope", encode_packed(UserState(b"\x09" * 40)), encode_packed(UserState(consumed=b"\x09" * 15))]
-)
-def test_an_event_of_a_user_whose_state_cannot_be_read_is_rejected_and_the_state_stays(bad):
-    """No other user is held up, and a `forget` makes the user a new one."""
-    job = FakeJob()
-    job.send(event(), AXES[0])
-    job.states["user-state"].held = bad
-    [(side, record)] = job.send(event("view", "b", "e2", NOW_MS + 1), AXES[1])
-
-    assert ("rejected-events", "events", -1) == (side, record["source"], record["offset"])
-    assert "e2" == json.loads(base64.b64decode(record["raw"]))["event_id"]
-    assert "can be read" in record["reason"] or "cannot be read" in record["reason"]
-    assert [bad] == job.bytes_held()
-    assert ["main", "training-examples"] == [topic for topic, _ in job.send(event("forget", None, "e3", NOW_MS + 2))]
-    assert [None] == job.bytes_held()
 
 
 def test_every_so_many_examples_a_fine_tuning_is_asked_for():
@@ -753,9 +841,7 @@ def test_before_any_version_serves_lists_come_untrained(score):
 
 @pytest.mark.parametrize("trouble", ["broken", "unfit", "odd", "mad"])
 def test_where_a_version_cannot_be_used_the_next_one_serves(score, registry, trouble):
-    """Broken on disk, of another encoder, no version at all, or one that ends whoever loads it: it is rejected once, with its reason, and every request
-    has its list.
-    """
+    """Broken, of another encoder, no version, or one that ends whoever loads it: rejected once; requests have lists."""
     getattr(registry, trouble).add("r/v2")
     first, rejected = scored(score, ["r/v2", "r/v1"], ["r/v2", "r/v1"])
     again, nothing = scored(score, ["r/v2", "r/v1"])
@@ -792,8 +878,8 @@ def test_where_its_counts_cannot_be_used_the_version_itself_serves(score, regist
 @pytest.mark.parametrize("first, popularity", [("view", 500_000), ("purchase", 0)])
 def test_flink_can_read_how_a_version_does_in_the_stream(score, first, popularity):
     """The list of the first event holds what the user does next, and not what comes after. Popularity is asked by the
-    same rules: the
-    item that comes back was popular all along, but is left out where it was bought."""
+    same rules: the item that comes back was popular all along, but is left out where it was bought.
+    """
     metrics = FakeMetrics()
     score._gauges.register(metrics)
     score._score = lambda scorer, catalogue, requests, *rest: [[RecommendedItem("z", 0.1)] for _ in requests]
@@ -1148,7 +1234,7 @@ class Loading:
         self.loads += 1
 
 
-@pytest.mark.parametrize(("since_event_s", "at_latest_s", "loads"), [(0.0, 600.0, 0), (2.0, 600.0, 1), (0.0, 0.0, 1)])
+@pytest.mark.parametrize("since_event_s, at_latest_s, loads", [(0.0, 600.0, 0), (2.0, 600.0, 1), (0.0, 0.0, 1)])
 def test_the_language_model_is_loaded_when_nothing_waits(monkeypatch, since_event_s, at_latest_s, loads):
     """Not while events come; once they pause; or at last, whatever comes."""
     embed = Embed("", "cpu", "", "", "", 1, 60.0, 1_000)
@@ -1163,9 +1249,7 @@ def test_the_language_model_is_loaded_when_nothing_waits(monkeypatch, since_even
 
 
 def test_a_micro_batch_does_not_wait_for_a_sampler():
-    """Beam's thread that samples what a worker does is not started, so that nothing waits for it to wake up; twice is
-    once.
-    """
+    """Beam's thread that samples what a worker does is not started: nothing waits for it; twice is once."""
     worker.do_not_sample(), worker.do_not_sample()
     sampler, threads = StateSampler("step", CounterFactory()), threading.active_count()
     for _ in range(3):

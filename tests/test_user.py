@@ -6,8 +6,18 @@ import pytest
 from model import consumed, interest
 from model.interest import ACTIONS, INTEREST_DIM, Rules
 from model.schema import (
-    CONSUMING, POSITIVE, Event, Example, StateError, UserState, decode_user_state, encode_packed, event_key, item_key, rec_id,
-)  # fmt: skip
+    CONSUMING,
+    POSITIVE,
+    Event,
+    Example,
+    StateError,
+    UserState,
+    decode_user_state,
+    encode_packed,
+    event_key,
+    item_key,
+    rec_id,
+)
 from model.user import Update, embedded, request, update
 
 AXES = np.eye(INTEREST_DIM, dtype=np.float32)
@@ -48,9 +58,7 @@ def test_an_event_of_any_action_asks_for_a_list_but_an_impression(action):
 
 @pytest.mark.parametrize("action", ACTIONS)
 def test_what_a_user_wants_is_an_example(action):
-    """With the user as before the event and the list that was shown; a dislike, a skip and a search are none, and a
-    forget is told.
-    """
+    """With the user as before the event and the list shown; a dislike, a skip, a search are none; a forget is told."""
     example = take(BEFORE, action, 9).example
     wanted = Example(
         "u",
@@ -166,16 +174,22 @@ def test_an_event_that_comes_again_late_is_told_as_long_as_it_is_among_the_last_
     assert after.answered and [5] == opened(after.state)[1]["times"].tolist()
 
 
-def test_one_id_at_two_times_is_two_events_and_two_ids_at_one_time_are_two():
-    """An event is told by both."""
-    first = take(None, "view", 1).state
-    other_time = Event("e1", "u", "view", START_MS + 5_000, "a")
-    other_id = Event("e5", "u", "view", START_MS + 1_000, "a")
+@pytest.mark.parametrize("later_ms", [-86_400_000, -1, 250, 5_000, 86_400_000])
+@pytest.mark.parametrize("action", sorted(set(ACTIONS) - {"impression", "forget"}))
+def test_one_id_at_another_time_is_one_event(action, later_ms):
+    """A shop that sends again stamps it anew, or says something else of it: the first one stands."""
+    state = take(BEFORE, action, 9, value=2.0).state
+    again = Event("e9", "u", "view", START_MS + 9_000 + later_ms, "c")
 
-    assert all(
-        update(first, embedded(event, item_key("a"), ENCODER, AXES[0]), RULES).answered
-        for event in (other_time, other_id)
-    )
+    assert Update(state, False) == update(state, embedded(again, item_key("c"), ENCODER, AXES[2]), RULES)
+
+
+def test_two_ids_at_one_time_are_two_events():
+    """An event is told by its `event_id` alone."""
+    first = take(None, "view", 1).state
+    other = Event("e5", "u", "view", START_MS + 1_000, "a")
+
+    assert update(first, embedded(other, item_key("a"), ENCODER, AXES[0]), RULES).answered
 
 
 # What is asked

@@ -10,23 +10,38 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from msgspec.structs import replace
 from pyflink.table.udf import ScalarFunction
 
 from model.schema import (
-    Event, InvalidRecord, Item, ItemVector, Rejected,
-    decode_event, decode_item, encode_json, encode_packed, item_key,
+    Event,
+    InvalidRecord,
+    Item,
+    ItemVector,
+    Rejected,
+    decode_event,
+    decode_item,
+    deleted_item,
+    encode_json,
+    encode_packed,
+    item_key,
+    too_large,
 )  # fmt: skip
 from model.user import embedded
 from udfs import worker
 
 WARM_UP_S, CALM_S, WARM_UP_AT_LATEST_S = 60.0, 1.0, 600.0
 """The language model of `embed` is loaded by the first search; or so long after the start, once there has been no event
-for so
-long; or so long after the start, whatever comes. It takes 10 s of a processor, which first lists and a backlog need more."""
+for so long; or so long after the start, whatever comes. It takes 10 s of a processor, which first lists and a backlog
+need more.
+"""
 
 
 class Embed(ScalarFunction):
-    """(value, topic, partition, offset) -> (user_id, payload): an `Embedded` event, or a `Rejected` record."""
+    """(value, topic, partition, offset, whole) -> (user_id, payload): an `Embedded` event, or a `Rejected` record.
+
+    `value` and `whole` are those of `jobs.topics.bounded`.
+    """
 
     def __init__(
         self,
@@ -45,7 +60,8 @@ class Embed(ScalarFunction):
         self._max_future_s, self._max_bytes = max_future_s, max_bytes
 
     def open(self, function_context) -> None:
-        from model.catalogue import encoder_number, first_free
+        from model.cache import first_free
+        from model.catalogue import encoder_number
         from model.encoder import Encoder
         from model.interest import interest_space
         from udfs.replica import CatalogueFollower
@@ -67,29 +83,34 @@ class Embed(ScalarFunction):
         self._encoder.close()
 
     def _warm_up(self) -> None:
-        """Load the language model before the first search needs it, at a moment when no event waits for the processor."""
+        """Load the language model before the first search needs it, when no event waits for the processor."""
         began = time.monotonic()
         while not self._closed.wait(1.0):
             now = time.monotonic()
             calm = now - began >= WARM_UP_S and now - self._busy_s >= CALM_S
             if calm or now - began >= WARM_UP_AT_LATEST_S:
-                return self._encoder.load()
+                self._encoder.load()
+                return
 
     def eval(self, records: pd.DataFrame) -> pd.DataFrame:
         self._busy_s = time.monotonic()
         self._follower.refresh()
-        events = [self._decode(*record) for record in records.itertuples(index=False, name=None)]
+        records = list(records.itertuples(index=False, name=None))
+        events = [self._decode(*record) for record in records]
         queries = self._embed_queries(
             [event.query for event in events if isinstance(event, Event) and event.action == "search"]
         )
-        rows = [self._row(event, queries) for event in events]
+        rows = [self._row(event, queries, *record[2:4]) for event, record in zip(events, records)]
         return pd.DataFrame(rows, columns=["user_id", "payload"])
 
-    def _decode(self, value: bytes | None, topic: str, partition: int, offset: int) -> Event | Rejected:
+    def _decode(
+        self, value: bytes | None, topic: str, partition: int, offset: int, whole: str | None = None
+    ) -> Event | Rejected:
         try:
+            _check_size(whole, self._max_bytes)
             return decode_event(value, time.time_ns() // 1_000_000, self._max_future_s, self._max_bytes)
         except InvalidRecord as error:
-            return Rejected(topic, int(partition), int(offset), str(error), value or b"")
+            return Rejected.of(topic, int(partition), int(offset), str(error), value, whole)
 
     def _embed_queries(self, queries: list[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Each query's vector in the interest space, and as the encoder gave it."""
@@ -99,21 +120,29 @@ class Embed(ScalarFunction):
         vectors = self._encoder.embed(distinct)
         return dict(zip(distinct, zip(self._interest_space(vectors), vectors)))
 
-    def _row(self, event: Event | Rejected, queries: dict[str, tuple[np.ndarray, np.ndarray]]) -> tuple[str, bytes]:
+    def _row(
+        self, event: Event | Rejected, queries: dict[str, tuple[np.ndarray, np.ndarray]], partition: int, offset: int
+    ) -> tuple[str, bytes]:
         if isinstance(event, Rejected):
             return f"\0rejected-{event.offset % 64}", encode_packed(event)
-        if event.action == "search":
-            return event.user_id, encode_packed(embedded(event, 0, self._number, *queries[event.query]))
-        key = item_key(event.item_id) if event.item_id else 0
-        return event.user_id, encode_packed(embedded(event, key, self._number, self._item_vector(key)))
-
-    def _item_vector(self, key: int) -> np.ndarray | None:
         catalogue = self._follower.catalogue
-        return catalogue.lookup(key) if catalogue.encoder_version == self._encoder.version else None
+        number = catalogue.encoder if len(catalogue) else self._number
+        if event.action == "search":
+            # A query can be compared with the items of its own encoder only: until those serve, it says nothing.
+            vectors = queries[event.query] if number == self._number else (None,)
+            made = embedded(event, 0, number, *vectors)
+        else:
+            key = item_key(event.item_id) if event.item_id else 0
+            made = embedded(event, key, number, catalogue.lookup(key))
+        return event.user_id, encode_packed(replace(made, partition=int(partition), offset=int(offset)))
 
 
 class EmbedItems(ScalarFunction):
-    """(item_id, value, topic, partition, offset) -> (item_id, item_vector, rejected): one of the last two is null."""
+    """(item_id, value, topic, partition, offset, whole) -> (item_id, item_vector, rejected).
+
+    One of the last two is null; all are for a row of `jobs.recommend.with_ticks`, which has no topic. `item_id` is the
+    beginning of the record's key, `value` and `whole` are those of `jobs.topics.bounded`.
+    """
 
     def __init__(self, encoder: str, device: str, replica_dir: str, threads: int, max_bytes: int) -> None:
         self._encoder_name, self._device = encoder, device
@@ -121,7 +150,7 @@ class EmbedItems(ScalarFunction):
         self._max_bytes = max_bytes
 
     def open(self, function_context) -> None:
-        from model.catalogue import first_free
+        from model.cache import first_free
         from model.encoder import Encoder
 
         worker.prepare()
@@ -141,16 +170,27 @@ class EmbedItems(ScalarFunction):
         return pd.DataFrame(rows, columns=["item_id", "item_vector", "rejected"])
 
     def _decode(
-        self, key: bytes | None, value: bytes | None, topic: str, partition: int, offset: int
-    ) -> Item | Rejected:
+        self,
+        key: bytes | None,
+        value: bytes | None,
+        topic: str | None,
+        partition: int,
+        offset: int,
+        whole: str | None = None,
+    ) -> Item | Rejected | None:
+        if topic is None:
+            return None
         try:
             if value is None and key:
-                return Item(key.decode(errors="replace"), deleted=True)
+                return deleted_item(key)
+            _check_size(whole, self._max_bytes)
             return decode_item(value, self._max_bytes)
         except InvalidRecord as error:
-            return Rejected(topic, int(partition), int(offset), str(error), value or b"")
+            return Rejected.of(topic, int(partition), int(offset), str(error), value, whole)
 
-    def _row(self, item: Item | Rejected, texts: dict[str, str], vectors: dict[str, np.ndarray]) -> tuple:
+    def _row(self, item: Item | Rejected | None, texts: dict[str, str], vectors: dict[str, np.ndarray]) -> tuple:
+        if item is None:
+            return None, None, None
         if isinstance(item, Rejected):
             return None, None, item.as_json()
         if item.deleted:
@@ -159,3 +199,8 @@ class EmbedItems(ScalarFunction):
         content_hash = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
         record = ItemVector(item.item_id, self._encoder.version, vector.astype("<f2").tobytes(), content_hash)
         return item.item_id, encode_json(record), None
+
+
+def _check_size(whole: str | None, max_bytes: int) -> None:
+    if whole:
+        raise InvalidRecord(too_large(int(whole.split()[0]), max_bytes))

@@ -15,7 +15,17 @@ from pyflink.datastream.state import MapStateDescriptor, ValueStateDescriptor
 
 from model.interest import Rules
 from model.schema import (
-    Embedded, FineTuneRequest, Rejected, StateError, decode_embedded, decode_model_version, decoded, encode_json, encode_packed,
+    RECORD_BYTES,
+    Embedded,
+    FineTuneRequest,
+    Rejected,
+    StateError,
+    decode_embedded,
+    decode_model_version,
+    decoded,
+    encode_json,
+    encode_packed,
+    too_large,
 )  # fmt: skip
 from model.user import request, update
 from model.versions import STAND_INS, Serving, follow
@@ -36,7 +46,7 @@ def serving_versions() -> MapStateDescriptor:
 
 
 class UpdateInterest(KeyedBroadcastProcessFunction):
-    """payload, keyed by user -> packed `Request`; side outputs for what is rejected, to be learnt, and when to learn."""
+    """payload, keyed by user -> packed `Request`; side outputs for what is rejected, what to learn, and when."""
 
     def __init__(self, rules: Rules, fine_tune_every: int, fine_tune_max_age_s: float) -> None:
         self._rules = rules
@@ -59,16 +69,16 @@ class UpdateInterest(KeyedBroadcastProcessFunction):
             try:
                 yield from self._update(record, ctx)
             except StateError as error:  # this user's alone: the state stays as it is, and a `forget` clears it
-                yield self._rejected, Rejected("events", 0, -1, str(error), encode_json(record.event)).short().as_json()
+                yield self._rejected, self._refused(record, error)
 
     def process_broadcast_element(self, value, ctx):
-        raw, partition, offset = value
-        version = decoded(raw, decode_model_version)
+        raw, partition, offset, whole = value
+        version = too_large(int(whole.split()[0]), RECORD_BYTES) if whole else decoded(raw, decode_model_version)
         if isinstance(version, str):
             logger.warning(
                 "model-versions: the record at partition %d, offset %d is passed over: %s", partition, offset, version
             )
-            yield self._rejected, Rejected("model-versions", partition, offset, version, raw or b"").short().as_json()
+            yield self._rejected, Rejected.of("model-versions", partition, offset, version, raw, whole).as_json()
             return
         state = ctx.get_broadcast_state(self._versions)
         serving = follow(Serving.decode(state.get(SERVING)), version)
@@ -92,6 +102,11 @@ class UpdateInterest(KeyedBroadcastProcessFunction):
         if after.example is not None and not after.example.forget:
             for wanted in self._learning.count(event.event_time_ms, time.monotonic()):
                 yield self._requests, encode_json(wanted)
+
+    @staticmethod
+    def _refused(record: Embedded, error: StateError) -> bytes:
+        event = encode_json(record.event)
+        return Rejected.of("events", record.partition, record.offset, str(error), event).as_json()
 
     def _serving_now(self, ctx) -> list[str]:
         if self._serving is None:  # just started: what was broadcast before is in the state

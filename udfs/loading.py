@@ -26,7 +26,7 @@ FIRST_S = 10.0
 CLOSE_S = 2.0
 """So long a worker that ends waits for each version that is being loaded."""
 MOST_LOADS = 4
-"""So many threads may load at once. Where all of them wait for a registry that does not answer, nothing more is tried."""
+"""So many threads may load at once; where all of them wait for a registry that does not answer, no more is tried."""
 SAMPLE = 256
 """Items on which a version is tried."""
 
@@ -209,7 +209,7 @@ class Scorers:
         self._hung = [one for one in self._hung if not one.is_over(0)]
 
     def _can_serve(self, path: str, catalogue: Catalogue) -> bool:
-        """Whether a version is loaded and knows the catalogue; what it knows of it is kept for the lists that follow."""
+        """Whether a version is loaded and knows the catalogue; what it knows of it is kept for the next lists."""
         if path not in self._loaded:
             return False
         try:
@@ -227,7 +227,7 @@ class Scorers:
         now = time.monotonic()
         self._refused = {one: until for one, until in self._refused.items() if until >= now} | {path: now + RETRY_S}
         logger.error("model version refused, the one before serves on: %s", reason)
-        self._rejected.append(Rejected("model-versions", 0, -1, reason, path.encode()).short().as_json())
+        self._rejected.append(Rejected.of("model-versions", 0, -1, reason, path.encode()).as_json())
 
     def _keep(self, path: str, scorer: Any) -> None:
         """Keep a version that was loaded; the one used longest ago makes room, never the one that serves."""

@@ -13,8 +13,15 @@ from model import consumed, interest
 from model.catalogue import Catalogue
 from model.metrics import K
 from model.schema import (
-    POSITIVE, Recommendation, RecommendedItem, Request,
-    decode_packed_request, encode_json, event_key, item_key, rec_id,
+    POSITIVE,
+    Recommendation,
+    RecommendedItem,
+    Request,
+    decode_packed_request,
+    encode_recommendation,
+    event_key,
+    item_key,
+    rec_id,
 )  # fmt: skip
 from model.twin import Shown, Twin
 from model.versions import trained_path
@@ -79,7 +86,7 @@ class Score(ScalarFunction):
         requests = [decode_packed_request(packed) for packed in frame.iloc[:, 0]]
         lists = self._lists(requests)
         refused = [self._refused.popleft() if self._refused else None for _ in requests]
-        rows = [(request.user_id, encode_json(lists[at]), refused[at]) for at, request in enumerate(requests)]
+        rows = [(request.user_id, encode_recommendation(lists[at]), refused[at]) for at, request in enumerate(requests)]
         return pd.DataFrame(rows, columns=["user_id", "recommendation", "rejected"])
 
     def _lists(self, requests: list[Request]) -> dict[int, Recommendation]:

@@ -4,8 +4,9 @@ import sys
 
 SWITCH_S = 0.0005
 """How long one thread of a worker may hold the interpreter while others wait: a tenth of Python's default. A call
-passes through
-several threads, so with the default a list waits long while another thread is at work, as when the language model loads."""
+passes through several threads, so with the default a list waits long while another thread is at work, as when the
+language model loads.
+"""
 
 
 def prepare(threads: int | None = None) -> None:
@@ -39,7 +40,8 @@ def do_not_sample() -> None:
 
     def stop(self) -> None:
         if not getattr(self, "unsampled", False):  # the first one, which had begun before
-            return self.sampled_stop()
+            self.sampled_stop()
+            return
         set_current_tracker(None)
         self.finished = True
 

@@ -1,0 +1,36 @@
+"""The `item-vectors` topic as an operator sees it: of how many items which encoder's vectors came last, and a say."""
+
+from collections import Counter
+
+from kafka import KafkaProducer
+
+from jobs.reader import Reader
+from jobs.settings import Settings
+from model.schema import ItemVector, decode_item_vector, decoded, encode_json
+
+
+class Encoders:
+    """Which encoder versions the catalogue's items have vectors of."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._servers, self._topic = settings.bootstrap_servers, settings.topic("item-vectors")
+        self._reader = Reader(self._servers, {self._topic: None}, patient=False)
+
+    def count(self) -> Counter[str]:
+        """How many items came last with each encoder version."""
+        newest: dict[str, str] = {}
+        for record in self._reader.drain():
+            item = decoded(record.value, decode_item_vector)
+            if not isinstance(item, str) and item.item_id:
+                newest[item.item_id] = "" if item.deleted else item.encoder_version
+        return Counter(filter(None, newest.values()))
+
+    def pin(self, encoder_version: str) -> None:
+        """Say that the vectors of this version serve; of none: those that are complete.
+
+        No item has an empty id: under that key, the newest word stays when the topic is compacted.
+        """
+        producer = KafkaProducer(bootstrap_servers=self._servers.split(","), acks="all")
+        record = ItemVector("", encoder_version, pinned=bool(encoder_version))
+        producer.send(self._topic, key=b"", value=encode_json(record)).get(timeout=30)
+        producer.close()
