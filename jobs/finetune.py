@@ -23,6 +23,7 @@ import os
 import sys
 import time
 from collections import Counter, deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,14 +35,14 @@ if __name__ == "__main__":
 import torch
 
 from jobs.inbox import Inbox
-from jobs.retention import remove_unneeded
+from jobs.retention import remove, remove_unneeded
 from jobs.versions import Versions
 from model import registry, score
 from model.catalogue import Catalogue
 from model.finetune import NOBODY, Judgement, Learner, better_or_level
 from model.schema import Example, ModelVersion, item_key
 from model.versions import counts_number, counts_path, next_name, trained_path
-from udfs.loading import LOAD_S, Loading
+from udfs.loading import LOAD_S, limited, sample_of
 from udfs.replica import CatalogueFollower
 
 KEPT_COUNTS = 4
@@ -52,6 +53,8 @@ SAY_S = 60.0
 """So often the log says how far a candidate is that waits to be judged."""
 RETRY_S = 30.0
 """A serving version that cannot be loaded is tried again after this time."""
+WRITE_S = 600.0
+"""The learner ends, and is started again, where a version is not written after this time."""
 
 logger = logging.getLogger("headrace.finetune")
 
@@ -109,42 +112,44 @@ class ServingVersion:
         scorer: None where it cannot be used.
     """
 
-    def __init__(self, path: str, scorer: score.Scorer | None, number: int = 0, hangs: Loading | None = None) -> None:
-        self.path, self.scorer = path, scorer
-        self._number, self._tried, self._hangs = number, time.monotonic(), hangs
-        self._written: deque[str] = deque()  # where its counts lie, the newest last
-        if scorer is not None:
-            numbers = [counts_number(f"{path}/{name}") for name in registry.inside(path)]
-            self._written += [counts_path(path, number) for number in numbers if number]
-            self._number = max([number, *numbers])
+    def __init__(self, path: str, scorer: score.Scorer | None, numbers: Sequence[int] = ()) -> None:
+        self.path, self.scorer, self._tried = path, scorer, time.monotonic()
+        self._number = max(numbers, default=0)
+        self._written = deque(counts_path(path, number) for number in numbers)  # where its counts lie, the newest last
 
     @classmethod
-    def load(cls, version: ModelVersion, within: str) -> "ServingVersion":
-        """Load a version of the registry `within`; one that takes too long cannot be used."""
+    def load(cls, version: ModelVersion, settings: Settings, catalogue: Catalogue) -> "ServingVersion":
+        """Load a version and try it on some items; one that fails or takes too long cannot be used."""
+        path, items = trained_path(version.path), sample_of(catalogue)
 
-        def read(path: str, _: Catalogue) -> score.Scorer:
-            registry.check_inside(path, within)
-            return score.load(path)
+        def read() -> tuple[score.Scorer, list[int]]:
+            registry.check_inside(path, settings.registry_path)
+            scorer = score.load(path)
+            if scorer.fits(items):
+                score.try_out(scorer, items, settings.k, settings.rules())
+            return scorer, [counts_number(f"{path}/{name}") for name in registry.inside(path)]
 
-        path = trained_path(version.path)
-        loading = Loading(path, Catalogue(), read)
-        hangs = None if loading.is_over(LOAD_S) else loading
-        if loading.scorer is None:
-            error = loading.error or f"{path}: not loaded in {LOAD_S:g} s"
+        try:
+            scorer, numbers = limited(path, "loaded", read, LOAD_S)
+        except BaseException as error:  # what a path from a topic leads to may fail in any way
+            if isinstance(error, KeyboardInterrupt):
+                raise
             logger.error("the serving version cannot be used, candidates are judged beside an untrained one: %s", error)
-        return cls(path, loading.scorer, counts_number(version.path), hangs)
+            return cls(path, None)
+        return cls(path, scorer, sorted({*filter(None, numbers), *filter(None, [counts_number(version.path)])}))
 
     def should_be_tried_again(self) -> bool:
-        waits = self._hangs is not None and not self._hangs.is_over(0)
-        return bool(self.path) and self.scorer is None and not waits and time.monotonic() - self._tried > RETRY_S
+        return bool(self.path) and self.scorer is None and time.monotonic() - self._tried > RETRY_S
 
     def write_counts(self) -> str:
         """Write its counts of now, delete all but the last ones, and return where they lie."""
         self._number += 1
-        self._written.append(score.save_counts(self.scorer, self.path, self._number))
+        path = counts_path(self.path, self._number)
+        limited(path, "written", lambda: score.save_counts(self.scorer, self.path, self._number), WRITE_S)
+        self._written.append(path)
         while len(self._written) > KEPT_COUNTS:
-            registry.remove(self._written.popleft())
-        return self._written[-1]
+            remove(self._written.popleft())
+        return path
 
 
 class FineTune:
@@ -212,7 +217,9 @@ class FineTune:
         path = trained_path(current.path) if current else ""
         if path != self._served.path or self._served.should_be_tried_again():
             self._served = (
-                ServingVersion.load(current, self._settings.registry_path) if current else ServingVersion("", None)
+                ServingVersion.load(current, self._settings, self._learner.catalogue)
+                if current
+                else ServingVersion("", None)
             )
             if self._fits(self._served.scorer):
                 self._learner.resume(self._served.scorer)
@@ -284,9 +291,9 @@ class FineTune:
         """Write the candidate, and let it serve or reject it."""
         self._trial, metrics, name = None, trial.metrics(), next_name(self._versions.known)
         about = {"parent": trial.parent, "why": trial.why, "metrics": metrics}
-        version = ModelVersion(
-            name, score.save(trial.scorer, self._settings.registry_path, name, about), trial.parent, metrics
-        )
+        folder = self._settings.registry_path
+        path = limited(name, "written", lambda: score.save(trial.scorer, folder, name, about), WRITE_S)
+        version = ModelVersion(name, path, trial.parent, metrics)
         if not better_or_level(trial.ours, trial.theirs, self._settings.gate_tolerance):
             before = metrics["serving_ndcg_at_10"]
             ours = f"NDCG@10 {metrics['ndcg_at_10']:.4f} on {len(trial.ours.hit)} events"
@@ -299,7 +306,7 @@ class FineTune:
                 version, status="rejected", reason="something else was decided by hand while it was judged"
             )
         logger.info("%s is %s: %s", name, self._versions.known[name].status, metrics)
-        remove_unneeded(self._versions, self._settings.registry_path, self._settings.keep_versions)
+        remove_unneeded(self._versions, folder, self._settings.keep_versions)
 
     @staticmethod
     def _report(done: int, of: int) -> None:

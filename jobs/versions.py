@@ -9,10 +9,12 @@ from model.schema import ModelVersion, decode_model_version, decoded, encode_jso
 from model.versions import Serving, follow, name_of, trained_path
 
 SEND_TIMEOUT_S = 30
+KNOWN_REMOVED = 50
+"""Of the versions that were removed so many are known still, the newest."""
 
 
 class Versions:
-    """Every model version that was announced. `refresh` reads on to the topic's end.
+    """Every model version that was announced and is there. `refresh` reads on to the topic's end.
 
     Args:
         patient: where the broker is away, say so, and read or write on when it answers; else what the client raises is
@@ -37,8 +39,14 @@ class Versions:
         version = decoded(value, decode_model_version)
         if isinstance(version, str):
             return
-        self.known[version.version] = merged(self.known.get(version.version), version)
         self.serving = follow(self.serving, version)
+        serves = any(trained_path(path) == trained_path(version.path) for path in self.serving.paths)
+        if version.status == "removed" and serves:  # decided by hand a moment before: it is not removed
+            return
+        self.known[version.version] = merged(self.known.get(version.version), version)
+        removed = [name for name, one in self.known.items() if one.status == "removed"]
+        for name in removed[: max(0, len(removed) - KNOWN_REMOVED)]:
+            del self.known[name]
 
     def announce(self, version: ModelVersion) -> None:
         """Say what a version is now; whoever follows the topic acts on it.
@@ -51,6 +59,18 @@ class Versions:
         else:
             self._send(key, encode_json(version))
         self.refresh()
+        self._repair(version)
+
+    def _repair(self, announced: ModelVersion) -> None:
+        """Say a decision by hand once more, where what was announced came too late to change it.
+
+        It has the decision's key, and compaction would keep it instead. In a new epoch: other records of the decision's
+        own may come before it now.
+        """
+        current = self.current()
+        too_late = announced.epoch < self.serving.epoch and announced.status != "counted"
+        if too_late and current is not None and current.version == announced.version:
+            self.decide(current, current.reason, self.serving.pinned)
 
     def _send(self, key: str, value: bytes) -> None:
         if self._producer is None:

@@ -55,6 +55,24 @@ def check_inside(path: str, registry: str) -> None:
         raise VersionError(f"{path}: lies outside the registry {registry}; only versions in it are loaded")
 
 
+def is_same(path: str, other: str) -> bool:
+    """Whether both are one version, with counts or without.
+
+    >>> is_same("/models/v1/counts-000001", "file:///models/v1"), is_same("/models/v1", "/models/v10")
+    (True, False)
+    """
+    return _plain(trained_path(path)) == _plain(trained_path(other))
+
+
+def is_within(path: str, folder: str) -> bool:
+    """Whether a path is that of the folder's version, or of something in it.
+
+    >>> is_within("/models/v1/counts-000001", "/models/v1"), is_within("/models/v10", "/models/v1")
+    (True, False)
+    """
+    return f"{_plain(path)}/".startswith(f"{_plain(trained_path(folder))}/")
+
+
 def _plain(path: str) -> str:
     """An address in the form in which two of them can be compared: a local one as an absolute path."""
     local = "::" not in path and fsspec.core.split_protocol(path)[0] in (None, "file", "local")
@@ -90,7 +108,7 @@ def read(path: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         data = files.cat_file(f"{root}/model.safetensors")
     except FileNotFoundError as error:
         raise VersionError(f"{path}: there is no such version ({error}); promote one that is there") from None
-    except (OSError, ValueError, ImportError, msgspec.DecodeError) as error:
+    except Exception as error:  # there are many file systems, and a path from a topic may name any of them
         raise VersionError(f"{path}: cannot be read: {error}") from None
     if not isinstance(about, dict) or sha256(data).hexdigest() != about.get("sha256"):
         raise VersionError(f"{path}: model.safetensors is not the file that model.json was written for; write it again")

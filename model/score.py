@@ -32,6 +32,8 @@ from model.table import HALF_LIVES, LATELY, LENGTH, NEIGHBOURS, PLACES, Table, f
 from model.versions import counts_path, trained_path
 
 LAYOUT = 7
+LARGEST = 1e12
+"""No weight and no count is beyond: what is computed from two of them is still a number."""
 _POPULAR = 500  # items most chosen: enough for a list without what a user has consumed
 _USERS, _CELLS = 64, 700_000
 """Users, and users x items, scored at once: what a group needs stays in the processor's cache."""
@@ -187,28 +189,41 @@ def save_counts(scorer: Scorer, path: str, number: int) -> str:
     return registry.write(trained, name, scorer.tables(), {"layout": LAYOUT, "signals": list(SIGNALS)})
 
 
-def load(path: str, device: str = "cpu") -> Scorer:
+def load(path: str, device: str = "cpu", trained: Scorer | None = None) -> Scorer:
     """Read a version, and what has been counted since if the path says so.
+
+    Args:
+        trained: the version as it was loaded before, on this device and with any counts: where the path is one of
+            counts, only these are read.
 
     Raises:
         VersionError: it is broken, or was written by another layout of this module.
     """
-    scorer = _load_trained(trained_path(path))
-    if path != trained_path(path):
-        tensors, _ = _read(path)
-        if tensors.keys() != scorer.tables().keys():
-            raise VersionError(
-                f"{path}: counts of {', '.join(sorted(tensors))}: those of this release are wanted; write them again"
-            )
-        scorer = scorer.with_counts(tensors)
-    return scorer.to(device)
+    if path == trained_path(path):
+        return _load_trained(path).to(device)
+    tensors, _ = _read(path)
+    if trained is None or not _has_all(trained, tensors.get("keys")):
+        trained = _load_trained(trained_path(path)).to(device)  # it may know more items than the counts of before
+    if tensors.keys() != trained.tables().keys():
+        raise VersionError(
+            f"{path}: counts of {', '.join(sorted(tensors))}: those of this release are wanted; write them again"
+        )
+    _check_tables(path, tensors)
+    return trained.with_counts({name: tensor.to(device) for name, tensor in tensors.items()})
+
+
+def _has_all(trained: Scorer, keys: torch.Tensor | None) -> bool:
+    return keys is not None and bool(torch.isin(keys, trained.keys.cpu()).all())
 
 
 def _read(path: str) -> tuple[dict[str, torch.Tensor], dict]:
     tensors, about = registry.read(path)
-    broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    broken = [name for name, tensor in tensors.items() if not (tensor.abs() <= LARGEST).all() and name != "keys"]
     if broken:
-        raise VersionError(f"{path}: {', '.join(broken)} hold what is no number: fine-tune a new version")
+        names = ", ".join(broken)
+        raise VersionError(
+            f"{path}: {names} hold what is no number, or one beyond {LARGEST:g}: fine-tune a new version"
+        )
     if about.get("layout") != LAYOUT or about.get("signals") != list(SIGNALS):
         signals = ", ".join(map(str, about.get("signals") or []))
         raise VersionError(
@@ -226,9 +241,34 @@ def _load_trained(path: str) -> Scorer:
         for name in tensors.keys() & scorer.tables().keys():
             scorer.register_buffer(name, tensors[name])
         scorer.load_state_dict(tensors)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except Exception as error:  # sizes may be anything, and torch raises whatever it likes
         raise VersionError(f"{path}: its tensors do not fit its sizes: {error}; write it again") from None
+    _check_tables(path, scorer.tables())
     return scorer
+
+
+def _check_tables(path: str, tables: dict[str, torch.Tensor]) -> None:
+    """See that what is counted has the shapes and types of a scorer's tables, and leads to rows that are there.
+
+    A row that is not there is an error on a CPU, and on a GPU the end of the process.
+    """
+    items, places = tables["keys"].numel(), tables["peers_taken"].numel()
+    empty = Scorer.untrained(1).tables()  # 0 where any other has its items
+    shapes = {name: [length or items for length in table.shape] for name, table in empty.items()}
+    free = {"peers_taken": 0} | {f"{name}_{part}": 1 for name in NEIGHBOURS for part in ("items", "weights")}
+    for name, dimension in free.items():
+        shapes[name][dimension] = tables[name].shape[dimension] if tables[name].ndim == 2 else -1
+    rows = {"peers_taken": items, "peers_places": places} | {f"{name}_items": items for name in NEIGHBOURS}
+    wrong = [
+        name
+        for name, table in tables.items()
+        if table.dtype != empty[name].dtype
+        or list(table.shape) != shapes[name]
+        or (name in rows and table.numel() and not -1 <= table.min() <= table.max() < max(rows[name], 1))
+    ]
+    wrong += [name for name in NEIGHBOURS if tables[f"{name}_items"].shape != tables[f"{name}_weights"].shape]
+    if wrong:
+        raise VersionError(f"{path}: {', '.join(wrong)} are no tables of {items} items; write it again")
 
 
 def try_out(scorer: Scorer, catalogue: Catalogue, k: int, rules: Rules) -> None:
@@ -237,12 +277,14 @@ def try_out(scorer: Scorer, catalogue: Catalogue, k: int, rules: Rules) -> None:
     Raises:
         VersionError: they are no lists, or the scorer was made for another encoder.
     """
+    scorer = scorer.with_counts(scorer.tables())  # keeps what it computes of these items to itself
     state, now_ms = b"", time.time_ns() // 1_000_000
     for number, item_id in enumerate(catalogue.item_ids[:3]):
         event = Event(f"try-{number}", "try", "view", now_ms, item_id)
         key = item_key(item_id)
         state = user.update(state, user.embedded(event, key, catalogue.encoder, catalogue.lookup(key)), rules).state
     requests = [user.request(one, "try", "try", now_ms) for one in (b"", state)]
+    scorer.popular()
     for list_ in score(scorer, catalogue, requests, k, rules):
         if len(list_) < min(k, len(catalogue)) or not all(item.probability <= 1 for item in list_):
             raise VersionError(f"its lists on {len(catalogue)} items are none: {str(list_)[:100]}; write it again")

@@ -78,7 +78,7 @@ def rollback(versions: Versions) -> ModelVersion:
     lately = versions.lately()
     if len(lately) < 2:
         raise VersionError("rollback: no version has served before the present one; `promote` one by name")
-    score.load(lately[1].path)
+    _check(versions, lately[1])
     versions.decide(lately[1], "rolled back by hand", pinned=True, before="rejected")
     return lately[1]
 
@@ -116,11 +116,16 @@ def choose_encoder(encoders: Encoders, name: str) -> str:
 def _readable(versions: Versions, name: str) -> ModelVersion:
     if name not in versions.known:
         raise VersionError(f"{name}: no such version; there are {', '.join(sorted(versions.known)) or 'none'}")
-    version = versions.known[name]
-    if version.status == "removed":
+    _check(versions, versions.known[name])
+    return versions.known[name]
+
+
+def _check(versions: Versions, version: ModelVersion) -> None:
+    """See that a version is there and can be read."""
+    name = version.version
+    if name in versions.known and versions.known[name].status == "removed":
         raise VersionError(f"{name}: was removed from the registry; keep_versions says how many stay")
     score.load(version.path)
-    return version
 
 
 COMMANDS = {"promote": promote, "pin": pin, "rollback": rollback, "unpin": unpin}

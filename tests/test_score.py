@@ -15,7 +15,7 @@ from model.evaluate import Users
 from model.finetune import Learner
 from model.interest import Rules
 from model.schema import Event, Example, ItemVector, RecommendedItem, Request, VersionError
-from model.score import Scorer, load, save, score, try_out
+from model.score import Scorer, load, save, save_counts, score, try_out
 from model.signals import SIGNALS
 from model.table import NEIGHBOURS, find
 
@@ -229,6 +229,34 @@ def test_a_saved_version_gives_the_same_lists(tmp_path, catalogue, trained, requ
     assert len(score(load(untrained), catalogue, requests, 5)) == len(requests)
 
 
+def test_new_counts_are_read_without_their_version_where_that_is_there(
+    tmp_path, catalogue, trained, requests, monkeypatch
+):
+    """The lists are the same; weights and projected texts are shared, and a trial leaves them alone."""
+    path = save(trained, str(tmp_path), "v1", {})
+    counts = save_counts(trained, path, 1)
+    whole, before = load(counts), load(path)
+    before.table(catalogue)
+    monkeypatch.setattr("model.score._load_trained", lambda path: 1 / 0)
+    after = load(counts, trained=before)
+    try_out(after, make_catalogue(4), 10, Rules())
+
+    assert score(whole, catalogue, requests, 5) == score(after, catalogue, requests, 5)
+    assert before.blend is after.blend
+    assert before.table(catalogue).text is after.table(catalogue).text
+
+
+def test_an_item_that_comes_back_has_what_its_version_learnt_of_it(tmp_path, trained):
+    """The counts of before did not hold it."""
+    path = save(trained, str(tmp_path), "v1", {})
+    fewer = trained.with_counts(Scorer(trained.sizes, 0, trained.encoder_version).tables())
+    before = load(save_counts(fewer, path, 1))
+    after = load(save_counts(trained, path, 2), trained=before)
+
+    assert 0 == len(before.network.ids)
+    assert torch.equal(trained.network.ids, after.network.ids)
+
+
 def test_a_version_that_cannot_be_read_says_why(tmp_path, catalogue, trained):
     """Cut short, of another layout, of another shape, of another encoder: each names the path and what to do."""
     path = save(trained, str(tmp_path), "v1", {})
@@ -292,12 +320,49 @@ def test_a_version_that_makes_no_lists_fails_its_trial(catalogue, trained, monke
         try_out(trained, catalogue, 10, Rules())
 
 
-@pytest.mark.parametrize("number", [math.nan, math.inf])
+@pytest.mark.parametrize("number", [math.nan, math.inf, -1e30])
 def test_a_version_with_weights_that_are_no_numbers_is_refused(tmp_path, trained, number):
-    """What is trained and what is counted."""
-    for name in ("network.bias", "counts"):
+    """What is trained and what is counted, and what is so large that nothing can be computed from it: an item may have
+    it that is not among those on which a version is tried.
+    """
+    for name in ("network.bias", "network.ids", "counts"):
         broken = copy.deepcopy(trained)
         broken.state_dict()[name].flatten()[0] = number
 
         with pytest.raises(VersionError, match=f"{name} hold what is no number"):
             load(save(broken, str(tmp_path), "v1", {}))
+
+
+BROKEN = {
+    "keys": lambda table: table.float(), "counts": lambda table: table.mT.contiguous(),
+    "first": lambda table: table[:-1], "late": lambda table: table[0], "learnt": lambda table: table[None],
+    "next_items": lambda table: table + ITEMS, "ease_items": lambda table: table - 2,
+    "text_weights": lambda table: table[:, :-1], "transitions_items": lambda table: table.float(),
+    "peers_taken": lambda table: table.clamp(min=10**6), "peers_places": lambda table: table.clamp(min=10**9),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BROKEN)
+@pytest.mark.parametrize("part", ["trained", "counts"])
+def test_a_version_whose_tables_lead_nowhere_is_refused(tmp_path, trained, name, part):
+    """Rows that are not there, other shapes, other types: on a GPU they end the process, on none they make lists."""
+    path = save(trained, str(tmp_path), "v1", {})
+    broken = save_counts(trained, path, 1) if part == "counts" else path
+    tensors, about = registry.read(broken)
+    load(broken)
+    folder, _, version = broken.rpartition("/")
+    registry.write(folder, version, tensors | {name: BROKEN[name](tensors[name]).contiguous()}, about)
+
+    with pytest.raises(VersionError, match=f"{version}: .*{name.removesuffix('_weights')}"):
+        load(broken)
+
+
+@pytest.mark.parametrize("sizes", [{"heads": 0}, {"dim": -1}, {"width": 3}, {"layers": "x"}, {"dim": 10**30}, [], None])
+def test_a_version_of_impossible_sizes_is_refused(tmp_path, trained, sizes):
+    """Whatever torch says of them."""
+    tensors, about = registry.read(save(trained, str(tmp_path), "v1", {}))
+    sizes = about["sizes"] | sizes if isinstance(sizes, dict) else sizes
+    registry.write(str(tmp_path), "v1", tensors, about | {"sizes": sizes})
+
+    with pytest.raises(VersionError, match="its tensors do not fit its sizes"):
+        load(f"{tmp_path}/v1")

@@ -1025,7 +1025,7 @@ def test_threads_that_hang_are_few(score, registry, loads, clock):
         scored(score, [f"r/hangs{number}", "r/v1"])
         clock.now_s += udfs.loading.LOAD_S + 1
         [made], _ = scored(score, [f"r/hangs{number}", "r/v1"])
-    assert (udfs.loading.MOST_HUNG, "v1") == (len(loads.begun), made.model_version)
+    assert (udfs.loading.MOST_LOADS, "v1") == (len(loads.begun), made.model_version)
     loads.go()
     scored(score, ["r/v2", "r/v1"])
 
@@ -1041,6 +1041,132 @@ def test_however_many_versions_are_bad_the_last_good_one_serves_on(score, regist
     assert ["v1"] * 7 == made
 
 
+def test_counts_that_come_while_the_registry_hangs_wait_behind_few_threads(score, loads, clock):
+    """New ones come every few seconds, and nobody asks for the last ones again."""
+    scored(score, ["r/v2/counts-000001", "r/v1"])
+    loads.waiting = True
+    for number in range(2, 200):
+        clock.now_s += 5
+        [made], _ = scored(score, [f"r/v2/counts-{number:06d}", "r/v1"])
+        assert "v2.1" == made.model_version
+
+    assert udfs.loading.MOST_LOADS == len(loads.begun)
+
+
+def test_versions_that_are_announced_while_the_registry_hangs_wait_too(score, loads):
+    """A hundred in a second: there is a thread for a few of them."""
+    scored(score, ["r/v1"])
+    loads.waiting = True
+    for number in range(100):
+        scored(score, [f"r/v{number:05d}", "r/v1"])
+
+    assert udfs.loading.MOST_LOADS == len(loads.begun)
+
+
+def test_counts_that_load_slower_than_new_ones_come_serve_all_the_same(score, loads, registry):
+    """Those that are ready serve, although newer ones are asked for, and nothing piles up."""
+    scored(score, ["r/v2/counts-000001"])
+    loads.waiting, made = True, []
+    for number in range(2, 12):
+        made += scored(score, [f"r/v2/counts-{number:06d}"])[0]
+        if number % 2:
+            loads.go()
+
+    assert ["v2.1", "v2.1", "v2.2", "v2.2", "v2.4"] == [one.model_version for one in made[:5]]
+    assert len(score._scorers._loading) + len(score._scorers._loaded) <= udfs.loading.KEPT_VERSIONS + 1
+    assert 6 == len(registry.asked)
+
+
+def test_while_a_version_is_loaded_the_best_that_is_ready_serves(score, loads):
+    """After a rollback that is not the one that made the last list."""
+    scored(score, ["r/v1"])
+    scored(score, ["r/v3", "r/v2", "r/v1"])
+    loads.waiting = True
+    [made], _ = scored(score, ["r/v2", "r/v1"])
+
+    assert "v1" == made.model_version
+
+
+def test_a_worker_whose_best_version_hangs_loads_those_that_stand_in(score, registry, loads):
+    """It does not make untrained lists for as long as the best one may take."""
+    work = []
+    score._scorers = Scorers(
+        registry.load, lambda dim: FakeScorer("untrained"), lambda one: work.append(one) if not work else one()
+    )
+    made = [scored(score, ["r/v3/counts-000001", "r/v2", "r/v1"])[0][0].model_version for _ in range(2)]
+
+    assert "v2" == made[-1]
+    assert ["r/v2", "r/v1"] == registry.asked
+
+
+def test_a_version_is_refused_where_no_thread_can_be_had(score):
+    """The process is at its limit: the one before serves on."""
+    scored(score, ["r/v1"])
+
+    def begin(work):
+        raise RuntimeError("can't start new thread")
+
+    score._scorers._begin_thread = begin
+    [made], rejected = scored(score, ["r/v2", "r/v1"])
+
+    assert "v1" == made.model_version
+    assert ["r/v2: cannot be used: RuntimeError: can't start new thread"] == rejected
+
+
+@pytest.mark.parametrize("where", ["_score", "popular"])
+@pytest.mark.parametrize("error", [IndexError("row 9"), MemoryError(), VersionError("no numbers")])
+def test_a_version_that_fails_at_a_list_is_refused_and_the_next_one_makes_it(score, monkeypatch, where, error):
+    """It did not when it was tried; every request has its list all the same."""
+
+    def fails(scorer):
+        if scorer.name == "r/v2":
+            raise error
+
+    rank, popular = score._score, FakeScorer.popular
+    if where == "_score":
+        score._score = lambda scorer, *rest: fails(scorer) or rank(scorer, *rest)
+    else:
+        monkeypatch.setattr(FakeScorer, "popular", lambda scorer: fails(scorer) or popular(scorer))
+    made, rejected = scored(score, ["r/v2", "r/v1"], ["r/v2", "r/v1"])
+
+    assert ["v1", "v1"] == [one.model_version for one in made]
+    assert 1 == len(rejected)
+
+
+def test_where_the_untrained_scorer_fails_too_no_version_is_to_blame(score):
+    """Then it is an error of the job."""
+    score._score = lambda *_: 1 / 0
+
+    with pytest.raises(ZeroDivisionError):
+        scored(score, ["r/v1"])
+
+
+def test_without_items_no_version_is_tried(score, registry):
+    """There would be nothing to try it on: it is loaded once there is."""
+    score._follower.arrived.clear()
+    [before], _ = scored(score, ["r/v1"])
+    score._follower = FakeFollower("a")
+    [then], _ = scored(score, ["r/v1"])
+
+    assert ("untrained", "v1") == (before.model_version, then.model_version)
+    assert ["r/v1"] == registry.asked
+
+
+def test_a_worker_that_ends_waits_for_what_it_loads(score, monkeypatch):
+    """A thread that is at work when the interpreter ends would end it badly; one that hangs is not waited for long."""
+    monkeypatch.setattr(udfs.loading, "CLOSE_S", 0.01)
+    go, over = threading.Event(), []
+    score._scorers = Scorers(lambda *_: over.append(go.wait(10)), lambda dim: FakeScorer("untrained"))
+    scored(score, ["r/v1"])
+    score._scorers.close()
+    assert [] == over
+    go.set()
+    monkeypatch.setattr(udfs.loading, "CLOSE_S", 10)
+    score._scorers.close()
+
+    assert [True] == over
+
+
 def test_versions_are_loaded_by_a_thread_on_items_of_their_own():
     """What the job changes meanwhile does not reach the items on which a version is tried."""
     asked, go, follower = [], threading.Event(), FakeFollower("a", "b")
@@ -1053,7 +1179,7 @@ def test_versions_are_loaded_by_a_thread_on_items_of_their_own():
         return FakeScorer(path)
 
     scorers = Scorers(load, lambda dim: FakeScorer("untrained"))
-    scorers._kept("untrained", lambda: FakeScorer("untrained"))
+    scorers.first([], catalogue)
     assert "untrained" == scorers.first(["r/v1"], catalogue)[0]
     follower.refresh()
     go.set()

@@ -4,6 +4,7 @@ import gc
 import time
 from collections import defaultdict, deque
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import pandas as pd
 from pyflink.table.udf import ScalarFunction
@@ -23,6 +24,7 @@ from model.schema import (
     rec_id,
 )  # fmt: skip
 from model.twin import Shown, Twin
+from model.versions import trained_path
 from udfs import worker
 from udfs.gauges import Gauges
 from udfs.loading import Scorers
@@ -63,16 +65,20 @@ class Score(ScalarFunction):
 
         chosen = device.choose(self._device)
 
+        known: WeakValueDictionary[str, score.Scorer] = WeakValueDictionary()  # what was loaded last of each version
+
         def load(path: str, items: Catalogue) -> score.Scorer:
             registry.check_inside(path, self._registry)
-            scorer = score.load(path, chosen)
+            scorer = score.load(path, chosen, known.get(trained_path(path)))
             score.try_out(scorer, items, self._k, self._rules)
+            known[trained_path(path)] = scorer
             return scorer
 
         self._scorers = Scorers(load, lambda dim: score.Scorer.untrained(dim).to(chosen))
         gc.freeze()  # what is loaded by now is never garbage: collections need not look at it
 
     def close(self) -> None:
+        self._scorers.close()
         self._follower.close()
 
     def eval(self, frame: pd.DataFrame) -> pd.DataFrame:
@@ -92,18 +98,16 @@ class Score(ScalarFunction):
             else:
                 groups[tuple(request.versions)].append(at)
         for versions, places in groups.items():
-            version, scorer, refused = self._scorers.first(versions, self._follower.catalogue)
-            self._refused += refused
-            answers = self._rank(scorer, [requests[at] for at in places])
+            version, answers, most_chosen = self._rank(versions, [requests[at] for at in places])
             now_ms = time.time_ns() // 1_000_000
             for at, items in zip(places, answers):
                 lists[at] = _recommendation(requests[at], version, items, now_ms)
-                popular[at] = scorer.popular
+                popular[at] = most_chosen
         for at, request in enumerate(requests):
             if request.forget:
                 self._twin.forget(request.user_id)
             else:
-                self._judge(request, lists[at], popular[at]())
+                self._judge(request, lists[at], popular[at])
         return lists
 
     def _judge(self, request: Request, made: Recommendation, popular: list[int]) -> None:
@@ -121,8 +125,22 @@ class Score(ScalarFunction):
         self._twin.show(request.user_id, Shown(version, items, [key for key, _ in zip(others, range(K))]))
         self._gauges.show(version)
 
-    def _rank(self, scorer, requests: list[Request]) -> list[list[RecommendedItem]]:
-        return self._score(scorer, self._follower.catalogue, requests, self._k, self._rules)
+    def _rank(
+        self, versions: tuple[str, ...], requests: list[Request]
+    ) -> tuple[str, list[list[RecommendedItem]], list[int]]:
+        """The version that makes the lists, the lists, and the keys of the items most chosen lately.
+
+        A version may fail at a list though it did not when it was tried: then the next one makes it.
+        """
+        catalogue = self._follower.catalogue
+        while True:
+            version, scorer, refused = self._scorers.first(versions, catalogue)
+            self._refused += refused
+            try:
+                return version, self._score(scorer, catalogue, requests, self._k, self._rules), scorer.popular()
+            except Exception as error:
+                if not self._scorers.refuse_last(error):
+                    raise
 
 
 def _recommendation(request: Request, version: str, items: list[RecommendedItem], now_ms: int) -> Recommendation:

@@ -1,0 +1,74 @@
+"""Versions on disk, loaded by the scoring worker: what serves, what is refused."""
+
+import math
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import udfs.replica
+import udfs.worker
+from model.interest import Rules
+from model.network import Sizes
+from model.schema import item_key
+from model.score import Scorer, save, save_counts
+from tests.test_udfs import DIM, VERSION, FakeFollower, FakeMetrics, scored
+from udfs.score import Score
+
+
+@pytest.fixture
+def worker(tmp_path, monkeypatch):
+    """A worker that was opened as Flink opens it, over three items and a registry on disk."""
+    monkeypatch.setattr(udfs.worker, "prepare", lambda threads: None)
+    monkeypatch.setattr(udfs.replica, "CatalogueFollower", lambda *_: FakeFollower("a", "b", "c"))
+    score = Score(Rules(), 2, "cpu", "nowhere:9092", "item-vectors", str(tmp_path / "replica"), 1, str(tmp_path))
+    score.open(SimpleNamespace(get_metric_group=FakeMetrics))
+    yield score
+    score._follower.close = lambda: None
+    score.close()
+
+
+def served(score: Score, *paths: str) -> tuple[str, list[str]]:
+    """The version of the first list that is made when nothing is on its way, and all that was refused until then."""
+    told = []
+    while True:
+        [made], rejected = scored(score, list(paths))
+        told += rejected
+        if not score._scorers._loading and not rejected:
+            return made.model_version, told
+        for loading in list(score._scorers._loading.values()):
+            assert loading.is_over(30)
+
+
+def save_version(folder, name: str, number: float = 0.0) -> str:
+    """Write a version that knows the three items, with this number among its weights, and counts of it."""
+    scorer = Scorer(Sizes(DIM), 3, VERSION)
+    scorer.keys = torch.from_numpy(np.array([item_key(item_id) for item_id in "abc"], np.uint64).view(np.int64))
+    scorer.network.bias.data[0] = number
+    path = save(scorer, str(folder), name, {})
+    save_counts(scorer, path, 1)
+    return path
+
+
+def test_versions_on_disk_serve_whatever_is_announced_beside_them(worker, tmp_path):
+    """Good ones, with counts and without; then no numbers, half a file, another address, a folder that is gone."""
+    good, mad, half, gone = (
+        save_version(tmp_path, f"v{number:05d}", weight) for number, weight in enumerate((0.0, math.nan, 0.0, 0.0), 1)
+    )
+    Path(half, "model.safetensors").write_bytes(b"half")
+    assert ("v00001", []) == served(worker, good)
+    assert ("v00001.1", []) == served(worker, f"{good}/counts-000001", good)
+    shutil.rmtree(gone)
+    shutil.rmtree(Path(good, "counts-000001"))
+    bad = {
+        mad: "no number",
+        half: "write it again",
+        gone: "no such version",
+        f"zip://m::{good}": "outside the registry",
+    }
+    for path, reason in bad.items():
+        version, [why] = served(worker, path, f"{good}/counts-000001")
+        assert ("v00001.1", True) == (version, reason in why)
