@@ -32,7 +32,7 @@ from typing import Self
 
 import msgspec
 
-from jobs.settings import check_encoder, help_or_go_on, load_or_exit, usage
+from jobs.settings import check_encoder, help_or_go_on, load, load_or_exit, usage
 from model.schema import HeadraceError
 from scripts.jars import broker_config, check_java, fetch_jars, flink_config, kafka_command, make_flink_home, topics
 from scripts.processes import ROOT, SUPERVISOR, Place, Process, Processes, StackError, answers, tail
@@ -266,10 +266,11 @@ class Stack:
         ], self.environment())  # fmt: skip
 
     def make_topics(self) -> None:
-        """Make the topics of flink-conf/topics.txt that are not there yet."""
+        """Make the topics of flink-conf/topics.txt, under the names that the settings give them, where they are not."""
         from kafka import KafkaAdminClient
         from kafka.admin import NewTopic
 
+        wanted = self.topics()
         host, port = self.place.kafka_host, self.place.kafka_port
         self._processes.wait(f"the broker on {self.bootstrap_servers}", lambda: answers(host, port), ["broker"])
         admin = KafkaAdminClient(bootstrap_servers=self.bootstrap_servers)
@@ -278,12 +279,17 @@ class Stack:
             admin.create_topics(
                 [
                     NewTopic(name, partitions, 1, topic_configs=config)
-                    for name, (partitions, config) in topics().items()
+                    for name, (partitions, config) in wanted.items()
                     if name not in there
                 ]
             )
         finally:
             admin.close()
+
+    def topics(self) -> dict[str, tuple[int, dict[str, str]]]:
+        """The topics of this stack: number of partitions and configuration by name."""
+        settings = load(self.arguments, os.environ)
+        return {settings.topic(name): about for name, about in topics().items()}
 
     # Flink
 

@@ -56,6 +56,14 @@ def test_every_topic_of_the_flow_is_on_the_list():
     assert expected == set(stack.topics())
 
 
+def test_a_stack_with_a_topic_prefix_has_topics_of_that_name(place):
+    """`make up ARGS="--topic_prefix shop-"` makes what the job then reads."""
+    assert stack.topics() == Stack(place).topics()
+    assert {f"shop-{name}": about for name, about in stack.topics().items()} == Stack(
+        place, ["--topic_prefix", "shop-"]
+    ).topics()
+
+
 def test_tables_are_compacted():
     compacted = {name for name, (_, config) in stack.topics().items() if config.get("cleanup.policy") == "compact"}
 
