@@ -5,6 +5,7 @@ item-vectors ─► the encoder version that serves ─► lists, interests, lea
 """
 
 import logging
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from hashlib import blake2b
@@ -19,7 +20,7 @@ import numpy as np
 from model.cache import Cache, first_free
 from model.consumed import fingerprints
 from model.interest import INTEREST_DIM, interest_space
-from model.schema import ItemVector, decode_item_vector, decoded, encode_json, item_key
+from model.schema import ItemVector, Rejected, decode_item_vector, decoded, encode_json, item_key
 
 COMPLETE = 0.9
 """Another encoder version serves as soon as it has this share of the items of the one that does."""
@@ -351,6 +352,9 @@ def _what(record: ItemVector) -> Space | str:
     return space_of(record) or ""
 
 
+MOST_REJECTED = 20
+"""So many records that were passed over wait to be told."""
+_WANTED = f"1 to {MOST_DIMENSIONS} finite half-precision numbers of a named encoder are wanted"
 LAYOUT = 1
 _STATE, _ITEM = b"s", b"v"
 _PREFIX = len(_ITEM) + 8
@@ -376,12 +380,13 @@ class Replica:
     """The `item-vectors` topic on local disk, with the offsets it has reached, and the catalogue made from it.
 
     A restart opens the replica, with the same versions serving and waiting, and reads from the topic only what is new.
-    One that cannot be read is made anew.
+    One that cannot be read is made anew. `rejected` are the newest records that were passed over, to be told.
     """
 
     def __init__(self, folder: Path) -> None:
         self.catalogue = Catalogue()
         self.source, self.offsets, self._settled = "", dict[int, int](), False
+        self.rejected: deque[Rejected] = deque(maxlen=MOST_REJECTED)
         self._cache = Cache(folder)
         try:
             with closing(self._cache.items()) as entries:
@@ -412,7 +417,10 @@ class Replica:
         for partition, offset, value in records:
             self.offsets[partition] = offset + 1
             item = decoded(value, decode_item_vector)
-            if not isinstance(item, str):
+            reason = item if isinstance(item, str) else "" if _what(item) else f"no vector that can be read, {_WANTED}"
+            if reason:
+                self.rejected.append(Rejected.of("item-vectors", partition, offset, reason, value))
+            elif not isinstance(item, str):
                 items.append(item)
         self._keep(items, self.catalogue.apply(items))
 

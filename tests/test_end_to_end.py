@@ -340,6 +340,8 @@ def test_nothing_that_a_topic_carries_stops_anything(world, topic):
         after = world.list_for(world.event(f"after{number}", "view", f"space{number % 10}"))
         time.sleep(0.1)
 
+    if topic not in ("recommendations", "rejected-events"):  # nothing but the page reads these
+        world.wait("rejected-events", lambda record: record["source"] == topic, f"a reason for what is on {topic}")
     assert 5 == len(after["items"])
     assert "untrained" not in (before["model_version"], after["model_version"])
     assert {"learner", "page"} <= world.stack.running().keys()

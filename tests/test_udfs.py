@@ -4,6 +4,7 @@ import base64
 import json
 import threading
 import time
+from collections import deque
 from hashlib import sha256
 from types import SimpleNamespace
 from zipfile import BadZipFile
@@ -19,7 +20,7 @@ import udfs.loading
 import udfs.replica
 import udfs.score
 from model import consumed, interest, user
-from model.catalogue import Catalogue, encoder_number
+from model.catalogue import Catalogue, Replica, encoder_number
 from model.interest import Rules, interest_space
 from model.schema import (
     RAW_BYTES,
@@ -85,7 +86,7 @@ class FakeFollower:
     """A catalogue that holds some items, and changes on `refresh` only."""
 
     def __init__(self, *item_ids: str, version: str = VERSION):
-        self.catalogue = Catalogue()
+        self.catalogue, self.rejected = Catalogue(), deque()
         self.arrived = [
             ItemVector(item_id, version, FakeEncoder.vector(item_id).astype("<f2").tobytes()) for item_id in item_ids
         ]
@@ -1270,3 +1271,19 @@ def test_a_micro_batch_that_was_sampled_ends_as_it_began():
     sampler.stop_if_still_running()
 
     assert sampler.finished and not [thread for thread in threading.enumerate() if thread.name.endswith("(run)")]
+
+
+def test_item_vectors_that_cannot_be_read_are_told(score, tmp_path):
+    """By the scoring worker, with a list; the same record as every other topic's refused one."""
+    replica = Replica(tmp_path)
+    bad = [None, b"nope", encode_json(ItemVector("x", VERSION, b"abc")), encode_json(ItemVector("x", "", bytes(8)))]
+    replica.apply((0, offset, value) for offset, value in enumerate(bad))
+    score._follower.rejected = replica.rejected
+    packed = [encode_packed(Request(f"u{at}", f"e{at}", NOW_MS, [], "serving", b"", b"")) for at in range(6)]
+    told = [json.loads(value) for value in score.eval(pd.DataFrame({"r": packed}))["rejected"] if value is not None]
+    replica.close()
+
+    assert [("item-vectors", offset) for offset in range(4)] == [(one["source"], one["offset"]) for one in told]
+    assert ["the record has no value", "JSON is malformed"] == [one["reason"][:23].split(":")[0] for one in told[:2]]
+    assert all(one["reason"].startswith("no vector that can be read") for one in told[2:])
+    assert not replica.rejected

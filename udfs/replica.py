@@ -11,6 +11,7 @@ from pathlib import Path
 from kafka import KafkaConsumer, TopicPartition
 
 from model.catalogue import COMPLETE, Catalogue, open_replica
+from model.schema import Rejected
 
 READ_TIMEOUT_MS = 500
 REQUEST_TIMEOUT_MS = 10_000
@@ -51,6 +52,11 @@ class CatalogueFollower:
     @property
     def catalogue(self) -> Catalogue:
         return self._replica.catalogue
+
+    @property
+    def rejected(self) -> deque[Rejected]:
+        """The newest records that could not be read; whoever tells them takes them out."""
+        return self._replica.rejected
 
     def refresh(self) -> None:
         """Take over what has arrived since the last call."""

@@ -29,9 +29,13 @@ from udfs import worker
 from udfs.gauges import Gauges
 from udfs.loading import Scorers
 
+MOST_REFUSED = 100
+"""So many refused versions and item vectors wait for a list to go with."""
+
 
 class Score(ScalarFunction):
-    """(request) -> (user_id, recommendation, rejected); `rejected` names a model version that could not be loaded.
+    """(request) -> (user_id, recommendation, rejected); `rejected` is a model version that could not be loaded, or a
+    record of `item-vectors` that could not be read.
 
     A request that forgets a user is answered without scoring.
     """
@@ -85,6 +89,8 @@ class Score(ScalarFunction):
         self._follower.refresh()
         requests = [decode_packed_request(packed) for packed in frame.iloc[:, 0]]
         lists = self._lists(requests)
+        while self._follower.rejected and len(self._refused) < MOST_REFUSED:
+            self._refused.append(self._follower.rejected.popleft().as_json())
         refused = [self._refused.popleft() if self._refused else None for _ in requests]
         rows = [(request.user_id, encode_recommendation(lists[at]), refused[at]) for at, request in enumerate(requests)]
         return pd.DataFrame(rows, columns=["user_id", "recommendation", "rejected"])
