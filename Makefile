@@ -19,7 +19,7 @@ demo: java setup  ## show everything at work on real data: sets up, starts the s
 
 # Two processes, a thread each. A file of tests stays in one, where what it makes once serves all of them; the files keep
 # their order, so that the longest ones (behaviour, evaluate, finetune) do not come last.
-check: setup  ## what one runs all day: lint, format, types of model/, the tests without Java (about a minute)
+check: setup  ## what one runs all day: lint, format, types of model/, the tests without Java (two minutes)
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m ruff format --check .
 	@$(PYTHON) -m mypy
