@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections import deque
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -118,7 +119,7 @@ def pairs(events, sent, asked) -> list[tuple[Request, Request]]:
 def job_lists(requests: list[Request], catalogue, scorer) -> list[list[tuple[str, float]]]:
     """What the score UDF answers, with this scorer as the version that serves."""
     udf = Score(Rules(), K, "cpu", "nowhere:9092", "item-vectors", "/nowhere", 1, "/nowhere")
-    udf._score, udf._follower = score, SimpleNamespace(catalogue=catalogue, refresh=lambda: None)
+    udf._score, udf._follower = score, SimpleNamespace(catalogue=catalogue, rejected=deque(), refresh=lambda: None)
     udf._scorers = SimpleNamespace(first=lambda versions, catalogue: ("v1", scorer, []))
     answers = udf.eval(pd.DataFrame({"request": [encode_packed(request) for request in requests]}))["recommendation"]
     return [[(item["item_id"], item["probability"]) for item in json.loads(answer)["items"]] for answer in answers]
