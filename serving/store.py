@@ -29,7 +29,7 @@ from model.schema import (
     decode_model_version,
     decode_recommendation,
     encode_json,
-)  # fmt: skip
+)
 from model.versions import Serving, follow, trained_path
 from serving.redact import cut, shown, shown_raw
 from serving.words import say

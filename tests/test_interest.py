@@ -23,7 +23,7 @@ from model.interest import (
     resolve,
     since_search,
     use_encoder,
-)  # fmt: skip
+)
 from model.schema import Event, StateError, event_key
 
 DATA = Path(__file__).parent / "data"

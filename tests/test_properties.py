@@ -37,7 +37,7 @@ from model.schema import (
     decode_user_state,
     decoded,
     encode_packed,
-)  # fmt: skip
+)
 from model.score import Scorer, score
 from model.versions import Serving, follow, name_of, next_name
 from scripts import data

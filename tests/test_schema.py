@@ -36,7 +36,7 @@ from model.schema import (
     event_key,
     item_key,
     rec_id,
-)  # fmt: skip
+)
 
 NOW_MS = 1_700_000_000_000
 GOOD = b'{"event_id":"e1","user_id":"u1","item_id":"m1","action":"click","event_time_ms":1650000000000}'

@@ -45,7 +45,7 @@ from model.schema import (
     event_key,
     item_key,
     rec_id,
-)  # fmt: skip
+)
 from udfs import worker
 from udfs.embed import Embed, EmbedItems
 from udfs.interest import LearningPace, UpdateInterest

@@ -26,7 +26,7 @@ from model.schema import (
     encode_packed,
     item_key,
     too_large,
-)  # fmt: skip
+)
 from model.user import embedded
 from udfs import worker
 

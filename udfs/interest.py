@@ -26,7 +26,7 @@ from model.schema import (
     encode_json,
     encode_packed,
     too_large,
-)  # fmt: skip
+)
 from model.user import request, update
 from model.versions import STAND_INS, Serving, follow
 

@@ -22,7 +22,7 @@ from model.schema import (
     event_key,
     item_key,
     rec_id,
-)  # fmt: skip
+)
 from model.twin import Shown, Twin
 from model.versions import trained_path
 from udfs import worker
