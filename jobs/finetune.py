@@ -39,7 +39,7 @@ from jobs.retention import remove, remove_unneeded
 from jobs.versions import Versions
 from model import registry, score
 from model.catalogue import Catalogue
-from model.finetune import NOBODY, Judgement, Learner, better_or_level
+from model.finetune import NOBODY, Judgement, Learner, non_inferior
 from model.schema import Example, ModelVersion, item_key
 from model.versions import counts_number, counts_path, next_name, trained_path
 from udfs.loading import LOAD_S, limited, sample_of
@@ -192,7 +192,7 @@ class FineTune:
             What is still asked for: nothing, if a candidate was made.
         """
         self._follow()
-        examples = [one for one in examples if one.forget or not self._learner.memory.has(one)]
+        examples = [one for one in examples if one.forget or not self._learner.replay.has(one)]
         if self._may_begin(len(examples), why):
             examples, why = self._begin(examples, why), ""
         else:
@@ -294,7 +294,7 @@ class FineTune:
         folder = self._settings.registry_path
         path = limited(name, "written", lambda: score.save(trial.scorer, folder, name, about), WRITE_S)
         version = ModelVersion(name, path, trial.parent, metrics)
-        if not better_or_level(trial.ours, trial.theirs, self._settings.gate_tolerance):
+        if not non_inferior(trial.ours, trial.theirs, self._settings.gate_tolerance):
             before = metrics["serving_ndcg_at_10"]
             ours = f"NDCG@10 {metrics['ndcg_at_10']:.4f} on {len(trial.ours.hit)} events"
             reason = f"{ours}; {trial.parent or 'untrained'} has {before:.4f}"

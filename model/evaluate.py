@@ -2,7 +2,7 @@
 
 The first part of the stream only warms up. After it, for each event that has a target, the list that the user would
 have had at that moment is scored with the version of that moment; the item that came is a hit if it is in the top 10.
-Other methods (model/baselines.py) are asked the same for the same events.
+Other methods (model/evaluation/baselines.py) are asked the same for the same events.
 
 Source: Gama, Sebastião and Rodrigues, On evaluating stream learning algorithms, 2013, doi:10.1007/s10994-012-5320-9.
 """
@@ -20,15 +20,15 @@ from msgspec import structs
 from torch import nn
 
 from model import consumed, user
-from model.baselines import BASELINES, HISTORY, POPULARITIES, World, best_rows
-from model.batch import exclusion, searches
 from model.catalogue import Catalogue
+from model.evaluation.baselines import BASELINES, HISTORY, POPULARITIES, World, best_rows
+from model.evaluation.order import drawn_order
 from model.finetune import Learner
 from model.interest import ACTIONS, Rules, interest_space
 from model.metrics import K
-from model.order import drawn_order
 from model.schema import POSITIVE, Embedded, Event, Example, Request, item_key
 from model.score import Scorer, score
+from model.scoring.batch import exclusion, searches
 
 LIVE = "headrace-live"
 PARTS = NETWORK, FROZEN = "network", "headrace-frozen"
@@ -93,7 +93,7 @@ class Targets:
     unreachable: list[str] = field(default_factory=list)
 
 
-class Asked(NamedTuple):
+class PrequentialStep(NamedTuple):
     """An event, what was asked at the moment before it, the time of the user's event before, and what it teaches."""
 
     event: Event
@@ -101,7 +101,7 @@ class Asked(NamedTuple):
     last_ms: int
     example: Example | None
 
-    def live(self) -> "Asked":
+    def live(self) -> "PrequentialStep":
         """As the job asks: right after the event before, when nobody knows how long the next one will take."""
         return self._replace(request=structs.replace(self.request, event_time_ms=self.last_ms, live=True))
 
@@ -123,7 +123,7 @@ class Users:
         self._states: dict[str, bytes] = {}
         self._last_ms: dict[str, int] = {}
 
-    def ask(self, event: Event) -> Asked:
+    def ask(self, event: Event) -> PrequentialStep:
         """What is asked before this event; then the event is folded in."""
         last_ms = self._last_ms.get(event.user_id, event.event_time_ms)
         asked = self.request(event, live=False)
@@ -131,7 +131,7 @@ class Users:
         self._states[event.user_id] = after.state
         if after.answered:
             self._last_ms[event.user_id] = event.event_time_ms
-        return Asked(event, asked, last_ms, after.example)
+        return PrequentialStep(event, asked, last_ms, after.example)
 
     def request(self, event: Event, live: bool = True) -> Request:
         """What is asked now, at the time of this event."""
@@ -163,7 +163,10 @@ class Comparison:
         self.targets = Targets()
 
     def take(
-        self, asked: Sequence[Asked], counts: bool, progress: Callable[[int, int], None] = lambda done, of: None
+        self,
+        asked: Sequence[PrequentialStep],
+        counts: bool,
+        progress: Callable[[int, int], None] = lambda done, of: None,
     ) -> None:
         """Ask for each event, if they count; then learn from it."""
         for done, one in enumerate(asked):
@@ -172,7 +175,7 @@ class Comparison:
             self.learn(one)
             progress(done, len(asked))
 
-    def ask(self, asked: Asked) -> None:
+    def ask(self, asked: PrequentialStep) -> None:
         """The list of every method before this event."""
         user, history, target = self._open(asked)
         began = time.perf_counter()
@@ -192,7 +195,7 @@ class Comparison:
             self.results[name].seconds += shared + time.perf_counter() - began
             self.results[name].add(target, rows)
 
-    def learn(self, asked: Asked) -> None:
+    def learn(self, asked: PrequentialStep) -> None:
         """Take in what was chosen; what is not in the catalogue teaches nothing."""
         if asked.event.action == "forget":
             self._numbers.pop(asked.event.user_id, None)
@@ -209,7 +212,7 @@ class Comparison:
         self._chosen[target] += 1
         self._histories[user] = [*self._histories[user][1 - HISTORY :], target]
 
-    def _open(self, asked: Asked) -> tuple[int, np.ndarray, int]:
+    def _open(self, asked: PrequentialStep) -> tuple[int, np.ndarray, int]:
         """The user's number, history (t,), and the row that came."""
         user = self._numbers.get(asked.event.user_id)
         if user is None:
@@ -237,7 +240,7 @@ class Headrace:
         live = [LIVE] if protocol.live else []
         self.results = {name: Result() for name in ("headrace", *live, *(name for name in PARTS if name in names))}
 
-    def ask(self, asked: Sequence[Asked]) -> None:
+    def ask(self, asked: Sequence[PrequentialStep]) -> None:
         """The lists before these events, as far as they count, with the version of now."""
         asked = [one for one in asked if self._protocol.counts(one.event)]
         for name, result in self.results.items():
@@ -251,7 +254,10 @@ class Headrace:
         return alone(self.scorer, NETWORK) if name == NETWORK else self.scorer
 
     def learn(
-        self, asked: Sequence[Asked], fine_tunes: bool, progress: Callable[[int, int], None] = lambda done, of: None
+        self,
+        asked: Sequence[PrequentialStep],
+        fine_tunes: bool,
+        progress: Callable[[int, int], None] = lambda done, of: None,
     ) -> None:
         """Make the next version from these events, or only count them into the one of now."""
         began = time.perf_counter()
@@ -266,14 +272,16 @@ class Headrace:
 def alone(scorer: Scorer, signal: str) -> Scorer:
     """A copy whose blend is this one signal."""
     scorer = copy.deepcopy(scorer)
-    for weights in scorer.blend.parameters():
+    for weights in scorer.ranker.parameters():
         nn.init.zeros_(weights)
-    scorer.blend.begin({signal: 1.0})
+    scorer.ranker.begin({signal: 1.0})
     scorer.changed()
     return scorer
 
 
-def predict(result: Result, scorer: Scorer, catalogue: Catalogue, asked: Sequence[Asked], protocol: Protocol) -> None:
+def predict(
+    result: Result, scorer: Scorer, catalogue: Catalogue, asked: Sequence[PrequentialStep], protocol: Protocol
+) -> None:
     """Count the lists of a scorer, made in micro-batches."""
     for start in range(0, len(asked), protocol.micro_batch):
         group = asked[start : start + protocol.micro_batch]

@@ -21,18 +21,18 @@ import torch
 import torch.nn.functional as F
 
 from model.catalogue import Catalogue
-from model.counts import Counts
-from model.growth import Known, make_room, take_in
 from model.interest import Rules
-from model.memory import Memory, Remembered
+from model.learning.config import TrainingConfig
+from model.learning.counts import Counts
+from model.learning.growth import Known, make_room, take_in
+from model.learning.replay import BufferEntry, ReplayBuffer
+from model.learning.train_network import NetworkTrainer
+from model.learning.train_ranker import RankerTrainer
 from model.metrics import K, gains, hits
-from model.pace import Pace
-from model.ranking import BlendLearner
 from model.schema import Example
 from model.score import Scorer, score
-from model.sequences import NetworkLearner
-from model.signals import FIRST_WEIGHTS
-from model.table import TRENDING
+from model.scoring.signals import FIRST_WEIGHTS
+from model.scoring.table import TRENDING
 
 _LEAST_STEPS = 3  # of the network, for however few examples
 _HEAP = 2_000  # examples; more at once are learnt in parts, between which the network learns
@@ -57,13 +57,13 @@ NOBODY = Judgement(np.zeros(0), np.zeros(0))
 """Judged on nothing yet."""
 
 
-def better_or_level(candidate: Judgement, serving: Judgement, tolerance: float) -> bool:
+def non_inferior(candidate: Judgement, serving: Judgement, tolerance: float) -> bool:
     """Whether the candidate's NDCG@10 trails by at most `tolerance` standard errors of the pairwise difference.
 
     One that was judged on fewer than two examples is not.
 
     >>> level = Judgement(np.array([0.5, 1.0]), np.ones(2))
-    >>> better_or_level(level, level, 0.0)
+    >>> non_inferior(level, level, 0.0)
     True
     """
     difference = candidate.ndcg - serving.ndcg
@@ -90,15 +90,15 @@ class Learner:
         seed: int = 0,
         replay_capacity: int = 500_000,
         rules: Rules = Rules(),
-        pace: Pace = Pace(),
+        config: TrainingConfig = TrainingConfig(),
     ) -> None:
-        self.catalogue, self.rules, self.pace = catalogue, rules, pace
-        self.memory = Memory(replay_capacity, rules.max_consumed, rules.last_n)
+        self.catalogue, self.rules, self.config = catalogue, rules, config
+        self.replay = ReplayBuffer(replay_capacity, rules.max_consumed, rules.last_n)
         self._seed, self._random = seed, np.random.default_rng(seed)
-        self._scorer, self._known, self.counts = self._new_scorer(), Known(), Counts(self.pace)
+        self._scorer, self._known, self.counts = self._new_scorer(), Known(), Counts(self.config)
         self._there = np.zeros(0, bool)
         self._room_for: tuple[Catalogue, int] | None  # a catalogue, and the revision of it
-        self._counted: list[Remembered] = []  # the network has not learnt from these yet
+        self._counted: list[BufferEntry] = []  # the network has not learnt from these yet
         self._before: torch.Tensor | None = None  # what was trending before them
         self.resume(scorer or self._scorer)
 
@@ -106,18 +106,18 @@ class Learner:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed)
             scorer = Scorer.untrained(self.catalogue.vectors.shape[1])
-        scorer.blend.begin(FIRST_WEIGHTS)
+        scorer.ranker.begin(FIRST_WEIGHTS)
         return scorer
 
     def resume(self, trained: Scorer) -> None:
         """Go on from the trained part of this scorer; what this learner has counted stays as it is."""
-        make_room(self._scorer, trained.keys.numpy(), self.pace)
+        make_room(self._scorer, trained.keys.numpy(), self.config)
         self._scorer = trained.with_counts(self._scorer.tables())
-        self._scorer.network, self._scorer.blend = copy.deepcopy((self._scorer.network, self._scorer.blend))
+        self._scorer.network, self._scorer.ranker = copy.deepcopy((self._scorer.network, self._scorer.ranker))
         self._returned: Scorer | None = None
         self._room_for = None
-        self._network = NetworkLearner(self._scorer, self.pace, self._random)
-        self.blend = BlendLearner(self._scorer, self.pace, self._random, self.rules)
+        self._network = NetworkTrainer(self._scorer, self.config, self._random)
+        self.ranker = RankerTrainer(self._scorer, self.config, self._random, self.rules)
 
     def add(self, examples: Sequence[Example]) -> None:
         """Take over examples in their order; one that came before is passed over, one that forgets is obeyed."""
@@ -125,13 +125,13 @@ class Learner:
             if example.forget:
                 self.forget(example.user_id)
             else:
-                self.memory.add(example)
+                self.replay.add(example)
 
     def forget(self, user_id: str) -> None:
         """Delete all that is held of a user: events, examples, and what they added to the counts."""
-        user = self.memory.forget(user_id)
+        user = self.replay.forget(user_id)
         self._counted = [one for one in self._counted if one.example.user_id != user_id]
-        self.blend.forget(user_id)
+        self.ranker.forget(user_id)
         if user is not None:
             self.counts.remove(self._scorer, user_id, user, self._known.row_of)
 
@@ -143,7 +143,7 @@ class Learner:
         """
         with self._seeded():
             self._take_in()
-            self._count(self.memory.take_new(), self.pace.ranked)
+            self._count(self.replay.take_new(), self.config.sample_rate)
             counted = {name: tensor.clone() for name, tensor in self._scorer.tables().items()}
             self._returned = (self._returned or copy.deepcopy(self._scorer)).with_counts(counted)
         return self._returned
@@ -151,7 +151,7 @@ class Learner:
     def catch_up(self) -> None:
         """Count the examples since the last call and learn nothing from them: others have learnt from them before."""
         self._take_in()
-        new = self.memory.take_new()
+        new = self.replay.take_new()
         for start in range(0, len(new), _HEAP):
             self._count(new[start : start + _HEAP], share=0.0)
         self._counted, self._before = [], None
@@ -164,14 +164,16 @@ class Learner:
         """
         with self._seeded():
             self._take_in()
-            new = self.memory.take_new()
-            share = min(self.pace.ranked, self.pace.most_ranked / max(1, len(new)))  # of them for the blend
+            new = self.replay.take_new()
+            share = min(
+                self.config.sample_rate, self.config.max_ranker_examples / max(1, len(new))
+            )  # of them for the blend
             for start, end in self._parts(len(new)):
-                for at in range(start, end, self.pace.chunk):
-                    self._count(new[at : min(end, at + self.pace.chunk)], share)
-                    self.blend.learn(at_least=self.pace.ranked_batch)
-                    progress(min(end, at + self.pace.chunk), len(new))
-                self.blend.learn()
+                for at in range(start, end, self.config.chunk):
+                    self._count(new[at : min(end, at + self.config.chunk)], share)
+                    self.ranker.learn(at_least=self.config.ranker_batch)
+                    progress(min(end, at + self.config.chunk), len(new))
+                self.ranker.learn()
                 self._train(new[end:], (end - start) / max(1, len(new)))
         self._scorer.changed()
         self._returned = copy.deepcopy(self._scorer)
@@ -189,20 +191,20 @@ class Learner:
             return
         if not self._scorer.fits(self.catalogue):
             self.resume(self._new_scorer())
-        self._known = take_in(self._scorer, self.catalogue, self._known, self.pace)
+        self._known = take_in(self._scorer, self.catalogue, self._known, self.config)
         self._there = np.zeros(len(self._scorer.keys), bool)
         self._there[self._known.there.numpy()] = True
         self._room_for = self.catalogue, self.catalogue.revision
 
-    def _count(self, examples: list[Remembered], share: float) -> None:
+    def _count(self, examples: list[BufferEntry], share: float) -> None:
         """The blend looks at a share of the examples, then all are counted."""
         if not examples:
             return
         if share and self.counts.learnt and len(self.catalogue) > 1:
-            self.blend.look(self.catalogue, examples, share)
+            self.ranker.look(self.catalogue, examples, share)
         if self._before is None:
             self._before = self._scorer.counts[TRENDING].clone()
-        flat = self.memory.flatten(
+        flat = self.replay.flatten(
             self._known.row_of, self._there, dict.fromkeys(one.example.user_id for one in examples)
         )
         spots = flat.spots(examples)
@@ -210,17 +212,17 @@ class Learner:
             one.user.steps[one.place] = step if spot >= 0 else -1  # an item that is not there is not counted
         self.counts.add(self._scorer, flat, spots)
         self._counted += [one.light() for one in examples]
-        if len(self._counted) > self.memory.capacity:
+        if len(self._counted) > self.replay.capacity:
             self._counted = [one for one in self._counted if one.place >= 0]
 
-    def _train(self, later: list[Remembered], share: float) -> None:
+    def _train(self, later: list[BufferEntry], share: float) -> None:
         """The network learns from what was counted since the last call.
 
         Args:
             later: examples that it must not see yet.
             share: of the steps that one call may take.
         """
-        flat = self.memory.flatten(self._known.row_of, self._there)
+        flat = self.replay.flatten(self._known.row_of, self._there)
         hidden, new = flat.spots(later), flat.spots([one for one in self._counted if one.place >= 0])
         reach = np.append(flat.starts[1:], len(flat.rows))  # where the events of each user end that may be seen
         np.minimum.at(reach, flat.owner[hidden[hidden >= 0]], hidden[hidden >= 0])
@@ -235,15 +237,19 @@ class Learner:
         """Where the parts start and end after which the network learns: one, or growing ones of a large heap."""
         done = 0
         while not done or done < new:
-            part = max(1, new) if new <= _HEAP else max(self.pace.chunk, new // 8, self.counts.learnt // 2)
+            part = max(1, new) if new <= _HEAP else max(self.config.chunk, new // 8, self.counts.learnt // 2)
             yield done, min(new, done + part)
             done += part
 
     def _steps(self, new: int, share: float) -> int:
         """Steps of the network for so many new examples."""
-        visits = self.pace.first_visits if self.counts.learnt <= self.pace.first_visited else self.pace.visits
-        wanted = visits * new / (self.pace.window * self.pace.windows)
-        return max(_LEAST_STEPS, int(min(wanted, self.pace.most_steps * share)))
+        epochs_per_event = (
+            self.config.warm_up_epochs
+            if self.counts.learnt <= self.config.warm_up_events
+            else self.config.epochs_per_event
+        )
+        wanted = epochs_per_event * new / (self.config.window * self.config.windows)
+        return max(_LEAST_STEPS, int(min(wanted, self.config.most_steps * share)))
 
     def judge(self, scorer: Scorer, examples: Sequence[Example]) -> Judgement:
         """Score examples as the job would have, when the event before each came, without what was consumed by then.
@@ -252,7 +258,7 @@ class Learner:
             VersionError: the scorer was made for another encoder than the catalogue's.
         """
         examples = [example for example in examples if not example.forget]
-        requests = [self.memory.find(example).request(live=True) for example in examples]
+        requests = [self.replay.find(example).request(live=True) for example in examples]
         lists = score(scorer, self.catalogue, requests, K, self.rules, explained=False)
         ranks = [
             next((at for at, item in enumerate(list_) if item.item_id == one.item_id), -1)

@@ -1,6 +1,6 @@
 """P(i | u, t) for a micro-batch: what is learnt, the lists made with it, and its versions on disk.
 
-    requests ─► micro-batch (batch.py) ─┬─► signals (signals.py) ─► blend (blend.py) ─► softmax ─► the k best items
+    requests ─► micro-batch (batch.py) ─┬─► signals (signals.py) ─► blend (ranker.py) ─► softmax ─► the k best items
     catalogue ─► table (table.py) ──────┘                                               └─► reasons (reasons.py)
 
 What is learnt lives in `Scorer`: the network (network.py) and the blend are trained, popularities and neighbours of
@@ -19,16 +19,16 @@ import torch
 from torch import nn
 
 from model import registry, user
-from model.batch import excluded_items, open_requests
-from model.blend import Blend, blended
 from model.catalogue import Catalogue
-from model.explore import explore
 from model.interest import Rules
-from model.network import Network, Sizes
-from model.reasons import explain
 from model.schema import Event, RecommendedItem, Request, VersionError, item_key
-from model.signals import SIGNALS
-from model.table import HALF_LIVES, LATELY, LENGTH, NEIGHBOURS, PLACES, Table, find, padded
+from model.scoring.batch import excluded_items, open_requests
+from model.scoring.explore import explore
+from model.scoring.network import Network, Sizes
+from model.scoring.ranker import Ranker, rerank
+from model.scoring.reasons import explain
+from model.scoring.signals import SIGNALS
+from model.scoring.table import HALF_LIVES, LATELY, LENGTH, NEIGHBOURS, PLACES, Table, find, padded
 from model.versions import counts_path, trained_path
 
 LAYOUT = 7
@@ -60,7 +60,7 @@ class Scorer(nn.Module):
     def __init__(self, sizes: Sizes, items: int = 0, encoder_version: str = "") -> None:
         super().__init__()
         self.sizes, self.encoder_version = sizes, encoder_version
-        self.network, self.blend = Network(sizes, items), Blend()
+        self.network, self.ranker = Network(sizes, items), Ranker()
         self.register_buffer("keys", torch.zeros(items, dtype=torch.int64))
         self.register_buffer("counts", torch.zeros(len(HALF_LIVES), items))
         self.register_buffer("first", torch.full((items,), -1.0))
@@ -129,7 +129,7 @@ class Scorer(nn.Module):
         """
         scorer = Scorer(self.sizes, 0, self.encoder_version)
         scorer.network = _of_items(self.network, self.keys, counted["keys"])
-        scorer.blend = self.blend
+        scorer.ranker = self.ranker
         scorer._text = self._text
         for name, tensor in counted.items():
             scorer.register_buffer(name, tensor)
@@ -321,7 +321,7 @@ def _score(
 ) -> list[list[RecommendedItem]]:
     table, device = scorer.table(catalogue), scorer.keys.device
     batch = open_requests(catalogue, requests, rules, scorer.sizes.last_n, device)
-    scored = blended(scorer.blend, table, batch, excluded_items(batch, len(catalogue)))
+    scored = rerank(scorer.ranker, table, batch, excluded_items(batch, len(catalogue)))
     explored, lifted = explore(table, batch, scored.scores, k)
     best = scored.scores.topk(min(k, len(catalogue)))
     chances = torch.exp(best.values - scored.scores.logsumexp(1, keepdim=True)).nan_to_num(0.0)

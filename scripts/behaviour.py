@@ -17,11 +17,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from jobs.settings import check_encoder, load_or_exit
-from model.behaviour import PROBES, Behaviour, measure
 from model.evaluate import Protocol
+from model.evaluation.behaviour import PROBES, Behaviour, measure
+from model.evaluation.shop import make_shop
+from model.evaluation.store import open_store, train
 from model.schema import HeadraceError
-from model.shop import make_shop
-from model.store import open_store, train
 from scripts import options, report
 from scripts.evaluate import check_device, encoder_of
 

@@ -36,7 +36,7 @@ from model.catalogue import Catalogue
 from model.encoder import Encoder
 from model.finetune import Learner
 from model.interest import INTEREST_DIM, Rules
-from model.pace import Pace
+from model.learning.config import TrainingConfig
 from model.schema import (
     Action,
     Event,
@@ -193,7 +193,7 @@ def scoring() -> Iterator[Pair]:
 def learnt(catalogue: Catalogue) -> Scorer:
     """A scorer that has counted 30,000 events of 1,000 users, a tenth on 1 % of the items; its network is new."""
     chosen = (len(catalogue) * random.random(30_000) ** 2).astype(int).tolist()
-    learner = Learner(catalogue, pace=Pace(first_visits=0.0, visits=0.0, ranked=0.0))
+    learner = Learner(catalogue, config=TrainingConfig(warm_up_epochs=0.0, epochs_per_event=0.0, sample_rate=0.0))
     learner.add(
         [
             Example(f"u{at % 1_000}", f"e{at}", NOW_MS + at * 60_000, f"i{item}", "view")

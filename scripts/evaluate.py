@@ -37,13 +37,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from jobs.settings import Settings, SettingsError, check_encoder, load_or_exit
-from model.baselines import POPULARITIES
-from model.behaviour import compare
 from model.catalogue import Catalogue
 from model.evaluate import METHODS, Outcome, Protocol, evaluate, leave_one_out
-from model.order import drawn_order
+from model.evaluation.baselines import POPULARITIES
+from model.evaluation.behaviour import compare
+from model.evaluation.order import drawn_order
+from model.evaluation.shop import make_shop
 from model.schema import Event, HeadraceError, Item, ItemVector
-from model.shop import make_shop
 from scripts import data, offline, report
 from scripts.data import check_events
 

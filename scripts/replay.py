@@ -26,7 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs.settings import Settings, check_encoder, load_or_exit
-from model.order import drawn_order
+from model.evaluation.order import drawn_order
 from model.schema import Event, HeadraceError, encode_json
 from scripts import data, stack
 from scripts.watch import Quality, Watch
@@ -205,14 +205,14 @@ class Replay:
 def bar(what: str, total: int):
     """A progress bar as a context: what it gives is called with how much is done."""
 
-    class Shown(Progress):
+    class LastList(Progress):
         def __enter__(self):
             super().__enter__()
             task = self.add_task(what, total=total)
             return lambda done: self.update(task, completed=done)
 
     columns = (TextColumn("{task.description:<16}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Shown(*columns, console=console)
+    return LastList(*columns, console=console)
 
 
 def wait(count, wanted: int, show) -> None:

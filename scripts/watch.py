@@ -9,7 +9,7 @@ import numpy as np
 from kafka import KafkaConsumer, TopicPartition
 
 from jobs.settings import Settings
-from model.baselines import best_rows
+from model.evaluation.baselines import best_rows
 from model.interest import EXCLUDE_S
 from model.schema import POSITIVE, Event, ModelVersion, decode_item_vector, decode_model_version
 

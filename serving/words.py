@@ -12,7 +12,7 @@ PHRASES = {
     "recent-transitions": ("lately follows {}", "lately comes next"),
     "next": ("came right after {}", "comes right next"),
     "ease": ("goes together with {}", "goes together with past events"),
-    "peers": ("taken around {} by users alike", "taken by users alike"),
+    "neighbour-users": ("taken around {} by users alike", "taken by users alike"),
     "text": ("reads like {}", "reads like past events"),
     "spread": ("reads like what follows {}", "reads like what comes next"),
     "taste": ("goes with {} in whole histories", "goes with the whole history"),
@@ -23,10 +23,10 @@ PHRASES = {
     "had-lately": ("chosen before, not long ago, beside {}", "chosen before, not long ago"),
     "had-near": ("chosen a few events ago, beside {}", "chosen a few events ago"),
     "age": ("how new it is, beside {}", "how new it is"),
-    "popular": ("popular with those of {}", "popular"),
-    "lately-popular": ("lately popular with those of {}", "lately popular"),
-    "trending": ("trending with those of {}", "trending"),
-    "trending-now": ("trending now with those of {}", "trending now"),
+    "popularity": ("popular with those of {}", "popular"),
+    "popularity-20k": ("lately popular with those of {}", "lately popular"),
+    "popularity-2k": ("trending with those of {}", "trending"),
+    "popularity-200": ("trending now with those of {}", "trending now"),
     "search": ("fits the latest search, beside {}", "fits the latest search"),
     "disliked": ("unlike what was disliked, beside {}", "unlike what was disliked"),
     "liked": ("close to {}", "close to what was liked or bought"),
@@ -40,7 +40,7 @@ def say(reason: Reason, title: Callable[[str], str]) -> str:
 
     >>> say(Reason("network", 0.4, items=["m1"]), {"m1": "Toy Story"}.get)
     'because of Toy Story'
-    >>> say(Reason("trending-now", 0.4), str)
+    >>> say(Reason("popularity-200", 0.4), str)
     'trending now'
     >>> say(Reason("new", 1.0), str)
     'new, and close to an interest'

@@ -3,8 +3,19 @@
 import numpy as np
 import pytest
 
-from model.baselines import BASELINES, HISTORY, Ease, Pairs, Popularity, Sessions, Text, Transitions, World, best_rows
-from model.factors import Bpr, Isgd
+from model.evaluation.baselines import (
+    BASELINES,
+    HISTORY,
+    Ease,
+    Pairs,
+    Popularity,
+    Sessions,
+    Text,
+    Transitions,
+    World,
+    best_rows,
+)
+from model.evaluation.factors import Bpr, Isgd
 
 ITEMS, USERS = 12, 30
 EVERY = pytest.mark.parametrize("name", BASELINES)

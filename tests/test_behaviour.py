@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from model.behaviour import PROBES, Behaviour, Row, measure
 from model.encoder import Encoder
+from model.evaluation.behaviour import PROBES, Behaviour, Row, measure
+from model.evaluation.shop import category, language, make_shop
+from model.evaluation.store import Store, open_store, train
 from model.schema import decode_packed_request, encode_packed
-from model.shop import category, language, make_shop
-from model.store import Store, open_store, train
 from scripts.data import language_model
 from scripts.report import show_behaviour
 from tests.test_udfs import FakeJob

@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from model.counts import NEXT_MS, Chosen, Shares, next_of
 from model.evaluate import Users
 from model.finetune import Learner
-from model.pace import Pace
+from model.learning.config import TrainingConfig
+from model.learning.counts import NEXT_MS, Chosen, Shares, next_of
 from model.schema import Event, Example, item_key
 from model.score import Scorer
-from model.table import EVER, HALF_LIVES
+from model.scoring.table import EVER, HALF_LIVES
 from tests.test_score import make_catalogue
 
-QUICK = Pace(first_visits=0.0, visits=0.0, ranked=0.0)
+QUICK = TrainingConfig(warm_up_epochs=0.0, epochs_per_event=0.0, sample_rate=0.0)
 """Only what is counted is learnt."""
 ITEMS = 40
 
@@ -38,7 +38,7 @@ def crowd(users: int, each: int = 5) -> list[Example]:
 
 
 def counted(catalogue, *heaps: list[Example]) -> tuple[Learner, Scorer]:
-    learner = Learner(catalogue, pace=QUICK)
+    learner = Learner(catalogue, config=QUICK)
     for heap in heaps:
         learner.add(heap)
         scorer = learner.fine_tune()

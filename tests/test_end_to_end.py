@@ -128,7 +128,7 @@ def free_ports(count: int) -> list[int]:
 def world():
     names = ("kafka_port", "controller_port", "flink_port", "rpc_port", "page_port")
     place = Place(run_dir=str(ROOT / ".headrace" / "test-run"), **dict(zip(names, free_ports(5))))
-    pace = [
+    config = [
         "--fine_tune_every",
         "60",
         "--holdout",
@@ -142,7 +142,7 @@ def world():
         "--checkpoint_interval_ms",
         "1000",
     ]
-    stack = Stack(place, pace)
+    stack = Stack(place, config)
     with stack.up(parts=("broker", "cluster", "learner", "page")):
         world = World(stack)
         world.job = stack.submit()

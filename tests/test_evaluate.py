@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 from msgspec import structs
 
-from model.batch import open_requests
 from model.evaluate import METHODS, PARTS, Protocol, Users, alone, drawn_order, evaluate, leave_one_out
 from model.interest import FOREVER, Rules
 from model.metrics import hit_rate_at_k
 from model.schema import Event, item_key
 from model.score import score
-from model.signals import everywhere
+from model.scoring.batch import open_requests
+from model.scoring.signals import everywhere
 from scripts.evaluate import _bar, check_events, main
 from scripts.report import explain, summarise
 from tests.test_score import ITEMS, make_catalogue

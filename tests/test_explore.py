@@ -7,20 +7,20 @@ import pytest
 import torch
 from msgspec import structs
 
-from model.batch import excluded_items, open_requests
 from model.catalogue import Catalogue
-from model.explore import PLACE, explore
 from model.finetune import Learner
 from model.interest import Rules
-from model.pace import Pace
+from model.learning.config import TrainingConfig
 from model.schema import Event, Example, ItemVector
 from model.score import Scorer, load, save, save_counts, score
-from model.table import KNOWN
+from model.scoring.batch import excluded_items, open_requests
+from model.scoring.explore import PLACE, explore
+from model.scoring.table import KNOWN
 from tests.test_feedback import KINDS, axis_of
 from tests.test_score import click, ids, make_request, request_after
 
 EACH, DIM, K = 12, 32, 20
-QUICK = Pace(first_visits=0.0, visits=0.0)
+QUICK = TrainingConfig(warm_up_epochs=0.0, epochs_per_event=0.0)
 
 
 def vector_of(kind: str, number: int) -> bytes:
@@ -50,7 +50,7 @@ class World:
     def __init__(self) -> None:
         self.catalogue = Catalogue()
         put(self.catalogue, *(f"{kind}-{number}" for kind in KINDS for number in range(EACH)))
-        self.learner = Learner(self.catalogue, pace=QUICK)
+        self.learner = Learner(self.catalogue, config=QUICK)
         for user in range(40):
             items = (f"{KINDS[(user + at // 4) % 4]}-{(user + at) % EACH}" for at in range(8))
             self.learner.add(views(f"u{user}", *items, from_ms=1_000_000 * user))
@@ -198,7 +198,7 @@ def test_nothing_is_new_where_nothing_was_added(world):
     """Also an item that nobody has chosen since it was there from the start."""
     put(world.catalogue, "tea-3")  # it comes again
     world.scorer = world.learner.fine_tune()
-    unchosen = Learner(world.catalogue, pace=QUICK)
+    unchosen = Learner(world.catalogue, config=QUICK)
     unchosen.add(views("u", "shoe-1", "hat-2"))
 
     for scorer in (world.scorer, unchosen.fine_tune()):
@@ -208,7 +208,7 @@ def test_nothing_is_new_where_nothing_was_added(world):
 
 def test_nothing_is_new_before_anything_is_learnt(world):
     """All items came before the first event: with the untrained scorer, and with a version that has counted none."""
-    nothing_yet = Learner(world.catalogue, pace=QUICK)
+    nothing_yet = Learner(world.catalogue, config=QUICK)
     nothing_yet.fine_tune()
     put(world.catalogue, "shoe-90")
 
@@ -218,7 +218,7 @@ def test_nothing_is_new_before_anything_is_learnt(world):
 
 def test_an_item_that_came_before_the_first_example_was_learnt_is_not_new(world):
     """A catalogue that is loaded in parts, while the learner waits: it has counted nothing yet."""
-    learner = Learner(world.catalogue, pace=QUICK)
+    learner = Learner(world.catalogue, config=QUICK)
     learner.fine_tune()
     put(world.catalogue, "shoe-90")
     learner.add(views("u", "shoe-1", "hat-2"))
@@ -256,7 +256,7 @@ def test_a_catalogue_of_ten_items_or_fewer_explores_nothing(world):
     """All of it is on the list anyway."""
     small = Catalogue()
     put(small, "shoe-1", "shoe-2", "hat-1")
-    learner = Learner(small, pace=QUICK)
+    learner = Learner(small, config=QUICK)
     learner.add(views("u", "shoe-1", "hat-1"))
     learner.fine_tune()
     put(small, "shoe-90")

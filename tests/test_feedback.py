@@ -5,16 +5,16 @@ import pytest
 import torch
 from msgspec import structs
 
-from model.batch import MicroBatch, open_requests
 from model.catalogue import Catalogue
 from model.evaluate import Users
-from model.feedback import DISLIKED, LIKED, SEARCH, TERMS, feedback
 from model.finetune import Learner
 from model.interest import Rules
-from model.pace import Pace
+from model.learning.config import TrainingConfig
 from model.schema import Event, Example, ItemVector, Request
 from model.score import Scorer, score
-from model.table import Table
+from model.scoring.batch import MicroBatch, open_requests
+from model.scoring.feedback import DISLIKED, LIKED, SEARCH, TERMS, feedback
+from model.scoring.table import Table
 from tests.test_score import click, ids, request_after
 
 KINDS = ("shoe", "hat", "tea", "lamp")
@@ -344,7 +344,7 @@ def teach(world: Catalogue, users: range, rewarded: float = 0.0) -> list[Example
 
 
 def learn(world: Catalogue, users: int, rewarded: float = 0.0) -> Scorer:
-    learner = Learner(world, pace=Pace(first_visits=1.0))
+    learner = Learner(world, config=TrainingConfig(warm_up_epochs=1.0))
     for start in range(0, users, 10):
         learner.add(teach(world, range(start, start + 10), rewarded))
         scorer = learner.fine_tune()

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from model import consumed
-from model.counts import Pairs, inverse
 from model.evaluate import Users
-from model.finetune import NOBODY, Judgement, Learner, better_or_level
+from model.finetune import NOBODY, Judgement, Learner, non_inferior
 from model.interest import Rules
-from model.pace import Pace
+from model.learning.config import TrainingConfig
+from model.learning.counts import Pairs, inverse
 from model.schema import Event, Example, ItemVector, item_key
 from model.score import Scorer, score
 from tests.test_score import DIM, ITEMS, ids, make_catalogue, make_request
@@ -94,7 +94,7 @@ def test_counting_is_quick_and_leaves_what_is_trained(blind):
     learner.add(make_examples(blind, range(20, 30)))
     counted = learner.count()
 
-    assert counted.network is first.network and counted.blend is first.blend
+    assert counted.network is first.network and counted.ranker is first.ranker
     assert all(torch.equal(before[name], tensor) for name, tensor in first.state_dict().items())
     assert (160, 240) == (first.counts[0].sum(), counted.counts[0].sum())
     assert ids(score(first, blind, [make_request(blind, ["i0", "i2"])], ITEMS)[0])
@@ -163,7 +163,7 @@ def test_a_learner_goes_on_from_other_weights_with_its_own_counts(blind):
     resumed = learner.count()
 
     assert torch.equal(before.network.ids, resumed.network.ids) and torch.equal(
-        before.blend.find.mean, resumed.blend.find.mean
+        before.ranker.find.mean, resumed.ranker.find.mean
     )
     assert (160, 320) == (before.counts[0].sum(), resumed.counts[0].sum())
     learner.add(make_examples(blind, range(40, 44)))
@@ -173,14 +173,14 @@ def test_a_learner_goes_on_from_other_weights_with_its_own_counts(blind):
 
 def test_what_waits_to_be_learnt_is_bounded(blind):
     """Where nothing is fine-tuned for long, only what is still remembered waits for it."""
-    learner = Learner(blind, replay_capacity=50, pace=Pace(most_ranked=20))
+    learner = Learner(blind, replay_capacity=50, config=TrainingConfig(max_ranker_examples=20))
     for start in range(0, 60, 2):
         learner.add(make_examples(blind, range(start, start + 2)))
         learner.count()
 
     assert len(learner._counted) <= 50 + 16
     assert {b""} == {one.example.interests for one in learner._counted}
-    assert sum(map(len, learner.blend._fresh)) <= 20 + 16
+    assert sum(map(len, learner.ranker._fresh)) <= 20 + 16
 
 
 def test_items_that_were_not_there_are_not_taken_out_of_the_counts(blind):
@@ -208,12 +208,12 @@ class Shop:
             "windows": 2,
             "most_steps": 3,
             "negatives": 16,
-            "ranked": 0.3,
-            "ranked_batch": 8,
-            "kept_ranked": 32,
+            "sample_rate": 0.3,
+            "ranker_batch": 8,
+            "ranker_replay": 32,
         }
-        tiny = Pace(neighbours=8, ease_every=400, **few)
-        self.learner = Learner(self.catalogue, replay_capacity=300, pace=tiny)
+        tiny = TrainingConfig(neighbours=8, ease_every=400, **few)
+        self.learner = Learner(self.catalogue, replay_capacity=300, config=tiny)
         self.scorer, self.events, self.gone, self.recent = None, 0, [], []
 
     def change(self) -> None:
@@ -374,7 +374,7 @@ def test_the_first_example_of_a_user_brings_the_history_before_it(blind):
     learner.add([Example("u", "late", 10_000, "i8", "click", make_request(blind, ["i0", "i2", "i4"]).interests)])
     scorer = learner.fine_tune()
 
-    assert 4 == len(learner.memory.users["u"].keys)
+    assert 4 == len(learner.replay.users["u"].keys)
     assert 1 == scorer.counts[0].sum(), "only the example is counted"
 
 
@@ -398,7 +398,7 @@ def test_forgetting_a_user_leaves_nothing(blind):
     after = learner.fine_tune()
     _, never = learn(blind, ours)
 
-    remembered = {*learner.memory.users, *learner.memory.order, *learner.blend.kept.users}
+    remembered = {*learner.replay.users, *learner.replay.order, *learner.ranker.kept.users}
     assert not {"u90", "u91"} & remembered
     assert torch.allclose(after.counts[0], never.counts[0], atol=1e-3)
     even = row(learner.counts.pairs, 0, 0)[1].sum() - row(Learner(blind).counts.pairs, 0, 0)[1].sum()
@@ -409,7 +409,7 @@ def test_only_the_newest_events_are_kept(blind):
     learner = Learner(blind, replay_capacity=10)
     learner.add(make_examples(blind, range(4)))
     learner.fine_tune()
-    assert 10 == sum(len(user.keys) for user in learner.memory.users.values())
+    assert 10 == sum(len(user.keys) for user in learner.replay.users.values())
 
 
 def test_judging_leaves_out_what_the_user_had(blind):
@@ -428,27 +428,27 @@ def test_judging_leaves_out_what_the_user_had(blind):
 def test_few_examples_do_not_turn_popularity_upside_down(blind):
     """The blend's first weights are worth some examples: a few dozen new ones move none of them far."""
     _, scorer = learn(blind, make_examples(blind, range(4)), make_examples(blind, range(4, 8)))
-    first = Learner(blind).fine_tune().blend
+    first = Learner(blind).fine_tune().ranker
 
     for part in ("find", "order"):
-        assert 0 < (getattr(scorer.blend, part).mean - getattr(first, part).mean).abs().max() < 0.2
+        assert 0 < (getattr(scorer.ranker, part).mean - getattr(first, part).mean).abs().max() < 0.2
 
 
 def test_the_blend_replays_the_newest_examples_only(blind):
-    learner = Learner(blind, pace=Pace(kept_ranked=10))
+    learner = Learner(blind, config=TrainingConfig(ranker_replay=10))
     for users in (range(4), range(4, 8)):
         learner.add(make_examples(blind, users))
         learner.fine_tune()
 
-    assert 10 == len(learner.blend.kept) == len(learner.blend.kept.signals)
-    assert {"u4", "u5", "u6", "u7"} >= set(learner.blend.kept.users)
+    assert 10 == len(learner.ranker.kept) == len(learner.ranker.kept.signals)
+    assert {"u4", "u5", "u6", "u7"} >= set(learner.ranker.kept.users)
 
 
 def test_examples_are_judged_as_the_job_asks(blind):
     """The job makes a list when an event comes: the time until the next one is 0 for it."""
     learner = Learner(blind)
     learner.add([Example("u", f"e{at}", 86_400_000 * at, f"i{at}", "click", b"") for at in (1, 2)])
-    second = learner.memory.find(Example("u", "e2", 86_400_000 * 2, "i2", "click"))
+    second = learner.replay.find(Example("u", "e2", 86_400_000 * 2, "i2", "click"))
 
     assert [2, 1] == [second.request(live).event_time_ms // 86_400_000 for live in (False, True)]
     assert second.request().consumed == consumed.add(b"", item_key("i1"), "click", 86_400_000, 4_096)
@@ -470,23 +470,23 @@ def test_the_learner_knows_what_the_user_had_as_the_job_does(blind):
 
     for one in asked:
         if one.example:
-            assert one.request.consumed == learner.memory.find(one.example).request().consumed
+            assert one.request.consumed == learner.replay.find(one.example).request().consumed
 
 
 def test_the_gate_lets_through_what_is_better_or_level():
     """A candidate may trail by so many standard errors of the pairwise difference, no more."""
     good, bad = (Judgement(np.array(values), np.zeros(4)) for values in ([1.0, 0.5, 1.0, 0.5], [0.0, 0.5, 0.0, 0.1]))
 
-    assert better_or_level(good, bad, 0)
-    assert better_or_level(bad, bad, 0)
-    assert not better_or_level(bad, good, 1)
-    assert better_or_level(bad, good, 100)
-    assert not better_or_level(NOBODY, NOBODY, 100), "judged on nothing"
+    assert non_inferior(good, bad, 0)
+    assert non_inferior(bad, bad, 0)
+    assert not non_inferior(bad, good, 1)
+    assert non_inferior(bad, good, 100)
+    assert not non_inferior(NOBODY, NOBODY, 100), "judged on nothing"
 
 
 def test_progress_reaches_the_end(blind):
     calls = []
-    learner = Learner(blind, pace=Pace(chunk=10))
+    learner = Learner(blind, config=TrainingConfig(chunk=10))
     learner.add(make_examples(blind, range(4)))
     learner.fine_tune(lambda done, of: calls.append((done, of)))
     assert (32, 32) == calls[-1]
@@ -554,8 +554,10 @@ def test_text_neighbours_are_the_same_whether_items_come_together_or_one_by_one(
 
 
 def test_the_network_visits_the_first_events_more_often(blind):
-    """An example is in about as many windows as the pace says; of the later ones fewer."""
-    learner = Learner(blind, pace=Pace(windows=1, first_visits=64.0, visits=16.0, first_visited=40))
+    """An example is in about as many windows as the config says; of the later ones fewer."""
+    learner = Learner(
+        blind, config=TrainingConfig(windows=1, warm_up_epochs=64.0, epochs_per_event=16.0, warm_up_events=40)
+    )
     steps, taken = learner._network.learn, []
     learner._network.learn = lambda *given: (taken.append(given[5]), steps(*given))
     for users in (range(4), range(4, 8)):
@@ -594,9 +596,9 @@ def test_every_example_is_counted_in_whatever_order_it_comes(blind, partitions):
     late.add(read_by_partition(examples, partitions))
     in_order.add(examples)
 
-    assert len(examples) == len(late.memory.take_new())
-    assert [user.events for user in in_order.memory.users.values()] == [
-        late.memory.users[name].events for name in in_order.memory.users
+    assert len(examples) == len(late.replay.take_new())
+    assert [user.events for user in in_order.replay.users.values()] == [
+        late.replay.users[name].events for name in in_order.replay.users
     ]
 
 
@@ -606,9 +608,9 @@ def test_a_late_example_is_new_until_it_has_come(blind):
     learner = Learner(blind)
     learner.add([second])
 
-    assert [False, True] == [learner.memory.has(one) for one in (first, second)]
+    assert [False, True] == [learner.replay.has(one) for one in (first, second)]
     learner.add([first])
-    assert learner.memory.has(first) and 2 == len(learner.memory.take_new())
+    assert learner.replay.has(first) and 2 == len(learner.replay.take_new())
 
 
 def test_a_late_example_is_taken_out_again_with_its_user(blind):
@@ -629,7 +631,7 @@ def test_an_event_that_is_among_the_last_ones_is_learnt_once_whatever_its_time(b
     learner = Learner(blind)
     learner.add([Example("u", "e", time_ms, "i1", "click") for time_ms in (5, 5 + later_ms)])
 
-    assert 1 == len(learner.memory.take_new())
+    assert 1 == len(learner.replay.take_new())
 
 
 @pytest.mark.parametrize("last_n, learnt", [(3, 5), (4, 4)])
@@ -638,7 +640,7 @@ def test_an_event_beyond_the_last_ones_is_another_one(blind, last_n, learnt):
     learner = Learner(blind, rules=Rules(last_n=last_n))
     learner.add([Example("u", f"e{number % 4}", number, f"i{number}", "click") for number in range(5)])
 
-    assert learnt == len(learner.memory.take_new())
+    assert learnt == len(learner.replay.take_new())
 
 
 @pytest.mark.parametrize("length", [15, 100, 3_000])
@@ -648,7 +650,7 @@ def test_what_the_job_writes_again_after_a_failure_is_learnt_once(blind, length)
     learner = Learner(blind)
     learner.add(examples + examples)
 
-    assert length == len(learner.memory.take_new())
+    assert length == len(learner.replay.take_new())
 
 
 # Examples that were made to do harm
@@ -675,7 +677,7 @@ def poisoned(catalogue, kind: str) -> list[Example]:
 ])  # fmt: skip
 def test_examples_that_mean_ill_leave_what_others_taught(blind, kind):
     """No weight is lost to a number that is none, and the two tastes are told apart all the same."""
-    learner = Learner(blind, pace=Pace(most_steps=60))
+    learner = Learner(blind, config=TrainingConfig(most_steps=60))
     examples = make_examples(blind, range(60))
     learner.add(examples[:240] + poisoned(blind, kind) + examples[240:])
     learner.count()
@@ -683,7 +685,7 @@ def test_examples_that_mean_ill_leave_what_others_taught(blind, kind):
 
     assert all(torch.isfinite(tensor).all() for tensor in scorer.state_dict().values() if tensor.is_floating_point())
     assert purity(blind, scorer, 0) > 0.5 and purity(blind, scorer, 1) > 0.5, "half is chance"
-    learner.add([Example(name, "f", 1, forget=True) for name in list(learner.memory.users) if name.startswith("p")])
+    learner.add([Example(name, "f", 1, forget=True) for name in list(learner.replay.users) if name.startswith("p")])
     assert all(
         torch.isfinite(tensor).all() for tensor in learner.count().tables().values() if tensor.is_floating_point()
     )

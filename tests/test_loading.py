@@ -12,9 +12,9 @@ import torch
 import udfs.replica
 import udfs.worker
 from model.interest import Rules
-from model.network import Sizes
 from model.schema import item_key
 from model.score import Scorer, save, save_counts
+from model.scoring.network import Sizes
 from tests.test_udfs import DIM, VERSION, FakeFollower, FakeMetrics, scored
 from udfs.score import Score
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from model.adamw import AdamW
-from model.network import EVENT, GAPS, NOTHING, START, Dropout, Network, Sizes
+from model.learning.adamw import AdamW
+from model.scoring.network import EVENT, GAPS, NOTHING, START, Dropout, Network, Sizes
 
 SIZES = Sizes(dim=8, width=16, last_n=6)
 B, T = 3, 6

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from model.evaluate import Asked, Protocol, Users, evaluate
+from model.evaluate import PrequentialStep, Protocol, Users, evaluate
 from model.interest import ACTIONS, Rules, interest_space
 from model.schema import Event, Example, Request, encode_json, encode_packed
 from model.score import score
@@ -98,7 +98,7 @@ def sent(events, catalogue) -> list[Sent]:
 
 
 @pytest.fixture(scope="module")
-def asked(events, catalogue) -> list[Asked]:
+def asked(events, catalogue) -> list[PrequentialStep]:
     """Every event through the evaluation's users."""
     users = Users(catalogue, Rules(), query_vector)
     return [users.ask(event) for event in events]

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from model.batch import open_requests
 from model.finetune import Learner
 from model.interest import Rules
-from model.pace import Pace
-from model.peers import Peers
+from model.learning.config import TrainingConfig
+from model.learning.peers import Peers
 from model.schema import Example
 from model.score import Scorer
-from model.signals import everywhere
-from model.table import LENGTH, NEAR, PLACES
+from model.scoring.batch import open_requests
+from model.scoring.signals import everywhere
+from model.scoring.table import LENGTH, NEAR, PLACES
 from tests.test_score import DIM, make_catalogue, make_request
 
 torch.set_num_threads(1)  # the tensors are tiny
@@ -48,7 +48,7 @@ def of_peers(learner: Learner, scorer: Scorer, history: list[str]) -> dict[str, 
     batch = open_requests(
         catalogue, [make_request(catalogue, history)], Rules(), scorer.sizes.last_n, torch.device("cpu")
     )
-    signal = everywhere(scorer.table(catalogue), batch, ["peers"])["peers"]
+    signal = everywhere(scorer.table(catalogue), batch, ["neighbour-users"])["neighbour-users"]
     return dict(zip(catalogue.item_ids, signal[0].tolist()))
 
 
@@ -96,7 +96,7 @@ def test_rings_keep_the_newest_and_do_not_join_the_oldest_to_it():
 def test_counting_in_small_parts_gives_the_same_peers(learnt):
     """The tables do not depend on how many examples are counted at once."""
     catalogue, (_, scorer) = learnt[0].catalogue, learnt
-    other = Learner(catalogue, pace=Pace(chunk=3))
+    other = Learner(catalogue, config=TrainingConfig(chunk=3))
     for user in range(8):
         items = [f"i{2 * at + user % 2}" for at in range(4)]
         other.add([Example(f"u{user}", f"{user}-{at}", 1_000 * at, items[at], "click", b"") for at in range(4)])

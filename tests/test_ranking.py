@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from model.ranking import offsets
+from model.learning.train_ranker import offsets
 
 ITEMS, CANDIDATES, DRAWN, EXAMPLES = 50, 12, 8, 20_000
 

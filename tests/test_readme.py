@@ -17,8 +17,8 @@ from starlette.testclient import TestClient
 
 from jobs import settings
 from model import schema
-from model.behaviour import PROBES
-from model.reasons import NAMES
+from model.evaluation.behaviour import PROBES
+from model.scoring.reasons import NAMES
 from scripts import behaviour, data, models, options, stack
 from scripts.processes import Place, Processes, Supervision
 from serving import app, words

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from model.batch import open_requests
-from model.blend import Scores
-from model.feedback import TERMS
 from model.interest import Rules
-from model.reasons import NAMES, explain
 from model.schema import Reason
 from model.score import Scorer
-from model.signals import SIGNALS
+from model.scoring.batch import open_requests
+from model.scoring.feedback import TERMS
+from model.scoring.ranker import Scores
+from model.scoring.reasons import NAMES, explain
+from model.scoring.signals import SIGNALS
 from serving.words import PHRASES, say
 from tests.test_score import DIM, make_catalogue, make_request
 
@@ -28,7 +28,8 @@ def given(
     catalogue = make_catalogue(len(popular))
     batch = open_requests(catalogue, [make_request(catalogue, ["i0"])], Rules(), 20, torch.device("cpu"))
     found = {
-        name: torch.tensor([values]) for name, values in {"popular": popular, "trending": trending, **more}.items()
+        name: torch.tensor([values])
+        for name, values in {"popularity": popular, "popularity-2k": trending, **more}.items()
     }
     rows = torch.arange(len(popular))[None]
     weights = torch.tensor([[-1.0 if name == "had" else 1.0 for name in SIGNALS]])
@@ -42,9 +43,9 @@ def test_a_signal_is_a_reason_from_a_twentieth_of_the_score_on():
     """One with less of it is none, though there would be room; the largest share comes first."""
     two, one, half, none = given(popular=[0.94, 0.96, 0.5, -2.4], trending=[0.06, 0.04, 0.5, -0.6])
 
-    assert [("popular", pytest.approx(0.94)), ("trending", pytest.approx(0.06))] == two
-    assert [("popular", pytest.approx(0.96))] == one
-    assert {("popular", 0.5), ("trending", 0.5)} == set(half)
+    assert [("popularity", pytest.approx(0.94)), ("popularity-2k", pytest.approx(0.06))] == two
+    assert [("popularity", pytest.approx(0.96))] == one
+    assert {("popularity", 0.5), ("popularity-2k", 0.5)} == set(half)
     assert [] == none
 
 
@@ -52,7 +53,7 @@ def test_a_signal_below_that_of_the_average_item_is_no_reason():
     """It does not take from the share of the other either."""
     lifted, low, rest = given(popular=[0.7, -0.9, 0.2], trending=[-0.1, 0.4, -0.3])
 
-    assert [[("popular", 1.0)], [("trending", 1.0)], [("popular", 1.0)]] == [lifted, low, rest]
+    assert [[("popularity", 1.0)], [("popularity-2k", 1.0)], [("popularity", 1.0)]] == [lifted, low, rest]
 
 
 def test_what_a_user_said_outright_is_a_reason_beside_the_signals():
@@ -61,7 +62,7 @@ def test_what_a_user_said_outright_is_a_reason_beside_the_signals():
     """
     near, far = given(popular=[0.5, -0.5], trending=[0.0, 0.0], said={"search": torch.tensor([[1.5, -1.5]])})
 
-    assert [("search", 0.75), ("popular", 0.25)] == near
+    assert [("search", 0.75), ("popularity", 0.25)] == near
     assert [] == far
 
 
@@ -70,7 +71,7 @@ def test_an_item_that_explores_is_there_because_it_is_new():
     first, second = given(popular=[0.7, -0.7], trending=[0.3, -0.3], explored=[1])
 
     assert [("new", 1.0)] == second
-    assert ["popular", "trending"] == [name for name, _ in first]
+    assert ["popularity", "popularity-2k"] == [name for name, _ in first]
     assert [("new", 1.0)] == given(popular=[0.7, -0.7], trending=[0.3, -0.3], explored=[0])[0]
 
 
@@ -85,7 +86,7 @@ def test_that_a_user_never_had_an_item_is_no_reason_for_it():
     never, had = given(popular=[0.1, -0.1], trending=[0.0, 0.0], had=[0.0, 0.7])
     again, _ = given(popular=[0.1, -0.1], trending=[0.0, 0.0], **{"had-lately": [0.9, 0.0]})
 
-    assert ([("popular", 1.0)], []) == (never, had)
+    assert ([("popularity", 1.0)], []) == (never, had)
     assert "had-lately" == again[0][0]
 
 

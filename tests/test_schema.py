@@ -204,9 +204,9 @@ def test_the_language_model_reads_what_is_there_of_an_item():
 
 def test_a_reason_always_has_its_items():
     """A consumer may loop over them; records of earlier releases, which left out an empty list, are still read."""
-    assert b'{"signal":"popular","share":0.5,"items":[]}' == encode_json(Reason("popular", 0.5))
+    assert b'{"signal":"popularity","share":0.5,"items":[]}' == encode_json(Reason("popularity", 0.5))
     assert b'{"item_id":"m1","probability":0.1,"reasons":[]}' == encode_json(RecommendedItem("m1", 0.1))
-    assert Reason("popular", 0.5) == msgspec.json.decode(b'{"signal":"popular","share":0.5}', type=Reason)
+    assert Reason("popularity", 0.5) == msgspec.json.decode(b'{"signal":"popularity","share":0.5}', type=Reason)
 
 
 def test_numbers_and_names_never_change():

@@ -9,15 +9,15 @@ import torch
 from msgspec import structs
 
 from model import registry
-from model.batch import gap_number
 from model.catalogue import Catalogue
 from model.evaluate import Users
 from model.finetune import Learner
 from model.interest import Rules
 from model.schema import Event, Example, ItemVector, RecommendedItem, Request, VersionError
 from model.score import Scorer, load, save, save_counts, score, try_out
-from model.signals import SIGNALS
-from model.table import NEIGHBOURS, find
+from model.scoring.batch import gap_number
+from model.scoring.signals import SIGNALS
+from model.scoring.table import NEIGHBOURS, find
 
 DIM, ITEMS = 16, 30
 torch.set_num_threads(1)  # the tensors are tiny
@@ -242,7 +242,7 @@ def test_new_counts_are_read_without_their_version_where_that_is_there(
     try_out(after, make_catalogue(4), 10, Rules())
 
     assert score(whole, catalogue, requests, 5) == score(after, catalogue, requests, 5)
-    assert before.blend is after.blend
+    assert before.ranker is after.ranker
     assert before.table(catalogue).text is after.table(catalogue).text
 
 

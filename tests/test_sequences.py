@@ -5,12 +5,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model.growth import Known, take_in
-from model.network import EVENT, NOTHING, START, UNKNOWN
-from model.pace import Pace
+from model.learning.config import TrainingConfig
+from model.learning.growth import Known, take_in
+from model.learning.train_network import NetworkTrainer, Windows, _worn_out, sampled_softmax_loss
 from model.score import Scorer
-from model.sequences import NetworkLearner, Windows, _worn_out, sampled_softmax_loss
-from model.table import EVER
+from model.scoring.network import EVENT, NOTHING, START, UNKNOWN
+from model.scoring.table import EVER
 from tests.test_score import DIM, make_catalogue
 
 ITEMS, USERS, T = 12, 24, 6
@@ -71,15 +71,15 @@ def test_a_negative_stands_for_the_items_that_were_not_drawn():
 
 
 @pytest.fixture(scope="module")
-def world() -> tuple[NetworkLearner, Known, torch.Tensor]:
+def world() -> tuple[NetworkTrainer, Known, torch.Tensor]:
     """A learner with a network of random weights, the items that it knows, and how popular each is."""
-    scorer, pace = Scorer.untrained(DIM), Pace()
-    known = take_in(scorer, make_catalogue(ITEMS), Known(), pace)
+    scorer, config = Scorer.untrained(DIM), TrainingConfig()
+    known = take_in(scorer, make_catalogue(ITEMS), Known(), config)
     scorer.counts[EVER] = 1_000 * SKEWED
     torch.manual_seed(0)
     for parameter in scorer.network.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    learner = NetworkLearner(scorer, pace, np.random.default_rng(0))
+    learner = NetworkTrainer(scorer, config, np.random.default_rng(0))
     learner._network.eval()  # nothing is dropped: the losses differ by their negatives alone
     return learner, known, (1_000 * SKEWED).log()
 
@@ -95,7 +95,7 @@ def windows() -> Windows:
     return Windows(rows[:, :-1], gaps, actions, kind, targets)
 
 
-def exact_loss(learner: NetworkLearner, known: Known, popularity: torch.Tensor) -> torch.Tensor:
+def exact_loss(learner: NetworkTrainer, known: Known, popularity: torch.Tensor) -> torch.Tensor:
     """The cross-entropy of the softmax over all items, written down as it is."""
     rows, gaps, actions, kind, targets = windows()
     network = learner._network

@@ -7,14 +7,14 @@ import pytest
 import torch
 from msgspec import structs
 
-from model.batch import CONTEXT, open_requests
-from model.blend import Blend, blended, linear
 from model.finetune import Learner
 from model.interest import Rules
-from model.network import UNKNOWN
 from model.schema import Example, Request, item_key
 from model.score import Scorer, score
-from model.signals import FAMILIES, RETRIEVING, SIGNALS, at, everywhere
+from model.scoring.batch import CONTEXT, open_requests
+from model.scoring.network import UNKNOWN
+from model.scoring.ranker import Ranker, linear, rerank
+from model.scoring.signals import FAMILIES, RETRIEVING, SIGNALS, at, everywhere
 from tests.test_score import ITEMS, click, ids, make_catalogue, make_request, request_after
 
 CPU = torch.device("cpu")
@@ -106,7 +106,7 @@ def test_a_signal_of_some_items_is_that_of_all(catalogue, scorer, untrained):
     batch = batch_of(catalogue, make_request(catalogue, ["i0", "i3"]), make_request(catalogue, ["i5"]))
     rows = torch.tensor([[3, 0, 11], [4, 4, 29]])
     every = everywhere(table, batch, list(SIGNALS))
-    few = at(table, batch, everywhere(table, batch, scorer.blend.finding()), rows)
+    few = at(table, batch, everywhere(table, batch, scorer.ranker.finding()), rows)
     for column, name in enumerate(SIGNALS):
         if name in every and few[..., column].any():
             assert torch.allclose(every[name].expand(2, ITEMS).gather(1, rows), few[..., column], atol=1e-5), name
@@ -118,8 +118,8 @@ def test_what_finds_candidates_is_what_is_learnt(scorer):
     assert [name for name, finds in zip(SIGNALS, RETRIEVING.tolist()) if not finds] == [
         "spread", "taste", "familiar", "apart", "ahead", "interest", "next-interest"
     ]  # fmt: skip
-    assert {"had", "interest", "next-interest"} == set(Scorer.untrained(16).blend.finding())
-    assert (scorer.blend.find.mean[~RETRIEVING] == 0).all()
+    assert {"had", "interest", "next-interest"} == set(Scorer.untrained(16).ranker.finding())
+    assert (scorer.ranker.find.mean[~RETRIEVING] == 0).all()
     assert all(family.everywhere or family.at for family in FAMILIES)
 
 
@@ -127,7 +127,7 @@ def test_an_item_inherits_what_leads_to_items_with_texts_like_its_own(catalogue,
     """Nobody took i8; its text is like i4's and i2's, to which i1 leads, and unlike i1's odd kin."""
     table, batch = scorer.table(catalogue), batch_of(catalogue, make_request(catalogue, ["i1"]))
     rows = torch.tensor([[catalogue.item_ids.index(name) for name in ("i8", "i9")]])
-    found = everywhere(table, batch, scorer.blend.finding())
+    found = everywhere(table, batch, scorer.ranker.finding())
     even, odd = at(table, batch, found, rows)[0, :, list(SIGNALS).index("spread")].tolist()
 
     assert even > odd + 1
@@ -137,7 +137,7 @@ def signal_of(name: str, catalogue, scorer: Scorer, request: Request, items: lis
     """What a signal says of these items."""
     table, batch = scorer.table(catalogue), batch_of(catalogue, request)
     rows = torch.tensor([[catalogue.item_ids.index(item) for item in items]])
-    return at(table, batch, everywhere(table, batch, scorer.blend.finding()), rows)[
+    return at(table, batch, everywhere(table, batch, scorer.ranker.finding()), rows)[
         0, :, list(SIGNALS).index(name)
     ].tolist()
 
@@ -229,7 +229,7 @@ def test_who_had_nothing_has_no_signals_of_having(catalogue, scorer):
     table, rows = scorer.table(catalogue), torch.arange(3).expand(2, -1)
     batch = batch_of(catalogue, make_request(catalogue, ["i0"]), make_request(catalogue, []))
     columns = [list(SIGNALS).index(name) for name in HAD]
-    both = at(table, batch, everywhere(table, batch, scorer.blend.finding()), rows)[..., columns]
+    both = at(table, batch, everywhere(table, batch, scorer.ranker.finding()), rows)[..., columns]
 
     assert (both[0, 0] > 0).all() and (both[0, 1:] == 0).all() and (both[1] == 0).all()
     assert [[0.0]] * 3 == of(HAD, catalogue, scorer, make_request(catalogue, []), ["i0"])
@@ -268,9 +268,9 @@ def test_ordering_moves_probability_among_the_candidates_only(scorer):
     )
     excluded = torch.zeros(2, 200, dtype=torch.bool)
     excluded[:, 5:90] = True
-    blend = copy.deepcopy(scorer.blend)
-    torch.nn.init.normal_(blend.mlp[-1].weight, generator=torch.Generator().manual_seed(0))
-    before, after = linear(blend, table, batch, excluded), blended(blend, table, batch, excluded)
+    ranker = copy.deepcopy(scorer.ranker)
+    torch.nn.init.normal_(ranker.mlp[-1].weight, generator=torch.Generator().manual_seed(0))
+    before, after = linear(ranker, table, batch, excluded), rerank(ranker, table, batch, excluded)
     candidates = before.candidates
 
     assert torch.equal(before.candidates, after.candidates)
@@ -284,35 +284,35 @@ def test_before_anything_is_learnt_the_order_is_that_of_what_finds(catalogue):
     table, batch = scorer.table(catalogue), batch_of(catalogue, make_request(catalogue, ["i0", "i3"]))
     excluded = torch.zeros(1, ITEMS, dtype=torch.bool)
 
-    found, made = linear(scorer.blend, table, batch, excluded), blended(scorer.blend, table, batch, excluded)
+    found, made = linear(scorer.ranker, table, batch, excluded), rerank(scorer.ranker, table, batch, excluded)
 
     assert torch.allclose(found.scores, made.scores, atol=1e-4)
 
 
 def test_the_spread_follows_the_signals_of_candidates():
     """It is their standard deviation around each request's mean, as a running average; one without any is no 0."""
-    random, blend = torch.Generator().manual_seed(0), Blend()
+    random, ranker = torch.Generator().manual_seed(0), Ranker()
     size = torch.arange(float(len(SIGNALS)))
     signals = 5.0 * torch.randn(64, 1, 1, generator=random) + size * torch.randn(
         64, 128, len(SIGNALS), generator=random
     )
 
-    blend.measure(signals, 1.0)
-    assert torch.allclose(blend.spread[1:], size[1:], rtol=0.05)
-    assert 0 < blend.spread[0] < 0.1
-    blend.measure(torch.zeros_like(signals), 0.5)
-    assert torch.allclose(blend.spread[1:], size[1:] / 2**0.5, rtol=0.05)
+    ranker.measure(signals, 1.0)
+    assert torch.allclose(ranker.spread[1:], size[1:], rtol=0.05)
+    assert 0 < ranker.spread[0] < 0.1
+    ranker.measure(torch.zeros_like(signals), 0.5)
+    assert torch.allclose(ranker.spread[1:], size[1:] / 2**0.5, rtol=0.05)
 
 
 def test_the_mlp_sees_signals_divided_by_their_spread():
     """A signal twice as large that spreads twice as far says the same to it."""
-    random, blend = torch.Generator().manual_seed(0), Blend()
-    blend.begin({})
-    torch.nn.init.normal_(blend.mlp[-1].weight, generator=random)
+    random, ranker = torch.Generator().manual_seed(0), Ranker()
+    ranker.begin({})
+    torch.nn.init.normal_(ranker.mlp[-1].weight, generator=random)
     signals, context = torch.randn(3, 20, len(SIGNALS), generator=random), torch.zeros(3, CONTEXT)
-    before = blend.ordered(signals, context)
+    before = ranker.ordered(signals, context)
     signals[..., 4] *= 2
 
-    assert not torch.allclose(before, blend.ordered(signals, context), atol=1e-3)
-    blend.spread[4] = 2.0
-    assert torch.allclose(before, blend.ordered(signals, context), atol=1e-5)
+    assert not torch.allclose(before, ranker.ordered(signals, context), atol=1e-3)
+    ranker.spread[4] = 2.0
+    assert torch.allclose(before, ranker.ordered(signals, context), atol=1e-5)

@@ -2,14 +2,14 @@
 
 import pytest
 
-from model.twin import Shown, Twin
+from model.evaluation.online import LastList, OnlineMetrics
 
 
 def test_the_item_that_comes_is_looked_for_on_the_list_that_the_user_had():
     """First place, second place, and a miss; popularity is asked the same."""
-    twin = Twin()
+    twin = OnlineMetrics()
     for user, came in (("ann", 1), ("bob", 2), ("eve", 9)):
-        twin.show(user, Shown("v1", [1, 2, 3], [9, 1]))
+        twin.show(user, LastList("v1", [1, 2, 3], [9, 1]))
         twin.come(user, came)
 
     assert {
@@ -23,9 +23,9 @@ def test_the_item_that_comes_is_looked_for_on_the_list_that_the_user_had():
 
 def test_each_list_is_judged_once_and_for_its_own_version():
     """A second event without a list in between proves nothing; a user without a list neither."""
-    twin = Twin()
-    twin.show("ann", Shown("v1", [1], []))
-    twin.show("ann", Shown("v2", [2], []))
+    twin = OnlineMetrics()
+    twin.show("ann", LastList("v1", [1], []))
+    twin.show("ann", LastList("v2", [2], []))
 
     assert ["v2", None, None] == [twin.come("ann", 2), twin.come("ann", 2), twin.come("bob", 1)]
     assert (0, 1) == (twin.figures("v1")["events"], twin.figures("v2")["events"])
@@ -33,8 +33,8 @@ def test_each_list_is_judged_once_and_for_its_own_version():
 
 def test_a_user_who_was_forgotten_has_no_list():
     """What comes next is judged by none; forgetting a stranger does no harm."""
-    twin = Twin()
-    twin.show("ann", Shown("v1", [1], []))
+    twin = OnlineMetrics()
+    twin.show("ann", LastList("v1", [1], []))
     twin.forget("ann")
     twin.forget("nobody")
 
@@ -44,9 +44,9 @@ def test_a_user_who_was_forgotten_has_no_list():
 
 def test_figures_are_of_the_newest_events():
     """Two hits leave the window as two misses come."""
-    twin = Twin(window=2)
+    twin = OnlineMetrics(window=2)
     for came in (1, 1, 7, 7):
-        twin.show("ann", Shown("v1", [1], [7]))
+        twin.show("ann", LastList("v1", [1], [7]))
         twin.come("ann", came)
 
     assert (2, 0, 1) == tuple(twin.figures("v1")[name] for name in ("events", "hr_at_10", "popularity_hr_at_10"))
@@ -54,11 +54,11 @@ def test_figures_are_of_the_newest_events():
 
 def test_what_is_kept_is_bounded():
     """Users whose lists came first, and versions that were shown first, make room."""
-    twin = Twin(users=2, versions=2)
+    twin = OnlineMetrics(users=2, versions=2)
     for user in ("ann", "bob", "eve"):
-        twin.show(user, Shown(f"of {user}", [1], []))
+        twin.show(user, LastList(f"of {user}", [1], []))
 
     assert [None, "of bob", "of eve"] == [twin.come(user, 1) for user in ("ann", "bob", "eve")]
-    twin.show("joe", Shown("of joe", [1], []))
+    twin.show("joe", LastList("of joe", [1], []))
     twin.come("joe", 1)
     assert [0, 1, 1] == [twin.figures(f"of {user}")["events"] for user in ("bob", "eve", "joe")]

@@ -635,9 +635,9 @@ def test_every_so_many_examples_a_fine_tuning_is_asked_for():
 
 def test_after_an_age_a_fine_tuning_is_asked_for_with_what_there_is():
     """The age counts from the last request, or from the first example."""
-    pace = LearningPace(every=100, max_age_s=60)
+    config = LearningPace(every=100, max_age_s=60)
     asked = [
-        [(request.why, request.examples) for request in pace.count(5, now_s)]
+        [(request.why, request.examples) for request in config.count(5, now_s)]
         for now_s in (1_000, 1_059, 1_060, 1_100, 1_121)
     ]
 

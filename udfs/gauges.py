@@ -1,6 +1,6 @@
 """What Flink's metrics say of the model version that serves, and of the one before it."""
 
-from model.twin import FIGURES, Twin
+from model.evaluation.online import FIGURES, OnlineMetrics
 
 GROUPS = ("serving", "previous")
 
@@ -11,7 +11,7 @@ class Gauges:
     Figures are in millionths: a gauge of Flink's Python holds whole numbers.
     """
 
-    def __init__(self, twin: Twin) -> None:
+    def __init__(self, twin: OnlineMetrics) -> None:
         self._twin = twin
         self._shown = ["", ""]
 

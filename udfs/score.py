@@ -11,6 +11,7 @@ from pyflink.table.udf import ScalarFunction
 
 from model import consumed, interest
 from model.catalogue import Catalogue
+from model.evaluation.online import LastList, OnlineMetrics
 from model.metrics import K
 from model.schema import (
     POSITIVE,
@@ -23,7 +24,6 @@ from model.schema import (
     item_key,
     rec_id,
 )
-from model.twin import Shown, Twin
 from model.versions import trained_path
 from udfs import worker
 from udfs.gauges import Gauges
@@ -55,7 +55,7 @@ class Score(ScalarFunction):
         self._kafka = (bootstrap_servers, item_vectors)
         self._replica_dir, self._threads, self._registry = Path(replica_dir), threads, registry
         self._refused: deque[bytes] = deque()
-        self._twin = Twin()
+        self._twin = OnlineMetrics()
         self._gauges = Gauges(self._twin)
 
     def open(self, function_context) -> None:
@@ -128,7 +128,7 @@ class Score(ScalarFunction):
         others = (key for key in popular if key & 0xFFFFFFFF not in had)
         items = [item_key(item.item_id) for item in made.items[:K]]
         version = made.model_version.partition(".")[0]
-        self._twin.show(request.user_id, Shown(version, items, [key for key, _ in zip(others, range(K))]))
+        self._twin.show(request.user_id, LastList(version, items, [key for key, _ in zip(others, range(K))]))
         self._gauges.show(version)
 
     def _rank(

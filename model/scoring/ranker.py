@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model.batch import CONTEXT, MicroBatch
-from model.feedback import Terms, feedback
-from model.signals import RETRIEVING, SIGNALS, Found, at, everywhere
-from model.table import Table
+from model.scoring.batch import CONTEXT, MicroBatch
+from model.scoring.feedback import Terms, feedback
+from model.scoring.signals import RETRIEVING, SIGNALS, Found, at, everywhere
+from model.scoring.table import Table
 
 CANDIDATES = 128
 """Items that the MLP looks at, the best ones by the linear score."""
@@ -41,7 +41,7 @@ class Weights(nn.Module):
         return self.mean + context @ self.shift
 
 
-class Blend(nn.Module):
+class Ranker(nn.Module):
     """Weights that find the candidates; weights and an MLP that order them.
 
     Shape: spread (signals,), the standard deviation of each signal among the candidates.
@@ -96,7 +96,7 @@ class Blend(nn.Module):
 class Scores:
     """Signals and scores of a micro-batch over the whole catalogue; excluded items score -inf.
 
-    Shape: said (B, n) each, see model/feedback.py; weights (B, signals), those that order; candidates (B, c) in no
+    Shape: said (B, n) each, see feedback.py; weights (B, signals), those that order; candidates (B, c) in no
     order; scores (B, n).
     """
 
@@ -108,9 +108,9 @@ class Scores:
 
 
 @torch.inference_mode()
-def linear(blend: Blend, table: Table, batch: MicroBatch, excluded: torch.Tensor) -> Scores:
+def linear(ranker: Ranker, table: Table, batch: MicroBatch, excluded: torch.Tensor) -> Scores:
     """Compute the signals that find candidates, their weighted sum and the candidates; excluded (B, n) bool."""
-    found, weights = everywhere(table, batch, blend.finding()), blend.find(batch.context)
+    found, weights = everywhere(table, batch, ranker.finding()), ranker.find(batch.context)
     columns = {name: weights[:, column : column + 1] for column, name in enumerate(SIGNALS) if name in found}
     same = [name for name in found if len(found[name]) == 1]  # for every user: one product for all of them
     scores = torch.zeros(excluded.shape, device=excluded.device)
@@ -124,15 +124,15 @@ def linear(blend: Blend, table: Table, batch: MicroBatch, excluded: torch.Tensor
         scores += term
     scores.masked_fill_(excluded, -torch.inf)
     candidates = scores.topk(min(CANDIDATES, scores.shape[1]), sorted=False).indices
-    return Scores(found, said, blend.order(batch.context), candidates, scores)
+    return Scores(found, said, ranker.order(batch.context), candidates, scores)
 
 
 @torch.inference_mode()
-def blended(blend: Blend, table: Table, batch: MicroBatch, excluded: torch.Tensor) -> Scores:
+def rerank(ranker: Ranker, table: Table, batch: MicroBatch, excluded: torch.Tensor) -> Scores:
     """The same with the candidates in their order; what they weigh togetherbeside all other items stays as it was."""
-    scored = linear(blend, table, batch, excluded)
+    scored = linear(ranker, table, batch, excluded)
     before = scored.scores.gather(1, scored.candidates)
-    after = blend.ordered(at(table, batch, scored.found, scored.candidates), batch.context).nan_to_num(0.0)
+    after = ranker.ordered(at(table, batch, scored.found, scored.candidates), batch.context).nan_to_num(0.0)
     for term in scored.said.values():
         after += term.gather(1, scored.candidates)
     after.masked_fill_(before == -torch.inf, -torch.inf)

@@ -19,7 +19,7 @@ _GAINS = [*gains(np.arange(K)).tolist(), 0.0]  # of a place; the last one of a m
 _MISS = K
 
 
-class Shown(NamedTuple):
+class LastList(NamedTuple):
     """The first K items of a list and of decayed popularity, as item keys, best first."""
 
     version: str
@@ -51,7 +51,7 @@ def _counted(place: int, popular: int) -> np.ndarray:
     return np.array([place < _MISS, _GAINS[place], popular < _MISS, _GAINS[popular]])
 
 
-class Twin:
+class OnlineMetrics:
     """Keeps the last list of each user, and the figures of the last few versions.
 
     Args:
@@ -62,10 +62,10 @@ class Twin:
 
     def __init__(self, window: int = 2_000, users: int = 100_000, versions: int = 4) -> None:
         self._window, self._most_users, self._most_versions = window, users, versions
-        self._shown: OrderedDict[str, Shown] = OrderedDict()
+        self._shown: OrderedDict[str, LastList] = OrderedDict()
         self._windows: OrderedDict[str, Window] = OrderedDict()
 
-    def show(self, user_id: str, shown: Shown) -> None:
+    def show(self, user_id: str, shown: LastList) -> None:
         """Keep the list that a user has now."""
         self._shown[user_id] = shown
         self._shown.move_to_end(user_id)

@@ -16,8 +16,8 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from model.batch import MicroBatch
-from model.table import NEAR, Table
+from model.scoring.batch import MicroBatch
+from model.scoring.table import NEAR, Table
 
 Found = dict[str, torch.Tensor]
 """Signals of every item by name: (B, n) each, or (1, n) where it is the same for every user."""
@@ -197,10 +197,10 @@ def _nearness(batch: MicroBatch, cosines: torch.Tensor) -> list[torch.Tensor]:
 
 FAMILIES = (
     Family({"network": 0.0}, _network),
-    Family({"popular": 0.0, "lately-popular": 0.0, "trending": 0.0, "trending-now": 0.0}, _popularity),
+    Family({"popularity": 0.0, "popularity-20k": 0.0, "popularity-2k": 0.0, "popularity-200": 0.0}, _popularity),
     Family({"age": 0.0}, _age),
     Family(dict.fromkeys(FOLLOWING, 0.0), _following),
-    Family({"peers": 0.0}, _peers),
+    Family({"neighbour-users": 0.0}, _peers),
     Family({"had": -5.0, "had-lately": 0.0, "had-near": 0.0}, _had),
     Family({"text": 0.0}, _text),
     Family({"spread": 0.0}, at=_spread),
@@ -210,7 +210,9 @@ FAMILIES = (
 )
 SIGNALS = {name: weight for family in FAMILIES for name, weight in family.weights.items()}
 """All signals with their weights before anything is learnt, in the blend's order."""
-FIRST_WEIGHTS = {"network": 0.8, "trending": 0.1, "text": 0.05, "had": -1.0} | dict.fromkeys((*FOLLOWING, "peers"), 0.1)
+FIRST_WEIGHTS = {"network": 0.8, "popularity-2k": 0.1, "text": 0.05, "had": -1.0} | dict.fromkeys(
+    (*FOLLOWING, "neighbour-users"), 0.1
+)
 """Weights from which learning sets out; 0 for the others."""
 RETRIEVING = torch.tensor([family.at is None for family in FAMILIES for _ in family.weights])
 """The signals whose weights are learnt: they find the candidates, the others help to order them; (signals,) bool."""

@@ -9,8 +9,8 @@ searched. A catalogue to which nothing is added has no new items.
 import torch
 import torch.nn.functional as F
 
-from model.batch import MicroBatch
-from model.table import Table
+from model.scoring.batch import MicroBatch
+from model.scoring.table import Table
 
 PLACE = 10
 """A new item that is near stands here at the latest."""

@@ -13,8 +13,8 @@ from functools import cached_property
 from itertools import accumulate
 from typing import TypeVar
 
+from model.evaluation.words import BRANDS, CATEGORIES, SENTENCES, SHARES, Category
 from model.schema import Event, Item
-from model.words import BRANDS, CATEGORIES, SENTENCES, SHARES, Category
 
 T = TypeVar("T")
 BEGIN_MS = 1_788_220_800_000

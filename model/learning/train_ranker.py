@@ -7,16 +7,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from model.adamw import AdamW
-from model.batch import CONTEXT, excluded_items, open_requests
-from model.blend import linear
 from model.catalogue import Catalogue
 from model.interest import Rules
-from model.memory import Remembered
-from model.pace import Pace
+from model.learning.adamw import AdamW
+from model.learning.config import TrainingConfig
+from model.learning.replay import BufferEntry
 from model.schema import item_key
 from model.score import Scorer
-from model.signals import RETRIEVING, SIGNALS, at
+from model.scoring.batch import CONTEXT, excluded_items, open_requests
+from model.scoring.ranker import linear
+from model.scoring.signals import RETRIEVING, SIGNALS, at
 
 _FIRST_RATE, _RATE, _SETTLED = 6e-3, 2e-3, 5_000  # learning rates, and after how many examples the second one holds
 _CLIP = 10.0  # norm of the gradient
@@ -30,7 +30,7 @@ _PRIOR = 500  # examples that the weights at the start are worth: few new ones d
 
 
 @dataclass
-class Ranked:
+class RankerExamples:
     """Examples with their signals: the item that came first, then some of the candidates, then some of all items.
 
     Shape: users (b,) of str; signals (b, _WIDTH, signals) half precision; context (b, CONTEXT); offset (b, _WIDTH), the
@@ -46,12 +46,12 @@ class Ranked:
     def __len__(self) -> int:
         return len(self.users)
 
-    def __getitem__(self, rows: np.ndarray | slice) -> "Ranked":
+    def __getitem__(self, rows: np.ndarray | slice) -> "RankerExamples":
         at = rows if isinstance(rows, slice) else torch.from_numpy(rows)
-        return Ranked(self.users[rows], self.signals[at], self.context[at], self.offset[at], self.found[at])
+        return RankerExamples(self.users[rows], self.signals[at], self.context[at], self.offset[at], self.found[at])
 
 
-_NONE = Ranked(
+_NONE = RankerExamples(
     np.zeros(0, object),
     torch.zeros(0, _WIDTH, len(SIGNALS), dtype=torch.half),
     torch.zeros(0, CONTEXT),
@@ -60,18 +60,18 @@ _NONE = Ranked(
 )
 
 
-class BlendLearner:
+class RankerTrainer:
     """Takes steps with a scorer's blend; keeps the newest examples to replay them."""
 
-    def __init__(self, scorer: Scorer, pace: Pace, random: np.random.Generator, rules: Rules) -> None:
-        self.pace, self.rules = pace, rules
+    def __init__(self, scorer: Scorer, config: TrainingConfig, random: np.random.Generator, rules: Rules) -> None:
+        self.config, self.rules = config, rules
         self.kept = _NONE
-        self._fresh: list[Ranked] = []
+        self._fresh: list[RankerExamples] = []
         self._scorer, self._random, self._learnt = scorer, random, 0
-        self._optimizer = AdamW(scorer.blend, _FIRST_RATE)
-        self._first = [part.mean.detach().clone() for part in (scorer.blend.find, scorer.blend.order)]
+        self._optimizer = AdamW(scorer.ranker, _FIRST_RATE)
+        self._first = [part.mean.detach().clone() for part in (scorer.ranker.find, scorer.ranker.order)]
 
-    def look(self, catalogue: Catalogue, examples: Sequence[Remembered], share: float) -> None:
+    def look(self, catalogue: Catalogue, examples: Sequence[BufferEntry], share: float) -> None:
         """Take the signals of a share of these examples; they must not have been counted yet."""
         wanted = [one for one in examples if catalogue.row(item_key(one.example.item_id)) >= 0]
         if share < 1:
@@ -79,7 +79,9 @@ class BlendLearner:
         size = max(1, min(_EXAMPLES, _CELLS // max(1, len(catalogue))))
         groups = [self._rank(catalogue, wanted[start : start + size]) for start in range(0, len(wanted), size)]
         self._fresh += [group for group in groups if len(group)]
-        while sum(map(len, self._fresh[1:])) >= self.pace.most_ranked:  # nobody has asked to learn for a long time
+        while (
+            sum(map(len, self._fresh[1:])) >= self.config.max_ranker_examples
+        ):  # nobody has asked to learn for a long time
             del self._fresh[0]
 
     def learn(self, at_least: int = 1) -> None:
@@ -90,20 +92,20 @@ class BlendLearner:
             self._measure(fresh)
             self._step(fresh)
             self._learnt += len(fresh)
-            self.kept = joined([self.kept, fresh])[-self.pace.kept_ranked :]
+            self.kept = joined([self.kept, fresh])[-self.config.ranker_replay :]
 
     def forget(self, user_id: str) -> None:
         """Drop a user's examples."""
         self.kept = _without(self.kept, user_id)
         self._fresh = [group for group in (_without(group, user_id) for group in self._fresh) if len(group)]
 
-    def _measure(self, fresh: Ranked) -> None:
+    def _measure(self, fresh: RankerExamples) -> None:
         """Let the blend know how far the signals spread."""
         share = len(fresh) / (len(fresh) + min(self._learnt, _MEASURED))
-        self._scorer.blend.measure(fresh.signals[:, 1 : 1 + _DRAWN].float(), share)
+        self._scorer.ranker.measure(fresh.signals[:, 1 : 1 + _DRAWN].float(), share)
 
-    def _step(self, fresh: Ranked) -> None:
-        batch = self.pace.ranked_batch
+    def _step(self, fresh: RankerExamples) -> None:
+        batch = self.config.ranker_batch
         new = batch // _FRESH if len(self.kept) else batch
         self._optimizer.lr = _FIRST_RATE if self._learnt < _SETTLED else _RATE
         for _ in range(_STEPS * int(np.ceil(len(fresh) / batch))):
@@ -112,36 +114,36 @@ class BlendLearner:
                 drawn.append(self.kept[self._random.integers(0, len(self.kept), batch - new)])
             self._optimizer.step(self._loss(joined(drawn)), _CLIP)
 
-    def _loss(self, ranked: Ranked) -> torch.Tensor:
+    def _loss(self, ranked: RankerExamples) -> torch.Tensor:
         """Weights that find look for what came among all items, the others order the candidates where it is one."""
-        blend, signals, context, found = self._scorer.blend, ranked.signals.float(), ranked.context, ranked.found
+        ranker, signals, context, found = self._scorer.ranker, ranked.signals.float(), ranked.context, ranked.found
         came = torch.zeros(len(ranked), dtype=torch.int64)
-        linear = (signals @ (blend.find(context) * RETRIEVING)[..., None])[..., 0] + ranked.offset  # (b, _WIDTH)
-        moved = sum((part.mean - first).square().sum() for part, first in zip((blend.find, blend.order), self._first))
+        linear = (signals @ (ranker.find(context) * RETRIEVING)[..., None])[..., 0] + ranked.offset  # (b, _WIDTH)
+        moved = sum((part.mean - first).square().sum() for part, first in zip((ranker.find, ranker.order), self._first))
         loss = _PRIOR / (_PRIOR + self._learnt) * moved + F.cross_entropy(linear, came)
         if not found.any():
             return loss
-        ordered = blend.ordered(signals[found, : 1 + _DRAWN], context[found]) + ranked.offset[found, : 1 + _DRAWN]
+        ordered = ranker.ordered(signals[found, : 1 + _DRAWN], context[found]) + ranked.offset[found, : 1 + _DRAWN]
         return loss + F.cross_entropy(ordered, came[: len(ordered)])
 
     @torch.no_grad()
-    def _rank(self, catalogue: Catalogue, examples: Sequence[Remembered]) -> Ranked:
+    def _rank(self, catalogue: Catalogue, examples: Sequence[BufferEntry]) -> RankerExamples:
         """Compute the signals of what came, of the candidates and of some others, where what came could be listed."""
         table, device = self._scorer.table(catalogue), self._scorer.keys.device
-        live = self._random.random(len(examples)) < self.pace.live
+        live = self._random.random(len(examples)) < self.config.live
         requests = [one.request(now) for one, now in zip(examples, live.tolist())]
         target = torch.from_numpy(catalogue.rows(item_key(one.example.item_id) for one in examples))
         batch = open_requests(catalogue, requests, self.rules, self._scorer.sizes.last_n, device)
         excluded = excluded_items(batch, len(catalogue))
         allowed = ~excluded.gather(1, target[:, None])[:, 0]
-        scored = linear(self._scorer.blend, table, batch, excluded)
+        scored = linear(self._scorer.ranker, table, batch, excluded)
         found = (scored.candidates == target[:, None]).any(1)
         drawn = scored.candidates.gather(1, self._draw(len(target), scored.candidates.shape[1]))
         uniform = self._draw(len(target), len(catalogue))
         offset = offsets(target[:, None], scored.candidates, drawn, uniform, excluded)
         items = torch.cat((target[:, None], drawn, uniform), 1)
         users = np.array([one.example.user_id for one in examples], object)
-        ranked = Ranked(users, at(table, batch, scored.found, items).half(), batch.context, offset, found)
+        ranked = RankerExamples(users, at(table, batch, scored.found, items).half(), batch.context, offset, found)
         return ranked[np.flatnonzero(allowed.numpy())]
 
     def _draw(self, count: int, among: int) -> torch.Tensor:
@@ -149,16 +151,16 @@ class BlendLearner:
         return torch.from_numpy(self._random.integers(0, among, (count, _DRAWN)))
 
 
-def _without(ranked: Ranked, user_id: str) -> Ranked:
+def _without(ranked: RankerExamples, user_id: str) -> RankerExamples:
     return ranked[np.flatnonzero(ranked.users != user_id)]
 
 
-def joined(groups: Sequence[Ranked]) -> Ranked:
+def joined(groups: Sequence[RankerExamples]) -> RankerExamples:
     """One group after the other."""
     columns = (
         torch.cat([getattr(group, name) for group in groups]) for name in ("signals", "context", "offset", "found")
     )
-    return Ranked(np.concatenate([group.users for group in groups]), *columns)
+    return RankerExamples(np.concatenate([group.users for group in groups]), *columns)
 
 
 def offsets(

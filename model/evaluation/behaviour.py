@@ -1,6 +1,6 @@
 """The contract of behaviour: what a user does must move the next lists, with an untrained and with a trained model.
 
-Each probe lets visitors of a made-up shop (model/shop.py) do something and looks at the lists that answer them.
+Each probe lets visitors of a made-up shop (shop.py) do something and looks at the lists that answer them.
 docs/behaviour.md is the contract in words.
 """
 
@@ -14,9 +14,9 @@ from statistics import fmean
 
 from model import interest
 from model.evaluate import Protocol
+from model.evaluation.shop import DAY_MS, Shop, category, language
+from model.evaluation.store import GAP_MS, Embed, Step, Store, open_store, train
 from model.schema import POSITIVE, Event, Item, Request, item_key
-from model.shop import DAY_MS, Shop, category, language
-from model.store import GAP_MS, Embed, Step, Store, open_store, train
 
 SAMPLE = 40
 """Products or users of a probe."""
@@ -132,7 +132,12 @@ def fading(store: Store, draw: random.Random) -> Found:
         visits.append(store.requests(store.guest(user), [*views[:3], ("search", item.title), *views[3:]]))
     led = store.of_category([asked[3] for asked in visits], about)
     yield "just before: of the category", store.of_category([asked[2] for asked in visits], about)
-    yield "the search: the item in the first 10", store.share([asked[3] for asked in visits], items), ">=", 0.9
+    yield (
+        "the search: the item in the first 10",
+        store.share([asked[3] for asked in visits], items),
+        ">=",
+        0.9,
+    )
     yield "the search: of the category", led, ">=", 6
     before = led
     for further in _FURTHER:

@@ -17,7 +17,7 @@ from typing import Protocol
 
 import numpy as np
 
-from model.factors import Bpr, Isgd
+from model.evaluation.factors import Bpr, Isgd
 
 HISTORY = 50
 _BACK_OFF = 1e-6  # what popularity adds where a method says nothing of an item

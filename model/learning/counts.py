@@ -15,12 +15,12 @@ import numpy as np
 import torch
 
 from model.interest import IS_NEGATIVE
-from model.memory import IS_POSITIVE, Flat, User
-from model.pace import Pace
-from model.peers import Peers
+from model.learning.config import TrainingConfig
+from model.learning.peers import Peers
+from model.learning.replay import IS_POSITIVE, Flat, User
 from model.score import Scorer
-from model.signals import FOLLOWING
-from model.table import EVER, HALF_LIVES, LATELY
+from model.scoring.signals import FOLLOWING
+from model.scoring.table import EVER, HALF_LIVES, LATELY
 
 LAGS = 20
 """Items at most so many events apart are a pair."""
@@ -155,8 +155,8 @@ def _with(part: tuple[np.ndarray, np.ndarray], pairs: np.ndarray, weights: np.nd
 class Counts:
     """Counts events into a scorer; `learnt` is how many there were."""
 
-    def __init__(self, pace: Pace) -> None:
-        self.pace, self.peers = pace, Peers(pace.peers)
+    def __init__(self, config: TrainingConfig) -> None:
+        self.config, self.peers = config, Peers(config.peers)
         self.pairs, self.next, self.shares = Pairs(), Pairs((_NEXT_HALF_LIFE,), both_ways=False), Shares()
         self.learnt = self._since_fit = 0
         self._forgot = False  # somebody is still in what was fitted
@@ -196,7 +196,7 @@ class Counts:
     def _fit_is_due(self) -> bool:
         first = self.learnt >= _FIRST_EASE and self._since_fit == self.learnt
         forgot = self._forgot and self.learnt >= _FIRST_EASE
-        return first or forgot or self._since_fit >= max(self.pace.ease_every, self.learnt // _EASE_GROWTH)
+        return first or forgot or self._since_fit >= max(self.config.ease_every, self.learnt // _EASE_GROWTH)
 
     def remove(self, scorer: Scorer, user_id: str, user: User, row_of: dict[int, int]) -> None:
         """Take out what a user's events added; what is fitted on them is fitted anew with the next events."""
@@ -206,7 +206,7 @@ class Counts:
             np.array([row_of.get(key, -1) for key in user.keys], np.int64),
             np.frombuffer(user.actions, np.uint8),
         )
-        known = (rows >= 0) & ~IS_NEGATIVE[actions]  # as `Memory.flatten` had them when they were counted
+        known = (rows >= 0) & ~IS_NEGATIVE[actions]  # as `ReplayBuffer.flatten` had them when they were counted
         rows, steps, times = (
             rows[known],
             np.frombuffer(user.steps, np.int64)[known],
@@ -255,25 +255,25 @@ class Counts:
 
     def _fit_ease(self, scorer: Scorer) -> None:
         """Fit item-to-item weights in closed form on the pairs."""
-        top, place = _most_chosen(scorer, self.pace.ease_items)
+        top, place = _most_chosen(scorer, self.config.ease_items)
         pairs, weights = self.pairs.settled()
         first, second = place[pairs >> 32], place[pairs & 0xFFFFFFFF]
         inside = (first >= 0) & (second >= 0)
         gram = np.zeros((len(top), len(top)), np.float32)
         gram[first[inside], second[inside]] = weights[_EASE, inside]
-        np.fill_diagonal(gram, scorer.counts[LATELY].numpy()[top] / (1 - FOLLOWING["ease"]) + self.pace.ease_ridge)
+        np.fill_diagonal(gram, scorer.counts[LATELY].numpy()[top] / (1 - FOLLOWING["ease"]) + self.config.ease_ridge)
         _write(scorer, "ease", top, _fitted(torch.from_numpy(gram)).clamp(min=0))
 
     def _fit_taste(self, scorer: Scorer) -> None:
         """The same on all that peers took, however far apart; an item's row holds those that lead to it."""
-        top, place = _most_chosen(scorer, self.pace.ease_items)
+        top, place = _most_chosen(scorer, self.config.ease_items)
         taken = scorer.peers_taken.numpy()
         users, at = np.nonzero(taken >= 0)
         columns = place[taken[users, at]]
         chosen = torch.zeros(len(taken), len(top))
         chosen[users[columns >= 0], columns[columns >= 0]] = 1.0
         gram = chosen.T @ chosen
-        gram.diagonal().add_(self.pace.ease_ridge)
+        gram.diagonal().add_(self.config.ease_ridge)
         _write(scorer, "taste", top, _fitted(gram).T)
 
 

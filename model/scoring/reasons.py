@@ -4,13 +4,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from model.batch import MicroBatch
-from model.blend import Scores
-from model.feedback import TERMS
-from model.network import EVENT
 from model.schema import Reason
-from model.signals import FOLLOWING, SHARPNESS, SIGNALS, at_rows, led, recencies
-from model.table import NEIGHBOURS, Table, padded
+from model.scoring.batch import MicroBatch
+from model.scoring.feedback import TERMS
+from model.scoring.network import EVENT
+from model.scoring.ranker import Scores
+from model.scoring.signals import FOLLOWING, SHARPNESS, SIGNALS, at_rows, led, recencies
+from model.scoring.table import NEIGHBOURS, Table, padded
 
 REASONS = 2
 """At most so many are given for an item."""

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from model.catalogue import Catalogue
-from model.pace import Pace
+from model.learning.config import TrainingConfig
 from model.score import Scorer
-from model.table import NEIGHBOURS, find
+from model.scoring.table import NEIGHBOURS, find
 
 _COMPARED = 1_024  # items compared with all others at once
 
@@ -28,14 +28,14 @@ class Known:
     vectors: torch.Tensor = field(default_factory=lambda: torch.zeros(0, 0))
 
 
-def take_in(scorer: Scorer, catalogue: Catalogue, before: Known, pace: Pace) -> Known:
+def take_in(scorer: Scorer, catalogue: Catalogue, before: Known, config: TrainingConfig) -> Known:
     """Give every item of the catalogue a row and its text neighbours.
 
     Args:
         before: what the last call returned; only items that are new or have changed are compared.
     """
     scorer.encoder_version = catalogue.encoder_version
-    make_room(scorer, catalogue.keys.view(np.int64), pace)
+    make_room(scorer, catalogue.keys.view(np.int64), config)
     keys = scorer.keys.numpy().view(np.uint64).tolist()
     where = catalogue.rows(keys)  # (m,) rows of the catalogue
     there, vectors = torch.from_numpy(np.flatnonzero(where >= 0)), torch.zeros(len(where), scorer.sizes.dim)
@@ -45,14 +45,14 @@ def take_in(scorer: Scorer, catalogue: Catalogue, before: Known, pace: Pace) -> 
     return Known(dict(zip(keys, range(len(keys)))), there, vectors)
 
 
-def make_room(scorer: Scorer, keys: np.ndarray, pace: Pace) -> None:
+def make_room(scorer: Scorer, keys: np.ndarray, config: TrainingConfig) -> None:
     """Give each of these items a row in every table, where it has none."""
     missing = keys[find(scorer.keys.numpy(), keys) == len(scorer.keys)]
     if len(missing):
-        _grow(scorer, missing, pace)
+        _grow(scorer, missing, config)
 
 
-def _grow(scorer: Scorer, keys: np.ndarray, pace: Pace) -> None:
+def _grow(scorer: Scorer, keys: np.ndarray, config: TrainingConfig) -> None:
     """Append a row to every table for each of these items."""
     network, more = scorer.network, len(keys)
     for name in ("ids", "bias"):
@@ -65,7 +65,7 @@ def _grow(scorer: Scorer, keys: np.ndarray, pace: Pace) -> None:
     scorer.keys = torch.cat((scorer.keys, torch.from_numpy(keys.copy())))
     for name in NEIGHBOURS:
         items, weights = scorer.neighbours(name)
-        wider = max(0, pace.width(name) - items.shape[1])
+        wider = max(0, config.width(name) - items.shape[1])
         setattr(scorer, f"{name}_items", F.pad(items, (0, wider, 0, more), value=-1))
         setattr(scorer, f"{name}_weights", F.pad(weights, (0, wider, 0, more)))
 

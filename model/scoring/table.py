@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from model.catalogue import Catalogue
-from model.network import Network
+from model.scoring.network import Network
 
 HALF_LIVES = (float("inf"), 20_000.0, 2_000.0, 200.0)
 """Popularity is counted with these half-lives, in events."""

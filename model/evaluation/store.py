@@ -13,12 +13,12 @@ from typing import cast
 import numpy as np
 
 from model.catalogue import Catalogue
-from model.evaluate import Asked, Protocol, Users, chunks, new_learner
+from model.evaluate import PrequentialStep, Protocol, Users, chunks, new_learner
+from model.evaluation.shop import DAY_MS, Shop, category
 from model.finetune import Learner
 from model.metrics import K
 from model.schema import Action, Event, Example, Item, ItemVector, Request
 from model.score import Scorer, score
-from model.shop import DAY_MS, Shop, category
 
 Embed = Callable[[list[str]], np.ndarray]
 Step = tuple[str, Item | str] | tuple[str, Item, float]
@@ -58,7 +58,7 @@ class Store:
     catalogue: Catalogue
     users: Visitors
     scorer: Scorer
-    asked: list[Asked]
+    asked: list[PrequentialStep]
     items: dict[str, Item]
     learner: Learner | None = None
     numbers: itertools.count = field(default_factory=itertools.count)

@@ -4,14 +4,14 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Pace:
+class TrainingConfig:
     """How much is learnt from how much; the defaults are measured on ml-100k and ml-latest-2016."""
 
     window: int = 32  # events
     windows: int = 16  # of new events in a step, and as many replayed
-    first_visits: float = 16.0  # of each new event by a step of the network
-    visits: float = 8.0  # the same once there were many
-    first_visited: int = 20_000  # events that are many
+    warm_up_epochs: float = 16.0  # of each new event by a step of the network
+    epochs_per_event: float = 8.0  # the same once there were many
+    warm_up_events: int = 20_000  # events that are many
     most_steps: int = 600  # of the network in one call
     live: float = 0.25  # share of what is learnt as the job asks: right after an event, not when the next one comes
     negatives: int = 1_024  # items that each target of a step is held against
@@ -24,10 +24,10 @@ class Pace:
     ease_items: int = 2_000  # those most chosen; of taste too
     ease_ridge: float = 200.0  # choices; of taste too
     taste_partners: int = 32  # kept for an item
-    ranked: float = 0.75  # share of the examples that the blend learns from
-    most_ranked: int = 6_000  # examples for the blend in one call
-    kept_ranked: int = 6_000  # examples that the blend replays
-    ranked_batch: int = 128  # examples in one of its steps
+    sample_rate: float = 0.75  # share of the examples that the blend learns from
+    max_ranker_examples: int = 6_000  # examples for the blend in one call
+    ranker_replay: int = 6_000  # examples that the blend replays
+    ranker_batch: int = 128  # examples in one of its steps
 
     def width(self, table: str) -> int:
         """Partners of an item in a counted table."""

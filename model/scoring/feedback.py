@@ -11,8 +11,8 @@ reward them cannot take them away. A user who only views has none of them.
 
 import torch
 
-from model.batch import MicroBatch
-from model.table import Table
+from model.scoring.batch import MicroBatch
+from model.scoring.table import Table
 
 SEARCH, DISLIKED, LIKED = 40.0, 15.0, 5.0
 """How much each counts, beside a log probability, where its cosine is 1."""

@@ -10,7 +10,7 @@ import numpy as np
 import torch.nn.functional as F
 
 from model.score import Scorer
-from model.table import LENGTH, NEAR, PLACES
+from model.scoring.table import LENGTH, NEAR, PLACES
 
 
 class Peers:

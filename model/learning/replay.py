@@ -68,7 +68,7 @@ class User:
         return self.keys, self.times, self.actions, self.events, self.steps
 
 
-class Remembered(NamedTuple):
+class BufferEntry(NamedTuple):
     """An example, its user, and its place among all events that the user ever had."""
 
     example: Example
@@ -80,7 +80,7 @@ class Remembered(NamedTuple):
         """Where it stands among the user's events that are still here; below 0 when it is gone."""
         return self.at - self.user.dropped
 
-    def light(self) -> "Remembered":
+    def light(self) -> "BufferEntry":
         """The same without the interests of that time, most of what it weighs."""
         return self._replace(example=msgspec.structs.replace(self.example, interests=b""))
 
@@ -109,19 +109,19 @@ class Flat:
     starts: np.ndarray
     places: dict[str, np.ndarray]
 
-    def spots(self, examples: Sequence[Remembered]) -> np.ndarray:
+    def spots(self, examples: Sequence[BufferEntry]) -> np.ndarray:
         """Where examples stand, -1 where their item is not there; (n,)."""
         return np.array([self.places[one.example.user_id][one.place] for one in examples], np.int64)
 
 
-class Memory:
+class ReplayBuffer:
     """The newest `capacity` events of all users, and the examples that nothing has been learnt from yet."""
 
     def __init__(self, capacity: int, max_consumed: int = 4_096, last_n: int = 20) -> None:
         self.capacity, self.max_consumed, self.last_n = capacity, max_consumed, last_n
         self.users: dict[str, User] = {}
         self.order: deque[str] = deque()
-        self._new: list[Remembered] = []
+        self._new: list[BufferEntry] = []
 
     def add(self, example: Example) -> None:
         """Append what the user did since the last example, as far as the example's interests hold it, and the example.
@@ -138,7 +138,7 @@ class Memory:
         elif user.steps[place] != _TOLD:
             return
         user.steps[place] = -1
-        self._new.append(Remembered(example, user, user.dropped + place))
+        self._new.append(BufferEntry(example, user, user.dropped + place))
         while len(self.order) > self.capacity:
             self._drop_first(self.order.popleft())
 
@@ -173,7 +173,7 @@ class Memory:
         self.order = deque(owner for owner in self.order if owner != user_id)
         return self.users.pop(user_id, None)
 
-    def take_new(self) -> list[Remembered]:
+    def take_new(self) -> list[BufferEntry]:
         """The examples since the last call whose events are still here."""
         new, self._new = self._new, []
         return [one for one in new if one.place >= 0]
@@ -184,11 +184,11 @@ class Memory:
         place = self._place(user, example)
         return place >= 0 and user.steps[place] != _TOLD
 
-    def find(self, example: Example) -> Remembered:
+    def find(self, example: Example) -> BufferEntry:
         """An example that was added before; one that was not stands after all events of its user."""
         user = self.users.get(example.user_id, User())
         place = self._place(user, example)
-        return Remembered(example, user, user.dropped + (place if place >= 0 else len(user.keys)))
+        return BufferEntry(example, user, user.dropped + (place if place >= 0 else len(user.keys)))
 
     def flatten(self, row_of: dict[int, int], there: np.ndarray, of: Iterable[str] | None = None) -> Flat:
         """Lay users' events side by side.

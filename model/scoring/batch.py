@@ -10,8 +10,8 @@ import torch
 from model import consumed, interest
 from model.catalogue import Catalogue
 from model.interest import ACTIONS, FOREVER, INTEREST_DIM, IS_NEGATIVE, Interests, Rules
-from model.network import EVENT, NOTHING, START, UNKNOWN
 from model.schema import Request, event_key
+from model.scoring.network import EVENT, NOTHING, START, UNKNOWN
 
 CONTEXT = 8
 """Numbers that describe a request: see `_context`; the last one is what share of all that the user did was again."""
@@ -34,7 +34,7 @@ class MicroBatch:
     the newest event is a search; draw (B,) a number from 0 to 1 of the event; queries (q, dim) of newest searches,
     query_strengths (q,), and query_owner (q,) by whom; had (p,) rows of items that users had and did not push away, n
     for none, had_times, had_gaps_s (p,) how often and how long ago, and owner (p,) by whom; excluded (x,) rows that
-    must not be listed, and excluded_owner (x,); led: see model.signals.led.
+    must not be listed, and excluded_owner (x,); led: see model.scoring.signals.led.
     """
 
     history: torch.Tensor

@@ -11,14 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model.adamw import AdamW
-from model.batch import gap_number
-from model.growth import Known
-from model.memory import Flat
-from model.network import EVENT, NOTHING, START, UNKNOWN
-from model.pace import Pace
+from model.learning.adamw import AdamW
+from model.learning.config import TrainingConfig
+from model.learning.growth import Known
+from model.learning.replay import Flat
 from model.score import Scorer
-from model.table import EVER, UNSEEN
+from model.scoring.batch import gap_number
+from model.scoring.network import EVENT, NOTHING, START, UNKNOWN
+from model.scoring.table import EVER, UNSEEN
 
 _FIRST_RATE, _RATE, _SETTLED = 5e-3, 4e-3, 10_000  # learning rates, and after how many examples the second one holds
 _WEIGHT_DECAY = 0.2
@@ -40,14 +40,14 @@ class Windows(NamedTuple):
     targets: torch.Tensor
 
 
-class NetworkLearner:
+class NetworkTrainer:
     """Takes steps with a network of its own; the scorer's network is the running average of its weights.
 
     Source: Izmailov et al., Averaging weights leads to wider optima and better generalization, 2018, arXiv:1803.05407.
     """
 
-    def __init__(self, scorer: Scorer, pace: Pace, random: np.random.Generator) -> None:
-        self.pace = pace
+    def __init__(self, scorer: Scorer, config: TrainingConfig, random: np.random.Generator) -> None:
+        self.config = config
         self._scorer, self._random = scorer, random
         self._network = copy.deepcopy(scorer.network)
         self._optimizer = AdamW(self._network, _FIRST_RATE, _WEIGHT_DECAY)
@@ -71,7 +71,7 @@ class NetworkLearner:
         """
         if not len(new) or len(known.there) < 2:
             return
-        network, size = self._network, min(self.pace.windows, 4 + len(new) // 4)
+        network, size = self._network, min(self.config.windows, 4 + len(new) // 4)
         self._grow()
         popularity = torch.log(before + UNSEEN)
         self._optimizer.lr = _FIRST_RATE if learnt <= _SETTLED else _RATE
@@ -100,19 +100,21 @@ class NetworkLearner:
         """Where windows end: as many a little after a new event as anywhere; (2 * size,) places in `flat`."""
         past = np.cumsum(reach - flat.starts)
         fresh = self._random.choice(new, size)
-        fresh = np.minimum(fresh + self._random.integers(0, self.pace.window // 2, size), reach[flat.owner[fresh]] - 1)
+        fresh = np.minimum(
+            fresh + self._random.integers(0, self.config.window // 2, size), reach[flat.owner[fresh]] - 1
+        )
         draws = self._random.integers(0, past[-1], size)
         user = np.searchsorted(past, draws, side="right")
         return np.concatenate((fresh, reach[user] - past[user] + draws))
 
     def _windows(self, flat: Flat, ends: np.ndarray) -> Windows:
         """The events up to each end, (b,); for some the gap to the next one is unknown, as it is to the job."""
-        at = ends[:, None] + np.arange(-self.pace.window, 1)  # (b, window + 1)
+        at = ends[:, None] + np.arange(-self.config.window, 1)  # (b, window + 1)
         starts = flat.starts[flat.owner[ends]][:, None]
         kind = np.where(at >= starts, EVENT, np.where(at == starts - 1, START, NOTHING))
         at, kind = self._shuffled(flat, np.where(kind == EVENT, at, 0), kind)
         rows, actions = flat.rows[at], flat.actions[at]
-        live = self._random.random((len(at), self.pace.window)) < self.pace.live
+        live = self._random.random((len(at), self.config.window)) < self.config.live
         gaps = np.where(live, UNKNOWN, gap_number(np.diff(flat.times[at], axis=1))) * (kind == EVENT)[:, :-1]
         wanted = flat.positive[at] & (kind == EVENT) & ~_worn_out(rows, kind)
         targets = np.where(wanted[:, 1:] & (kind[:, :-1] != NOTHING), rows[:, 1:], -1)
@@ -133,7 +135,7 @@ class NetworkLearner:
         rows, gaps, actions, kind, targets = windows
         network, there = self._network, known.there
         target = targets[targets >= 0]  # (w,)
-        half = self.pace.negatives // 2
+        half = self.config.negatives // 2
         uniform = there[torch.from_numpy(self._random.integers(0, len(there), half))]
         drawn = target[torch.from_numpy(self._random.integers(0, len(target), half))]
         negatives = torch.cat((uniform, drawn))  # (S,)
