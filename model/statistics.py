@@ -1,0 +1,292 @@
+"""What is counted of items and of users alike, from the log `training-examples`, by whoever needs it.
+
+    an example ─► the log of the newest events ─┬─► popularities, old choices fading
+                  (who, what, when; who before) ├─► pairs of items near each other ─► the strongest partners of each item
+                                                └─► who else had an item lately, and what stands around it (session kNN)
+
+The scoring workers, the learner and the evaluation each keep their own `ItemStatistics`: they read the same log and
+count by the same code, so nothing of it travels with a model version. One that starts takes the newest snapshot and
+reads on from the log's offsets that are in it.
+
+Memory follows what is active: an item has rows once it was chosen, a row grows with its partners up to `most_partners`,
+and the log holds the newest `most_events`. An example is counted in microseconds (model/counting.py).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from model import counting
+from model.counting import Items, Log, Pairs, Rule, Users
+from model.schema import Example, StateError, event_key, item_key
+
+HALF_LIVES = (float("inf"), 20_000.0, 2_000.0, 200.0)
+"""Popularity is counted with these half-lives, in events."""
+EVER, HALF_LIFE_20K, HALF_LIFE_2K, HALF_LIFE_200 = range(len(HALF_LIVES))
+PAIRS = {
+    "transitions": Rule(half_life=float("inf"), lags=10, decay=0.85, shrink=5.0),
+    "recent-transitions": Rule(half_life=5_000.0, lags=10, decay=0.85, shrink=2.0),
+    "next": Rule(half_life=2_000.0, lags=5, decay=0.5, shrink=2.0, both_ways=False, within_ms=20_000),
+}
+"""Counted tables of pairs, by name."""
+LAYOUT = 1
+_FIRST_ROWS, _FIRST_SLOTS = 1_024, 1 << 16
+_CHUNK = 256  # examples counted between two looks at the room that is left
+_MOST_EXPONENT = 60.0  # weights are kept as of a base event, and brought to a new one before they grow beyond 2**60
+
+
+@dataclass(frozen=True)
+class StatisticsConfig:
+    """Bounds of memory, in entries."""
+
+    most_events: int = 1_000_000  # 32 bytes each; how far back a user is known, and can be forgotten exactly
+    most_partners: int = 512  # of an item in a table, 8 bytes each
+    most_pairs: int = 100_000_000  # of all tables, 8 bytes each
+
+
+class Counted(NamedTuple):
+    """Examples as numbers, one entry each; item and user keys are 64-bit hashes of their ids."""
+
+    items: list[int]
+    users: list[int]
+    events: list[int]
+    times_ms: list[int]
+
+
+class ItemStatistics:
+    """Everything counted of items and of users alike. Not for two threads at once.
+
+    `seen` is how many examples it has counted; one that comes again is passed over.
+
+    Shape: keys (m,) uint64 of the items that were chosen, in the order in which they came.
+    """
+
+    def __init__(self, config: StatisticsConfig = StatisticsConfig()) -> None:
+        self.config = config
+        self.seen = self.revision = 0
+        self.row_of: dict[int, int] = {}
+        self._user_row: dict[int, int] = {}
+        self._free_users: list[int] = []
+        self._keys = np.zeros(_FIRST_ROWS, np.uint64)
+        self._user_keys = np.zeros(_FIRST_ROWS, np.uint64)
+        self.log, self.users, self.items = counting.new_log(), counting.new_users(), counting.new_items()
+        self.pairs = {name: counting.new_pairs(_FIRST_SLOTS) for name in PAIRS}
+        self.bases = np.zeros(len(HALF_LIVES) + len(PAIRS), np.int64)
+        """The event as of which each popularity and each table is kept."""
+
+    @property
+    def keys(self) -> np.ndarray:
+        return self._keys[: len(self.row_of)]
+
+    def __len__(self) -> int:
+        return len(self.row_of)
+
+    def user_row(self, user_id: str) -> int:
+        """The row of a user, -1 for one who is not known."""
+        return self._user_row.get(item_key(user_id), -1)
+
+    def apply(self, examples: Iterable[Example]) -> None:
+        """Count examples in their order; one that forgets its user takes out all that the user added."""
+        waiting = Counted([], [], [], [])
+        for example in examples:
+            if example.forget:
+                self._count(waiting)
+                waiting = Counted([], [], [], [])
+                self.forget(example.user_id)
+            else:
+                waiting.items.append(item_key(example.item_id))
+                waiting.users.append(item_key(example.user_id))
+                waiting.events.append(event_key(example.event_id))
+                waiting.times_ms.append(example.event_time_ms)
+        self._count(waiting)
+
+    def has(self, example: Example) -> bool:
+        """Whether an example was counted, as far as the log goes back."""
+        user = self.user_row(example.user_id)
+        event = event_key(example.event_id)
+        return user >= 0 and bool(
+            counting.find(self.log, self.users, self.seen, user, event, example.event_time_ms) >= 0
+        )
+
+    def _count(self, new: Counted) -> None:
+        for start in range(0, len(new.items), _CHUNK):
+            self._count_some(Counted(*(column[start : start + _CHUNK] for column in new)))
+
+    def _count_some(self, new: Counted) -> None:
+        for key in new.items:
+            self.row_of.setdefault(key, len(self.row_of))
+        self._reserve(len(new.items))
+        items = np.array([self.row_of[key] for key in new.items], np.int32)
+        self._keys[items] = new.items
+        users = np.array([self._row_for_user(key) for key in new.users], np.int32)
+        events = np.array(new.events, np.uint32)
+        times = np.array(new.times_ms, np.int64)
+        gone = np.zeros(len(items) + 1, np.int32)
+        self.seen = counting.apply(
+            self.log, self.users, self.items, tuple(self.pairs.values()), tuple(PAIRS.values()),
+            self.bases, self.seen, self.config.most_partners, items, users, events, times, gone,
+        )  # fmt: skip
+        for user in gone[1 : 1 + gone[0]].tolist():  # whose last event has left the log
+            self._drop_user(user)
+        self.revision += 1
+
+    def _row_for_user(self, key: int) -> int:
+        row = self._user_row.get(key)
+        if row is None:
+            row = self._free_users.pop() if self._free_users else len(self._user_row)
+            self._user_row[key], self._user_keys[row] = row, key
+        return row
+
+    def _drop_user(self, row: int) -> None:
+        if self._user_row.pop(int(self._user_keys[row]), None) is not None:
+            counting.clear_user(self.users, row)
+            self._free_users.append(row)
+
+    def forget(self, user_id: str) -> None:
+        """Take out all that a user added, as far as the log goes back; what is older is in sums only, and fades."""
+        row = self.user_row(user_id)
+        if row >= 0:
+            counting.forget(
+                self.log, self.users, self.items, tuple(self.pairs.values()), tuple(PAIRS.values()),
+                self.bases, self.seen, row,
+            )  # fmt: skip
+            self._drop_user(row)
+            self.revision += 1
+
+    def _reserve(self, examples: int) -> None:
+        """Room for what so many examples may add; weights are brought to a new base before they grow too large."""
+        self._keys = grown(self._keys, len(self.row_of))
+        self._user_keys = grown(self._user_keys, len(self._user_row) + examples)
+        self.users = Users(*(grown(column, len(self._user_keys), _EMPTY_USER[name]) for name, column in named(self.users)))
+        self.items = Items(*(grown(column, len(self._keys), _EMPTY_ITEM[name]) for name, column in named(self.items)))
+        self.pairs = {name: self._with_room(pairs) for name, pairs in self.pairs.items()}
+        if self.seen + examples > len(self.log.item) and len(self.log.item) < self.config.most_events:
+            room = min(self.config.most_events, 2 * (len(self.log.item) + examples))
+            if self.seen <= len(self.log.item):  # it has not gone round yet: a place is the number of its event
+                self.log = Log(*(resized(column, room) for column in self.log))
+        self._rebase()
+
+    def _with_room(self, pairs: Pairs) -> Pairs:
+        """Rows for all items, and slots for new partners while all tables together have less than `most_pairs`."""
+        rows = Pairs(*(grown(column, len(self._keys)) if name in _PAIR_ROWS else column for name, column in named(pairs)))
+        slots, all_slots = len(rows.partner), sum(len(one.partner) for one in self.pairs.values())
+        if slots - int(rows.top[0]) > slots // 4 or all_slots + slots > self.config.most_pairs:
+            return rows
+        return rows._replace(partner=resized(rows.partner, 2 * slots), weight=resized(rows.weight, 2 * slots))
+
+    def _rebase(self) -> None:
+        half_lives = (*HALF_LIVES, *(rule.half_life for rule in PAIRS.values()))
+        for at, half_life in enumerate(half_lives):
+            exponent = (self.seen - self.bases[at]) / half_life
+            if exponent > _MOST_EXPONENT:
+                factor = 0.5**exponent
+                for column in self._faded_columns(at):
+                    column *= column.dtype.type(factor)
+                self.bases[at] = self.seen
+
+    def _faded_columns(self, at: int) -> Sequence[np.ndarray]:
+        if at < len(HALF_LIVES):
+            return (self.items.chosen[:, at],)
+        pairs = list(self.pairs.values())[at - len(HALF_LIVES)]
+        return pairs.weight, pairs.total
+
+    def factors(self) -> np.ndarray:
+        """What turns what is kept of each popularity and each table into its weight now; (HALF_LIVES + PAIRS,)."""
+        half_lives = np.array([*HALF_LIVES, *(rule.half_life for rule in PAIRS.values())])
+        return 0.5 ** ((self.seen - self.bases) / half_lives)
+
+    def popularity(self) -> np.ndarray:
+        """How often each item was chosen, old choices fading; (m, HALF_LIVES) float64."""
+        return self.items.chosen[: len(self)] * self.factors()[: len(HALF_LIVES)]
+
+    def partners(self, name: str, rows: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+        """The strongest partners of items in a table, best first; rows (r,) -> items (r, width) int32, -1 for none, and
+        their shares of all that the row has (r, width) float32.
+        """
+        rule, place = PAIRS[name], len(HALF_LIVES) + list(PAIRS).index(name)
+        return counting.partners(self.pairs[name], rows, width, self.factors()[place], rule.shrink)
+
+    def changed_since(self, seen: int) -> np.ndarray:
+        """The rows of items of which something was counted at or after this example; (c,)."""
+        return np.flatnonzero(self.items.changed[: len(self)] >= seen)
+
+    def used_bytes(self) -> int:
+        """Memory that the columns take."""
+        columns = [*self.log, *self.users, *self.items, self._keys, self._user_keys]
+        columns += [column for pairs in self.pairs.values() for column in pairs]
+        return sum(column.nbytes for column in columns)
+
+    def snapshot(self) -> dict[str, np.ndarray]:
+        """Columns from which `restore` goes on, by name."""
+        items, users = len(self.row_of), len(self._user_keys)
+        events = min(self.seen, len(self.log.item))
+        known = np.array([*self._user_row.values()], np.int32)
+        columns = {"keys": self._keys[:items], "user_rows": known, "user_keys": self._user_keys[known]}
+        columns |= {"numbers": np.array([LAYOUT, self.seen, len(self.log.item), users], np.int64), "bases": self.bases}
+        columns |= {f"log.{name}": column[:events] for name, column in named(self.log)}
+        columns |= {f"users.{name}": column[known] for name, column in named(self.users)}
+        columns |= {f"items.{name}": column[:items] for name, column in named(self.items)}
+        for table, pairs in self.pairs.items():
+            columns |= {f"{table}.{name}": part for name, part in named(counting.packed(pairs, items))}
+        return {name: np.ascontiguousarray(column) for name, column in columns.items()}
+
+    @classmethod
+    def restore(cls, columns: Mapping[str, np.ndarray], config: StatisticsConfig = StatisticsConfig()) -> "ItemStatistics":
+        """Go on from a snapshot.
+
+        Raises:
+            StateError: it is of another layout, or does not fit together.
+        """
+        self = cls(config)
+        try:
+            layout, seen, places, users = columns["numbers"].tolist()
+            if layout != LAYOUT:
+                raise StateError(f"item statistics of layout {layout}: layout {LAYOUT} can be read")
+            self._restore(columns, seen, places, users)
+        except (KeyError, ValueError, IndexError, TypeError) as error:
+            raise StateError(f"item statistics cannot be read: {type(error).__name__}: {error}") from None
+        self.revision += 1
+        return self
+
+    def _restore(self, columns: Mapping[str, np.ndarray], seen: int, places: int, users: int) -> None:
+        keys = columns["keys"]
+        self.row_of = dict(zip(keys.tolist(), range(len(keys))))
+        self._keys = keys.copy()
+        self.seen, self.bases = seen, columns["bases"].copy()
+        known = columns["user_rows"]
+        self._user_keys = np.zeros(users, np.uint64)
+        self._user_keys[known] = columns["user_keys"]
+        self._user_row = dict(zip(columns["user_keys"].tolist(), known.tolist()))
+        self._free_users = sorted(set(range(int(known.max(initial=-1)) + 1)) - set(known.tolist()))
+        self.log = Log(*(resized(columns[f"log.{name}"], places) for name in Log._fields))
+        self.users = Users(*(_spread(columns[f"users.{name}"], known, users, _EMPTY_USER[name]) for name in Users._fields))
+        self.items = Items(*(columns[f"items.{name}"].copy() for name in Items._fields))
+        self.pairs = {name: Pairs(*(columns[f"{name}.{part}"].copy() for part in Pairs._fields)) for name in PAIRS}
+
+
+_EMPTY_USER: dict[str, int] = {"newest": -1, "step": 0, "share": 0}
+_EMPTY_ITEM: dict[str, int] = {"newest": -1, "chosen": 0, "first": -1, "changed": -1}
+_PAIR_ROWS = {"start", "used", "room", "total"}
+
+
+def named(columns: NamedTuple) -> Iterable[tuple[str, np.ndarray]]:
+    return columns._asdict().items()
+
+
+def grown(column: np.ndarray, wanted: int, empty: int = 0) -> np.ndarray:
+    """The column with room for so many rows, twice as many where it has to grow."""
+    return column if wanted <= len(column) else resized(column, max(_FIRST_ROWS, 2 * wanted), empty)
+
+
+def resized(column: np.ndarray, rows: int, empty: int = 0) -> np.ndarray:
+    larger = np.full((rows, *column.shape[1:]), empty, column.dtype)
+    larger[: len(column)] = column
+    return larger
+
+
+def _spread(values: np.ndarray, rows: np.ndarray, count: int, empty: int) -> np.ndarray:
+    column = np.full((count, *values.shape[1:]), empty, values.dtype)
+    column[rows] = values
+    return column
