@@ -29,6 +29,7 @@ MEAGRE = 0.5
 MOST_OTHERS = 3
 """So many encoder versions are kept beside the one that serves."""
 MOST_DIMENSIONS = 16_384
+_KEPT_CHANGES = 1_000  # calls: whoever has missed more of them looks at every row
 MOST_CHARACTERS = 256
 """Of an item's id, and of an encoder's version."""
 
@@ -99,14 +100,15 @@ class Matrix:
     def interest_vectors(self) -> np.ndarray:
         return self._interest_vectors[: len(self)]
 
-    def put(self, item_ids: list[str], vectors: np.ndarray) -> None:
-        """Take over new and changed items; none comes twice."""
+    def put(self, item_ids: list[str], vectors: np.ndarray) -> np.ndarray:
+        """Take over new and changed items; none comes twice. Returns their rows."""
         rows = np.array([self._row_for(item_id) for item_id in item_ids])
         self._reserve()
         self._vectors[rows] = vectors
         if self._is_open:
             self._interest_vectors[rows] = interest_space(vectors)
         self._keys[rows] = [item_key(item_id) for item_id in item_ids]
+        return rows
 
     def _row_for(self, item_id: str) -> int:
         row = self.row_of.setdefault(item_key(item_id), len(self.item_ids))
@@ -180,6 +182,7 @@ class Catalogue:
         self.serving, self.others = Matrix(), dict[Space, Matrix]()
         self.pinned = ""
         self.revision = 0
+        self._changes: deque[tuple[int, np.ndarray]] = deque(maxlen=_KEPT_CHANGES)  # revision -> rows
         self._by_fingerprint: tuple[int, np.ndarray, np.ndarray] | None = None
 
     def __len__(self) -> int:
@@ -230,6 +233,18 @@ class Catalogue:
         _, known, order = self._by_fingerprint
         at = np.searchsorted(known, wanted).clip(max=len(known) - 1)
         return np.where(known[at] == wanted, order[at], -1)
+
+    def changed_since(self, revision: int) -> np.ndarray | None:
+        """The rows that have changed after a revision, also some that are gone; None where nobody knows any more."""
+        if revision == self.revision:
+            return np.zeros(0, np.int64)
+        if not self._changes or self._changes[0][0] > revision + 1 or self._changes[-1][0] != self.revision:
+            return None
+        return np.unique(np.concatenate([rows for at, rows in self._changes if at > revision]))
+
+    def _change(self, rows: np.ndarray) -> None:
+        self.revision += 1
+        self._changes.append((self.revision, rows))
 
     def lookup(self, key: int) -> np.ndarray | None:
         """The vector of an item key in the interest space, shape (64,), or None."""
@@ -285,8 +300,9 @@ class Catalogue:
         vectors = np.stack([np.frombuffer(vector, "<f2") for vector in newest.values()]).astype(np.float32)
         gone = [] if space == self.serving.space else self._make_room(space)
         matrix = self.serving if space == self.serving.space else self.others[space]
-        matrix.put(list(newest), vectors)
-        self.revision += matrix is self.serving
+        rows = matrix.put(list(newest), vectors)
+        if matrix is self.serving:
+            self._change(rows)
         superseded = [other for other in self.others.values() if other is not matrix]
         for item_id in newest if superseded else ():
             key = item_key(item_id)
@@ -307,7 +323,8 @@ class Catalogue:
 
     def _delete(self, item_id: str) -> list[Place]:
         key = item_key(item_id)
-        self.revision += key in self.serving.row_of
+        if key in self.serving.row_of:  # the last row moves into its place
+            self._change(np.array([self.serving.row_of[key], len(self) - 1]))
         return [(one.space, item_id) for one in (self.serving, *self.others.values()) if one.delete(key)]
 
     def _decide(self) -> list[Place]:

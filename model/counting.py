@@ -55,12 +55,15 @@ class Users(NamedTuple):
 
 
 class Items(NamedTuple):
-    """Where an item's newest event stands, its popularities, the events that chose it first and changed it last."""
+    """Where an item's newest event stands, its popularities, the events that chose it first and changed it last;
+    `totals` are the popularities of all items together.
+    """
 
     newest: np.ndarray
     chosen: np.ndarray
     first: np.ndarray
     changed: np.ndarray
+    totals: np.ndarray
 
 
 class Pairs(NamedTuple):
@@ -88,7 +91,8 @@ def new_users() -> Users:
 
 
 def new_items() -> Items:
-    return Items(np.zeros(0, np.int32), np.zeros((0, len(_SUMS))), np.zeros(0, np.int64), np.zeros(0, np.int64))
+    rows = np.zeros(0, np.int32), np.zeros((0, len(_SUMS))), np.zeros(0, np.int64), np.zeros(0, np.int64)
+    return Items(*rows, np.zeros(len(_SUMS)))
 
 
 def new_pairs(slots: int) -> Pairs:
@@ -215,7 +219,9 @@ def _choose(users, items, bases, step, user, item, again, sign):
         added = 0.0 if again else min(max(most - had, 0.0), 1.0)
         users.share[user, at] = had + added
         amount = sign * added * 2.0 ** ((step - bases[at]) / half_life)
-        items.chosen[item, at] = max(items.chosen[item, at] + amount, 0.0)
+        before = items.chosen[item, at]
+        items.chosen[item, at] = max(before + amount, 0.0)
+        items.totals[at] += items.chosen[item, at] - before
     users.step[user] = step
     items.changed[item] = max(items.changed[item], step)
     if sign > 0 and items.first[item] < 0:
@@ -275,10 +281,16 @@ def _add(pairs, item, partner, amount, most):
 def _place(pairs, start, used, at, partner, weight):
     """Move a partner from its slot to where its weight belongs."""
     while at > 0 and pairs.weight[start + at - 1] < weight:
-        pairs.partner[start + at], pairs.weight[start + at] = pairs.partner[start + at - 1], pairs.weight[start + at - 1]
+        pairs.partner[start + at], pairs.weight[start + at] = (
+            pairs.partner[start + at - 1],
+            pairs.weight[start + at - 1],
+        )
         at -= 1
     while at + 1 < used and pairs.weight[start + at + 1] > weight:
-        pairs.partner[start + at], pairs.weight[start + at] = pairs.partner[start + at + 1], pairs.weight[start + at + 1]
+        pairs.partner[start + at], pairs.weight[start + at] = (
+            pairs.partner[start + at + 1],
+            pairs.weight[start + at + 1],
+        )
         at += 1
     pairs.partner[start + at], pairs.weight[start + at] = partner, weight
 
@@ -370,4 +382,7 @@ def packed(pairs: Pairs, items: int) -> Pairs:
 def _copy_rows(old, new, used, old_partner, old_weight, partner, weight):
     for row in range(len(used)):
         for slot in range(used[row]):
-            partner[new[row] + slot], weight[new[row] + slot] = old_partner[old[row] + slot], old_weight[old[row] + slot]
+            partner[new[row] + slot], weight[new[row] + slot] = (
+                old_partner[old[row] + slot],
+                old_weight[old[row] + slot],
+            )

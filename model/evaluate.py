@@ -245,7 +245,7 @@ class Headrace:
         asked = [one for one in asked if self._protocol.counts(one.event)]
         for name, result in self.results.items():
             group = [one.live() for one in asked] if name == LIVE else asked
-            predict(result, self._scorer_of(name), self._learner.catalogue, group, self._protocol)
+            predict(result, self._scorer_of(name), self._learner, group, self._protocol)
 
     def _scorer_of(self, name: str) -> Scorer:
         if name == FROZEN:
@@ -262,7 +262,10 @@ class Headrace:
         """Make the next version from these events, or only count them into the one of now."""
         began = time.perf_counter()
         self._learner.add([one.example for one in asked if one.example is not None])
-        self.scorer = self._learner.fine_tune(progress) if fine_tunes else self._learner.count()
+        if fine_tunes:
+            self.scorer = self._learner.fine_tune(progress)
+        else:
+            self._learner.count()
         seconds = time.perf_counter() - began
         for name, result in self.results.items():
             result.learnt += len(asked)
@@ -280,13 +283,14 @@ def alone(scorer: Scorer, signal: str) -> Scorer:
 
 
 def predict(
-    result: Result, scorer: Scorer, catalogue: Catalogue, asked: Sequence[PrequentialStep], protocol: Protocol
+    result: Result, scorer: Scorer, learner: Learner, asked: Sequence[PrequentialStep], protocol: Protocol
 ) -> None:
     """Count the lists of a scorer, made in micro-batches."""
+    catalogue = learner.catalogue
     for start in range(0, len(asked), protocol.micro_batch):
         group = asked[start : start + protocol.micro_batch]
         began = time.perf_counter()
-        lists = score(scorer, catalogue, [one.request for one in group], K, protocol.rules)
+        lists = score(scorer, learner.statistics, catalogue, [one.request for one in group], K, protocol.rules)
         result.seconds += time.perf_counter() - began
         for one, list_ in zip(group, lists):
             rows = catalogue.rows(item_key(item.item_id) for item in list_)

@@ -1,14 +1,13 @@
 """Learning from examples as they come, at two speeds: what is counted follows within seconds, what is trained later.
 
-    examples ─► memory (memory.py) ─► count:     blend looks (ranking.py) ─► counted (counts.py) ─► new counts
-                                   └► fine_tune: blend and network (sequences.py) take steps ─────► a new scorer
+    examples ─► replay buffer (replay.py) ─► count:     the ranker looks (train_ranker.py) ─► counted (statistics.py)
+                                          └► fine_tune: ranker, network and fitted tables learn ─► a new scorer
 
-An example is used three times, in this order: the blend takes the signals as they were before it; it is counted
-(popularity, neighbours); the blend and the network take a few steps, on new examples and on replayed ones.
-So the blend sees each signal at the strength that it has on events that are still to come.
+An example is used three times, in this order: the ranker takes the signals as they were before it; it is counted; the
+ranker and the network take a few steps, on new examples and on replayed ones. So the ranker sees each signal at the
+strength that it has on events that are still to come.
 
-The catalogue may change between any two calls: each begins with `_take_in`, and what had a number for each item before
-that is given more.
+The catalogue may change between any two calls.
 """
 
 import copy
@@ -18,23 +17,25 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from torch import nn
 
 from model.catalogue import Catalogue
 from model.interest import Rules
+from model.learning.closed_form import fit
 from model.learning.config import TrainingConfig
-from model.learning.counts import Counts
-from model.learning.growth import Known, make_room, take_in
-from model.learning.replay import BufferEntry, ReplayBuffer
-from model.learning.train_network import NetworkTrainer
+from model.learning.replay import BufferEntry, Flat, ReplayBuffer
+from model.learning.train_network import NetworkTrainer, TrainingItems
 from model.learning.train_ranker import RankerTrainer
 from model.metrics import K, gains, hits
 from model.schema import Example
 from model.score import Scorer, score
-from model.scoring.signals import FIRST_WEIGHTS
-from model.scoring.table import TRENDING
+from model.scoring.retrieve import UNSEEN
+from model.signals import SIGNALS
+from model.statistics import EVER, HALF_LIFE_2K, HALF_LIFE_20K, ItemStatistics
 
 _LEAST_STEPS = 3  # of the network, for however few examples
+_FIRST_FIT = 500  # examples after which the tables are fitted for the first time
+_FIT_GROWTH = 10  # they are fitted anew when a tenth of the examples is new
 _HEAP = 2_000  # examples; more at once are learnt in parts, between which the network learns
 
 
@@ -81,6 +82,7 @@ class Learner:
         scorer: whose weights to go on from, as `resume` does. None begins anew.
         replay_capacity: events kept, the newest ones.
         rules: as the job has them.
+        statistics: what was counted before; nothing if not given.
     """
 
     def __init__(
@@ -91,31 +93,29 @@ class Learner:
         replay_capacity: int = 500_000,
         rules: Rules = Rules(),
         config: TrainingConfig = TrainingConfig(),
+        statistics: ItemStatistics | None = None,
     ) -> None:
         self.catalogue, self.rules, self.config = catalogue, rules, config
+        self.statistics = statistics or ItemStatistics()
         self.replay = ReplayBuffer(replay_capacity, rules.max_consumed, rules.last_n)
         self._seed, self._random = seed, np.random.default_rng(seed)
-        self._scorer, self._known, self.counts = self._new_scorer(), Known(), Counts(self.config)
-        self._there = np.zeros(0, bool)
-        self._room_for: tuple[Catalogue, int] | None  # a catalogue, and the revision of it
         self._counted: list[BufferEntry] = []  # the network has not learnt from these yet
-        self._before: torch.Tensor | None = None  # what was trending before them
-        self.resume(scorer or self._scorer)
+        self._before: tuple[np.ndarray, np.ndarray] | None = None  # what was popular before them, with its item keys
+        self._fitted_at = 0  # examples seen then
+        self.resume(scorer or self._new_scorer())
 
     def _new_scorer(self) -> Scorer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed)
             scorer = Scorer.untrained(self.catalogue.vectors.shape[1])
-        scorer.ranker.begin(FIRST_WEIGHTS)
+        scorer.encoder_version = self.catalogue.encoder_version
+        scorer.ranker.begin({name: signal.start for name, signal in SIGNALS.items() if signal.start})
         return scorer
 
     def resume(self, trained: Scorer) -> None:
-        """Go on from the trained part of this scorer; what this learner has counted stays as it is."""
-        make_room(self._scorer, trained.keys.numpy(), self.config)
-        self._scorer = trained.with_counts(self._scorer.tables())
-        self._scorer.network, self._scorer.ranker = copy.deepcopy((self._scorer.network, self._scorer.ranker))
-        self._returned: Scorer | None = None
-        self._room_for = None
+        """Go on from what is trained in this scorer; what this learner has counted stays as it is."""
+        self._scorer = copy.deepcopy(trained)
+        self._row_of = dict(zip(self._scorer.keys.numpy().view(np.uint64).tolist(), range(len(self._scorer.keys))))
         self._network = NetworkTrainer(self._scorer, self.config, self._random)
         self.ranker = RankerTrainer(self._scorer, self.config, self._random, self.rules)
 
@@ -128,29 +128,22 @@ class Learner:
                 self.replay.add(example)
 
     def forget(self, user_id: str) -> None:
-        """Delete all that is held of a user: events, examples, and what they added to the counts."""
-        user = self.replay.forget(user_id)
+        """Delete all that is held of a user: events, examples, and what they added to the statistics."""
+        self.replay.forget(user_id)
         self._counted = [one for one in self._counted if one.example.user_id != user_id]
         self.ranker.forget(user_id)
-        if user is not None:
-            self.counts.remove(self._scorer, user_id, user, self._known.row_of)
+        self.statistics.forget(user_id)
+        self._fitted_at = 0  # the user is still in what was fitted
 
-    def count(self) -> Scorer:
-        """Count the examples since the last call, in milliseconds; what is trained stays as it was.
-
-        Returns:
-            The scorer that was returned last, with new counts; the ones returned before do not change.
-        """
+    def count(self) -> None:
+        """Count the examples since the last call, in milliseconds; what is trained stays as it was."""
         with self._seeded():
-            self._take_in()
+            self._begin()
             self._count(self.replay.take_new(), self.config.sample_rate)
-            counted = {name: tensor.clone() for name, tensor in self._scorer.tables().items()}
-            self._returned = (self._returned or copy.deepcopy(self._scorer)).with_counts(counted)
-        return self._returned
 
     def catch_up(self) -> None:
         """Count the examples since the last call and learn nothing from them: others have learnt from them before."""
-        self._take_in()
+        self._begin()
         new = self.replay.take_new()
         for start in range(0, len(new), _HEAP):
             self._count(new[start : start + _HEAP], share=0.0)
@@ -163,11 +156,9 @@ class Learner:
             progress: called with (done, of) as the work goes on.
         """
         with self._seeded():
-            self._take_in()
+            self._begin()
             new = self.replay.take_new()
-            share = min(
-                self.config.sample_rate, self.config.max_ranker_examples / max(1, len(new))
-            )  # of them for the blend
+            share = min(self.config.sample_rate, self.config.max_ranker_examples / max(1, len(new)))
             for start, end in self._parts(len(new)):
                 for at in range(start, end, self.config.chunk):
                     self._count(new[at : min(end, at + self.config.chunk)], share)
@@ -176,79 +167,110 @@ class Learner:
                 self.ranker.learn()
                 self._train(new[end:], (end - start) / max(1, len(new)))
         self._scorer.changed()
-        self._returned = copy.deepcopy(self._scorer)
-        return self._returned
+        return copy.deepcopy(self._scorer)
 
     @contextmanager
     def _seeded(self) -> Iterator[None]:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self._seed * 1_000_003 + self.counts.learnt)
+            torch.manual_seed(self._seed * 1_000_003 + self.statistics.seen)
             yield
 
-    def _take_in(self) -> None:
-        """Make room for items that are new in the catalogue, if it changed; another encoder needs a new network."""
-        if self._room_for and self._room_for[0] is self.catalogue and self._room_for[1] == self.catalogue.revision:
-            return
+    def _begin(self) -> None:
+        """Another encoder needs a new network; what is in the catalogue when learning begins is not new."""
         if not self._scorer.fits(self.catalogue):
             self.resume(self._new_scorer())
-        self._known = take_in(self._scorer, self.catalogue, self._known, self.config)
-        self._there = np.zeros(len(self._scorer.keys), bool)
-        self._there[self._known.there.numpy()] = True
-        self._room_for = self.catalogue, self.catalogue.revision
+        self._scorer.encoder_version = self.catalogue.encoder_version
+        if not len(self._scorer.settled) and not self._scorer.is_trained:
+            self._scorer.settled = torch.from_numpy(np.sort(self.catalogue.keys).view(np.int64).copy())
 
     def _count(self, examples: list[BufferEntry], share: float) -> None:
-        """The blend looks at a share of the examples, then all are counted."""
+        """The ranker looks at a share of the examples, then all are counted."""
         if not examples:
             return
-        if share and self.counts.learnt and len(self.catalogue) > 1:
-            self.ranker.look(self.catalogue, examples, share)
+        if share and self.statistics.seen and len(self.catalogue) > 1:
+            self.ranker.look(self.statistics, self.catalogue, examples, share)
         if self._before is None:
-            self._before = self._scorer.counts[TRENDING].clone()
-        flat = self.replay.flatten(
-            self._known.row_of, self._there, dict.fromkeys(one.example.user_id for one in examples)
-        )
-        spots = flat.spots(examples)
-        for step, (one, spot) in enumerate(zip(examples, spots.tolist()), self.counts.learnt):
-            one.user.steps[one.place] = step if spot >= 0 else -1  # an item that is not there is not counted
-        self.counts.add(self._scorer, flat, spots)
+            self._before = self.statistics.keys.copy(), self.statistics.popularity()[:, HALF_LIFE_2K].copy()
+        for step, one in enumerate(examples, self.statistics.seen):
+            one.user.steps[one.place] = step
+        self.statistics.apply([one.example for one in examples])
+        self._scorer.learnt.fill_(self.statistics.seen)
         self._counted += [one.light() for one in examples]
         if len(self._counted) > self.replay.capacity:
             self._counted = [one for one in self._counted if one.place >= 0]
 
     def _train(self, later: list[BufferEntry], share: float) -> None:
-        """The network learns from what was counted since the last call.
+        """The network learns from what was counted since the last call; what is fitted in closed form may be due.
 
         Args:
             later: examples that it must not see yet.
             share: of the steps that one call may take.
         """
-        flat = self.replay.flatten(self._known.row_of, self._there)
+        flat = self.replay.flatten(self._rows_of)
         hidden, new = flat.spots(later), flat.spots([one for one in self._counted if one.place >= 0])
         reach = np.append(flat.starts[1:], len(flat.rows))  # where the events of each user end that may be seen
         np.minimum.at(reach, flat.owner[hidden[hidden >= 0]], hidden[hidden >= 0])
         if self._before is not None:
             steps = self._steps(len(self._counted), share)
-            before = F.pad(self._before, (0, len(self._scorer.keys) - len(self._before)))  # items that have come since
-            self._network.learn(self._known, flat, new[new >= 0], reach, before, steps, self.counts.learnt)
-            self._scorer.changed()
+            self._grow(flat)
+            self._network.learn(self._items(*self._before), flat, new[new >= 0], reach, steps, self.statistics.seen)
+        if self._fit_is_due():
+            self._fitted_at = self.statistics.seen
+            chosen = self._by_row(self.statistics.keys, self.statistics.popularity()[:, HALF_LIFE_20K])
+            fit(self._scorer, flat, self.catalogue.keys, chosen, self.statistics.seen, self.config)
+        self._scorer.changed()
         self._counted, self._before = [], None
+
+    def _rows_of(self, keys: np.ndarray) -> np.ndarray:
+        return self.catalogue.rows(keys.tolist())
+
+    def _fit_is_due(self) -> bool:
+        seen, since = self.statistics.seen, self.statistics.seen - self._fitted_at
+        first = not self._fitted_at and seen >= _FIRST_FIT
+        return first or since >= max(self.config.ease_every, seen // _FIT_GROWTH)
+
+    def _grow(self, flat: Flat) -> None:
+        """Give every item that was chosen a row in the network."""
+        keys = self.catalogue.keys[np.unique(flat.rows)]
+        new = [key for key in keys.tolist() if key not in self._row_of]
+        if not new:
+            return
+        self._row_of |= dict(zip(new, range(len(self._row_of), len(self._row_of) + len(new))))
+        network, scorer = self._scorer.network, self._scorer
+        for name in ("ids", "bias"):
+            old = getattr(network, name).data
+            setattr(network, name, nn.Parameter(torch.cat((old, old.new_zeros(len(new), *old.shape[1:])))))
+        scorer.keys = torch.cat((scorer.keys, torch.from_numpy(np.array(new, np.uint64).view(np.int64))))
+
+    def _items(self, keys: np.ndarray, popularity: np.ndarray) -> TrainingItems:
+        """The catalogue as the network's training sees it; keys, popularity (m,) of 2,000 events, before the new."""
+        trained = np.full(len(self.catalogue), -1)
+        rows = self._rows_of(self._scorer.keys.numpy().view(np.uint64))
+        trained[rows[rows >= 0]] = np.flatnonzero(rows >= 0)
+        chosen = self._by_row(self.statistics.keys, self.statistics.popularity()[:, EVER])
+        before = np.log(self._by_row(keys, popularity) + UNSEEN)
+        columns = (torch.from_numpy(chosen.astype(np.float32)), torch.from_numpy(before.astype(np.float32)))
+        return TrainingItems(self.catalogue.vectors, torch.from_numpy(trained), *columns)
+
+    def _by_row(self, keys: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Values of some items in the rows of the catalogue, 0 for the others; (m,) -> (n,)."""
+        rows, column = self._rows_of(keys), np.zeros(len(self.catalogue))
+        column[rows[rows >= 0]] = values[rows >= 0]
+        return column
 
     def _parts(self, new: int) -> Iterator[tuple[int, int]]:
         """Where the parts start and end after which the network learns: one, or growing ones of a large heap."""
         done = 0
         while not done or done < new:
-            part = max(1, new) if new <= _HEAP else max(self.config.chunk, new // 8, self.counts.learnt // 2)
+            part = max(1, new) if new <= _HEAP else max(self.config.chunk, new // 8, self.statistics.seen // 2)
             yield done, min(new, done + part)
             done += part
 
     def _steps(self, new: int, share: float) -> int:
         """Steps of the network for so many new examples."""
-        epochs_per_event = (
-            self.config.warm_up_epochs
-            if self.counts.learnt <= self.config.warm_up_events
-            else self.config.epochs_per_event
-        )
-        wanted = epochs_per_event * new / (self.config.window * self.config.windows)
+        early = self.statistics.seen <= self.config.warm_up_events
+        epochs = self.config.warm_up_epochs if early else self.config.epochs_per_event
+        wanted = epochs * new / (self.config.window * self.config.windows)
         return max(_LEAST_STEPS, int(min(wanted, self.config.most_steps * share)))
 
     def judge(self, scorer: Scorer, examples: Sequence[Example]) -> Judgement:
@@ -259,7 +281,7 @@ class Learner:
         """
         examples = [example for example in examples if not example.forget]
         requests = [self.replay.find(example).request(live=True) for example in examples]
-        lists = score(scorer, self.catalogue, requests, K, self.rules, explained=False)
+        lists = score(scorer, self.statistics, self.catalogue, requests, K, self.rules, explained=False)
         ranks = [
             next((at for at, item in enumerate(list_) if item.item_id == one.item_id), -1)
             for list_, one in zip(lists, examples)

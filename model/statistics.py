@@ -34,6 +34,7 @@ PAIRS = {
 LAYOUT = 1
 _FIRST_ROWS, _FIRST_SLOTS = 1_024, 1 << 16
 _CHUNK = 256  # examples counted between two looks at the room that is left
+_POPULAR_FOR = 100  # examples, after which what is popular is looked for again
 _MOST_EXPONENT = 60.0  # weights are kept as of a base event, and brought to a new one before they grow beyond 2**60
 
 
@@ -66,6 +67,7 @@ class ItemStatistics:
     def __init__(self, config: StatisticsConfig = StatisticsConfig()) -> None:
         self.config = config
         self.seen = self.revision = 0
+        self._popular: tuple[int, list[int]] | None = None
         self.row_of: dict[int, int] = {}
         self._user_row: dict[int, int] = {}
         self._free_users: list[int] = []
@@ -159,8 +161,12 @@ class ItemStatistics:
         """Room for what so many examples may add; weights are brought to a new base before they grow too large."""
         self._keys = grown(self._keys, len(self.row_of))
         self._user_keys = grown(self._user_keys, len(self._user_row) + examples)
-        self.users = Users(*(grown(column, len(self._user_keys), _EMPTY_USER[name]) for name, column in named(self.users)))
-        self.items = Items(*(grown(column, len(self._keys), _EMPTY_ITEM[name]) for name, column in named(self.items)))
+        self.users = Users(
+            *(grown(column, len(self._user_keys), _EMPTY_USER[name]) for name, column in named(self.users))
+        )
+        self.items = self.items._replace(
+            **{name: grown(getattr(self.items, name), len(self._keys), empty) for name, empty in _EMPTY_ITEM.items()}
+        )
         self.pairs = {name: self._with_room(pairs) for name, pairs in self.pairs.items()}
         if self.seen + examples > len(self.log.item) and len(self.log.item) < self.config.most_events:
             room = min(self.config.most_events, 2 * (len(self.log.item) + examples))
@@ -170,7 +176,9 @@ class ItemStatistics:
 
     def _with_room(self, pairs: Pairs) -> Pairs:
         """Rows for all items, and slots for new partners while all tables together have less than `most_pairs`."""
-        rows = Pairs(*(grown(column, len(self._keys)) if name in _PAIR_ROWS else column for name, column in named(pairs)))
+        rows = Pairs(
+            *(grown(column, len(self._keys)) if name in _PAIR_ROWS else column for name, column in named(pairs))
+        )
         slots, all_slots = len(rows.partner), sum(len(one.partner) for one in self.pairs.values())
         if slots - int(rows.top[0]) > slots // 4 or all_slots + slots > self.config.most_pairs:
             return rows
@@ -188,7 +196,7 @@ class ItemStatistics:
 
     def _faded_columns(self, at: int) -> Sequence[np.ndarray]:
         if at < len(HALF_LIVES):
-            return (self.items.chosen[:, at],)
+            return self.items.chosen[:, at], self.items.totals[at : at + 1]
         pairs = list(self.pairs.values())[at - len(HALF_LIVES)]
         return pairs.weight, pairs.total
 
@@ -212,6 +220,14 @@ class ItemStatistics:
         """The rows of items of which something was counted at or after this example; (c,)."""
         return np.flatnonzero(self.items.changed[: len(self)] >= seen)
 
+    def popular(self, most: int = 500) -> list[int]:
+        """The keys of the items most chosen lately, best first; of a moment ago at most."""
+        if self._popular is None or self.seen - self._popular[0] > _POPULAR_FOR:
+            chosen = self.items.chosen[: len(self), HALF_LIFE_20K]
+            best = np.argsort(-chosen, kind="stable")[:most]
+            self._popular = self.seen, self.keys[best[chosen[best] > 0]].tolist()
+        return self._popular[1]
+
     def used_bytes(self) -> int:
         """Memory that the columns take."""
         columns = [*self.log, *self.users, *self.items, self._keys, self._user_keys]
@@ -227,13 +243,16 @@ class ItemStatistics:
         columns |= {"numbers": np.array([LAYOUT, self.seen, len(self.log.item), users], np.int64), "bases": self.bases}
         columns |= {f"log.{name}": column[:events] for name, column in named(self.log)}
         columns |= {f"users.{name}": column[known] for name, column in named(self.users)}
-        columns |= {f"items.{name}": column[:items] for name, column in named(self.items)}
+        columns |= {f"items.{name}": getattr(self.items, name)[:items] for name in _EMPTY_ITEM}
+        columns["totals"] = self.items.totals
         for table, pairs in self.pairs.items():
             columns |= {f"{table}.{name}": part for name, part in named(counting.packed(pairs, items))}
         return {name: np.ascontiguousarray(column) for name, column in columns.items()}
 
     @classmethod
-    def restore(cls, columns: Mapping[str, np.ndarray], config: StatisticsConfig = StatisticsConfig()) -> "ItemStatistics":
+    def restore(
+        cls, columns: Mapping[str, np.ndarray], config: StatisticsConfig = StatisticsConfig()
+    ) -> "ItemStatistics":
         """Go on from a snapshot.
 
         Raises:
@@ -261,8 +280,10 @@ class ItemStatistics:
         self._user_row = dict(zip(columns["user_keys"].tolist(), known.tolist()))
         self._free_users = sorted(set(range(int(known.max(initial=-1)) + 1)) - set(known.tolist()))
         self.log = Log(*(resized(columns[f"log.{name}"], places) for name in Log._fields))
-        self.users = Users(*(_spread(columns[f"users.{name}"], known, users, _EMPTY_USER[name]) for name in Users._fields))
-        self.items = Items(*(columns[f"items.{name}"].copy() for name in Items._fields))
+        self.users = Users(
+            *(_spread(columns[f"users.{name}"], known, users, _EMPTY_USER[name]) for name in Users._fields)
+        )
+        self.items = Items(*(columns[f"items.{name}"].copy() for name in _EMPTY_ITEM), columns["totals"].copy())
         self.pairs = {name: Pairs(*(columns[f"{name}.{part}"].copy() for part in Pairs._fields)) for name in PAIRS}
 
 

@@ -20,7 +20,7 @@ MAY_USE = {
     "model": {"model"},
     "udfs": {"udfs", "model"},
     "jobs": {"jobs", "udfs", "model"},
-    "serving": {"serving", "model.schema", "model.versions", "jobs.settings"},
+    "serving": {"serving", "model.schema", "model.signals", "model.versions", "jobs.settings"},
     "scripts": {"scripts", "model", "jobs.settings", "jobs.topics", "jobs.versions", "jobs.encoders"},
 }
 FORBIDDEN = {

@@ -16,10 +16,7 @@ class TrainingConfig:
     live: float = 0.25  # share of what is learnt as the job asks: right after an event, not when the next one comes
     negatives: int = 1_024  # items that each target of a step is held against
     chunk: int = 100  # examples counted at once, where many come together
-    neighbours: int = 128  # kept for an item in each counted table
-    text_neighbours: int = 32
-    next_items: int = 32  # kept of what came next
-    peers: int = 4_096  # users kept to find who is alike
+    neighbours: int = 128  # kept for an item in EASE's table
     ease_every: int = 5_000  # examples
     ease_items: int = 2_000  # those most chosen; of taste too
     ease_ridge: float = 200.0  # choices; of taste too
@@ -28,8 +25,3 @@ class TrainingConfig:
     max_ranker_examples: int = 6_000  # examples for the blend in one call
     ranker_replay: int = 6_000  # examples that the blend replays
     ranker_batch: int = 128  # examples in one of its steps
-
-    def width(self, table: str) -> int:
-        """Partners of an item in a counted table."""
-        few = {"text": self.text_neighbours, "next": self.next_items, "taste": self.taste_partners}
-        return few.get(table, self.neighbours)

@@ -2,7 +2,7 @@
 
 from array import array
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -95,16 +95,17 @@ class BufferEntry(NamedTuple):
 
 @dataclass
 class Flat:
-    """All users' events side by side; only events on items that are there, and none that pushes an item away.
+    """All users' events side by side; only events on items of the catalogue, and none that pushes an item away.
 
-    Shape: rows, times, actions, positive, owner (e,); starts (users,); places: for each user and event its place here,
-    -1 for one that is not.
+    Shape: rows of the catalogue, times, actions, positive, steps (the number of the example, below 0 for none), owner
+    (e,); starts (users,); places: for each user and event its place here, -1 for one that is not.
     """
 
     rows: np.ndarray
     times: np.ndarray
     actions: np.ndarray
     positive: np.ndarray
+    steps: np.ndarray
     owner: np.ndarray
     starts: np.ndarray
     places: dict[str, np.ndarray]
@@ -190,26 +191,24 @@ class ReplayBuffer:
         place = self._place(user, example)
         return BufferEntry(example, user, user.dropped + (place if place >= 0 else len(user.keys)))
 
-    def flatten(self, row_of: dict[int, int], there: np.ndarray, of: Iterable[str] | None = None) -> Flat:
+    def flatten(self, rows_of: Callable[[np.ndarray], np.ndarray]) -> Flat:
         """Lay users' events side by side.
 
         Args:
-            row_of: item key -> row of the scorer.
-            there: which rows of the scorer are items of the catalogue; (m,) bool.
-            of: whose; everybody's if not given.
+            rows_of: item keys -> rows of the catalogue, -1 for none.
         """
-        names = list(self.users if of is None else of)
-        users = [self.users[name] for name in names]
-        keys, times, actions = (_joined(users, name) for name in ("keys", "times", "actions"))
-        rows = np.fromiter((row_of.get(key, -1) for key in keys.tolist()), np.int64, len(keys))
-        known = np.append(there, False)[rows] & ~IS_NEGATIVE[actions]
+        names, users = list(self.users), list(self.users.values())
+        keys, times, actions, steps = (_joined(users, name) for name in ("keys", "times", "actions", "steps"))
+        distinct, place = np.unique(keys, return_inverse=True)
+        rows = rows_of(distinct)[place] if len(distinct) else np.zeros(0, np.int64)
+        known = (rows >= 0) & ~IS_NEGATIVE[actions]
         lengths = np.array([len(user.keys) for user in users], np.int64)
         place = np.where(known, np.cumsum(known) - 1, -1)
         owner = np.repeat(np.arange(len(users)), lengths)[known]
         places = dict(zip(names, np.split(place, np.cumsum(lengths)[:-1]))) if users else {}
         actions = actions[known].astype(np.int64)
         starts = np.searchsorted(owner, np.arange(len(users)))
-        return Flat(rows[known], times[known], actions, IS_POSITIVE[actions], owner, starts, places)
+        return Flat(rows[known], times[known], actions, IS_POSITIVE[actions], steps[known], owner, starts, places)
 
 
 def _event(example: Example) -> tuple[int, int, int, int]:

@@ -13,12 +13,10 @@ from torch import nn
 
 from model.learning.adamw import AdamW
 from model.learning.config import TrainingConfig
-from model.learning.growth import Known
 from model.learning.replay import Flat
 from model.score import Scorer
 from model.scoring.batch import gap_number
 from model.scoring.network import EVENT, NOTHING, START, UNKNOWN
-from model.scoring.table import EVER, UNSEEN
 
 _FIRST_RATE, _RATE, _SETTLED = 5e-3, 4e-3, 10_000  # learning rates, and after how many examples the second one holds
 _WEIGHT_DECAY = 0.2
@@ -28,6 +26,19 @@ _SHUFFLED = 0.5
 _MOST_AGAIN = 3
 """An item that a window has held so often is no target: who takes it hundreds of times teaches nobody anything."""
 _SAME_TIME_MS = 0.5  # events less far apart may change places
+
+
+class TrainingItems(NamedTuple):
+    """The items of the catalogue as training sees them.
+
+    Shape: vectors (n, dim); trained_row (n,) rows of the network's ids, -1 for none; chosen (n,) how often;
+    log_popularity (n,), before the new events.
+    """
+
+    vectors: np.ndarray
+    trained_row: torch.Tensor
+    chosen: torch.Tensor
+    log_popularity: torch.Tensor
 
 
 class Windows(NamedTuple):
@@ -54,11 +65,10 @@ class NetworkTrainer:
 
     def learn(
         self,
-        known: Known,
+        items: TrainingItems,
         flat: Flat,
         new: np.ndarray,
         reach: np.ndarray,
-        before: torch.Tensor,
         steps: int,
         learnt: int,
     ) -> None:
@@ -67,19 +77,18 @@ class NetworkTrainer:
         Args:
             learnt: how many examples there were in all.
 
-        Shape: new (n,) places in `flat`; reach (users,) ends of what may be seen; before (m,) counts without the new.
+        Shape: new (n,) places in `flat`; reach (users,) ends of what may be seen.
         """
-        if not len(new) or len(known.there) < 2:
+        if not len(new) or len(items.vectors) < 2:
             return
         network, size = self._network, min(self.config.windows, 4 + len(new) // 4)
         self._grow()
-        popularity = torch.log(before + UNSEEN)
         self._optimizer.lr = _FIRST_RATE if learnt <= _SETTLED else _RATE
         network.train()
         for _ in range(steps):
             windows = self._windows(flat, self._ends(flat, new, reach, size))
             if (windows.targets >= 0).any():
-                self._optimizer.step(self._loss(known, windows, popularity))
+                self._optimizer.step(self._loss(items, windows))
         network.eval()
         self._average(_AVERAGED**steps)
 
@@ -127,28 +136,28 @@ class NetworkTrainer:
         order = np.argsort(np.where(kind == EVENT, flat.times[at] + moved, kind - 3), axis=1, kind="stable")
         return np.take_along_axis(at, order, 1), np.take_along_axis(kind, order, 1)
 
-    def _loss(self, known: Known, windows: Windows, popularity: torch.Tensor) -> torch.Tensor:
-        """Sampled softmax: each target against shared negatives, half of them uniform, half other targets of the batch.
-
-        Shape: popularity (m,) -> ().
-        """
+    def _loss(self, items: TrainingItems, windows: Windows) -> torch.Tensor:
+        """Sampled softmax: each target against shared negatives, half of them uniform, half other targets of the batch."""
         rows, gaps, actions, kind, targets = windows
-        network, there = self._network, known.there
+        network, count = self._network, len(items.vectors)
         target = targets[targets >= 0]  # (w,)
         half = self.config.negatives // 2
-        uniform = there[torch.from_numpy(self._random.integers(0, len(there), half))]
+        uniform = torch.from_numpy(self._random.integers(0, count, half))
         drawn = target[torch.from_numpy(self._random.integers(0, len(target), half))]
         negatives = torch.cat((uniform, drawn))  # (S,)
         used, place = torch.unique(torch.cat((rows.flatten(), target, negatives)), return_inverse=True)
-        items = network.items(
-            network.project(known.vectors[used]), network.ids[used], self._scorer.counts[EVER][used]
-        )  # (used, width)
-        bias = network.bias[used] + network.popularity * popularity[used]
+        trained = items.trained_row[used]
+        has = (trained >= 0)[:, None]
+        ids = torch.where(has, network.ids[trained.clamp(min=0)], 0.0)
+        text = network.project(torch.from_numpy(items.vectors[used.numpy()]))
+        vectors = network.items(text, ids, items.chosen[used])  # (used, width)
+        bias = torch.where(has[:, 0], network.bias[trained.clamp(min=0)], 0.0)
+        bias = bias + network.popularity * items.log_popularity[used]
         at_rows, at_target, at_negatives = place.split((rows.numel(), len(target), len(negatives)))
-        hidden = network(items[at_rows].view(*rows.shape, -1), gaps, actions, kind)[targets >= 0]  # (w, width)
+        hidden = network(vectors[at_rows].view(*rows.shape, -1), gaps, actions, kind)[targets >= 0]  # (w, width)
         often = torch.bincount(at_target, minlength=len(used))[at_negatives] / len(target)
-        log_q = (half * (1 / len(there) + often)).log()
-        return sampled_softmax_loss(hidden, items, bias, at_target, at_negatives, log_q)
+        log_q = (half * (1 / count + often)).log()
+        return sampled_softmax_loss(hidden, vectors, bias, at_target, at_negatives, log_q)
 
 
 def _worn_out(rows: np.ndarray, kind: np.ndarray) -> np.ndarray:

@@ -14,15 +14,19 @@ from model.learning.config import TrainingConfig
 from model.learning.replay import BufferEntry
 from model.schema import item_key
 from model.score import Scorer
-from model.scoring.batch import CONTEXT, excluded_items, open_requests
-from model.scoring.ranker import linear
-from model.scoring.signals import RETRIEVING, SIGNALS, at
+from model.scoring.batch import CONTEXT, open_requests
+from model.scoring.candidates import Candidates
+from model.scoring.ranker import Found, chosen_of, find
+from model.scoring.signals import BEST, computed
+from model.signals import FINDING, SIGNALS
+from model.statistics import ItemStatistics
 
 _FIRST_RATE, _RATE, _SETTLED = 6e-3, 2e-3, 5_000  # learning rates, and after how many examples the second one holds
 _CLIP = 10.0  # norm of the gradient
 _DRAWN = 32  # of the candidates for each example, and as many items of the whole catalogue
 _WIDTH = 1 + 2 * _DRAWN
-_EXAMPLES, _CELLS = 64, 400_000  # examples, and examples x items, whose signals are computed at once
+_EXAMPLES = 64  # whose signals are computed at once
+_FINDING = torch.tensor([name in FINDING for name in SIGNALS])
 _FRESH = 4  # a quarter of the examples of every step is new, the others are drawn from those kept
 _STEPS = 4  # for as many new examples as fit in one
 _MEASURED = 5_000  # examples that the spread of the signals stands for
@@ -71,13 +75,15 @@ class RankerTrainer:
         self._optimizer = AdamW(scorer.ranker, _FIRST_RATE)
         self._first = [part.mean.detach().clone() for part in (scorer.ranker.find, scorer.ranker.order)]
 
-    def look(self, catalogue: Catalogue, examples: Sequence[BufferEntry], share: float) -> None:
+    def look(
+        self, statistics: ItemStatistics, catalogue: Catalogue, examples: Sequence[BufferEntry], share: float
+    ) -> None:
         """Take the signals of a share of these examples; they must not have been counted yet."""
         wanted = [one for one in examples if catalogue.row(item_key(one.example.item_id)) >= 0]
         if share < 1:
             wanted = [one for one in wanted if self._random.random() < share]
-        size = max(1, min(_EXAMPLES, _CELLS // max(1, len(catalogue))))
-        groups = [self._rank(catalogue, wanted[start : start + size]) for start in range(0, len(wanted), size)]
+        parts = [wanted[start : start + _EXAMPLES] for start in range(0, len(wanted), _EXAMPLES)]
+        groups = [self._rank(statistics, catalogue, part) for part in parts]
         self._fresh += [group for group in groups if len(group)]
         while (
             sum(map(len, self._fresh[1:])) >= self.config.max_ranker_examples
@@ -118,7 +124,7 @@ class RankerTrainer:
         """Weights that find look for what came among all items, the others order the candidates where it is one."""
         ranker, signals, context, found = self._scorer.ranker, ranked.signals.float(), ranked.context, ranked.found
         came = torch.zeros(len(ranked), dtype=torch.int64)
-        linear = (signals @ (ranker.find(context) * RETRIEVING)[..., None])[..., 0] + ranked.offset  # (b, _WIDTH)
+        linear = (signals @ (ranker.find(context) * _FINDING)[..., None])[..., 0] + ranked.offset  # (b, _WIDTH)
         moved = sum((part.mean - first).square().sum() for part, first in zip((ranker.find, ranker.order), self._first))
         loss = _PRIOR / (_PRIOR + self._learnt) * moved + F.cross_entropy(linear, came)
         if not found.any():
@@ -127,28 +133,50 @@ class RankerTrainer:
         return loss + F.cross_entropy(ordered, came[: len(ordered)])
 
     @torch.no_grad()
-    def _rank(self, catalogue: Catalogue, examples: Sequence[BufferEntry]) -> RankerExamples:
+    def _rank(
+        self, statistics: ItemStatistics, catalogue: Catalogue, examples: Sequence[BufferEntry]
+    ) -> RankerExamples:
         """Compute the signals of what came, of the candidates and of some others, where what came could be listed."""
-        table, device = self._scorer.table(catalogue), self._scorer.keys.device
-        live = self._random.random(len(examples)) < self.config.live
+        scorer, B = self._scorer, len(examples)
+        table = scorer.table(statistics, catalogue)
+        live = self._random.random(B) < self.config.live
         requests = [one.request(now) for one, now in zip(examples, live.tolist())]
-        target = torch.from_numpy(catalogue.rows(item_key(one.example.item_id) for one in examples))
-        batch = open_requests(catalogue, requests, self.rules, self._scorer.sizes.last_n, device)
-        excluded = excluded_items(batch, len(catalogue))
-        allowed = ~excluded.gather(1, target[:, None])[:, 0]
-        scored = linear(self._scorer.ranker, table, batch, excluded)
-        found = (scored.candidates == target[:, None]).any(1)
-        drawn = scored.candidates.gather(1, self._draw(len(target), scored.candidates.shape[1]))
-        uniform = self._draw(len(target), len(catalogue))
-        offset = offsets(target[:, None], scored.candidates, drawn, uniform, excluded)
-        items = torch.cat((target[:, None], drawn, uniform), 1)
+        target = catalogue.rows(item_key(one.example.item_id) for one in examples)
+        batch = open_requests(catalogue, requests, self.rules, scorer.sizes.last_n, scorer.device)
+        uniform = self._random.integers(0, len(catalogue), (B, _DRAWN))
+        found = find(scorer.ranker, table, batch, np.concatenate((target[:, None], uniform), 1))
+        columns, offset, is_found = self._drawn(found, torch.from_numpy(target), len(catalogue))
+        some = chosen_of(found.candidates, table, columns)
+        signals = torch.cat((_at(found.signals, columns), computed(BEST, table, batch, some)), 2)
         users = np.array([one.example.user_id for one in examples], object)
-        ranked = RankerExamples(users, at(table, batch, scored.found, items).half(), batch.context, offset, found)
-        return ranked[np.flatnonzero(allowed.numpy())]
+        ranked = RankerExamples(users, signals.half(), batch.context, offset, is_found)
+        return ranked[np.flatnonzero(found.candidates.there[:, -1 - _DRAWN].numpy())]
 
-    def _draw(self, count: int, among: int) -> torch.Tensor:
-        """Shape: (count, _DRAWN) of 0 to among - 1."""
-        return torch.from_numpy(self._random.integers(0, among, (count, _DRAWN)))
+    def _drawn(self, found: Found, target: torch.Tensor, items: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What is learnt from: the columns of what came, of some candidates and of the items drawn from all; the log of
+        how many items each stands for; and whether what came is a candidate.
+
+        Shape: target (b,) -> (b, _WIDTH), (b, _WIDTH), (b,).
+        """
+        b, best = found.best.shape
+        drawn = found.best.gather(1, torch.from_numpy(self._random.integers(0, best, (b, _DRAWN))))
+        first = found.linear.shape[1] - 1 - _DRAWN
+        columns = torch.cat(
+            (torch.full((b, 1), first), drawn, torch.arange(first + 1, first + 1 + _DRAWN).expand(b, -1)), 1
+        )
+        candidates = _listed(found.candidates, found.best)
+        rows, listed = found.candidates.rows.gather(1, columns), found.linear.gather(1, columns) > -torch.inf
+        offset = offsets(target[:, None], candidates, rows, listed, items)
+        return columns, offset, (candidates == target[:, None]).any(1)
+
+
+def _listed(found: Candidates, columns: torch.Tensor) -> torch.Tensor:
+    """The rows of the candidates, -1 for none; (b, c)."""
+    return found.rows.gather(1, columns).masked_fill(~found.there.gather(1, columns), -1)
+
+
+def _at(values: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    return values.gather(1, columns[..., None].expand(-1, -1, values.shape[2]))
 
 
 def _without(ranked: RankerExamples, user_id: str) -> RankerExamples:
@@ -164,18 +192,19 @@ def joined(groups: Sequence[RankerExamples]) -> RankerExamples:
 
 
 def offsets(
-    target: torch.Tensor, candidates: torch.Tensor, drawn: torch.Tensor, uniform: torch.Tensor, excluded: torch.Tensor
+    target: torch.Tensor, candidates: torch.Tensor, rows: torch.Tensor, listed: torch.Tensor, items: int
 ) -> torch.Tensor:
     """The log of how many items each stands for, -inf for none: the item that came for itself, those drawn from the
     candidates for all others of them, those drawn from all items for those that are no candidates.
 
-    Shape: target (b, 1), candidates (b, c), drawn, uniform (b, r), excluded (b, n) -> (b, 1 + 2 r).
+    Shape: target (b, 1), candidates (b, c) rows, -1 for none; rows (b, 1 + 2 r) of what came, of those drawn from the
+    candidates and of those drawn from all, listed likewise whether they could be -> (b, 1 + 2 r).
     """
-    (b, n), c, r = excluded.shape, candidates.shape[1], drawn.shape[1]
-    is_candidate = torch.zeros(n).expand(b, n).scatter(1, candidates, 1.0).bool()
-    of_candidates = torch.full(drawn.shape, np.log(c / r)).masked_fill_(
-        excluded.gather(1, drawn) | (drawn == target), -torch.inf
-    )
-    none = excluded.gather(1, uniform) | is_candidate.gather(1, uniform) | (uniform == target)
-    of_all = torch.full(uniform.shape, np.log(n / r)).masked_fill_(none, -torch.inf)
-    return torch.cat((torch.zeros(b, 1), of_candidates, of_all), 1)
+    r = (rows.shape[1] - 1) // 2
+    count = (candidates >= 0).sum(1, keepdim=True)
+    drawn, uniform = rows[:, 1 : 1 + r], rows[:, 1 + r :]
+    of_candidates = (count / r).log().expand(-1, r).masked_fill(~listed[:, 1 : 1 + r] | (drawn == target), -torch.inf)
+    is_candidate = (uniform[..., None] == candidates[:, None]).any(2)
+    none = ~listed[:, 1 + r :] | is_candidate | (uniform == target)
+    of_all = torch.full(uniform.shape, float(np.log(items / r))).masked_fill_(none, -torch.inf)
+    return torch.cat((torch.zeros(len(rows), 1), of_candidates, of_all), 1)

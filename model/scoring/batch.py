@@ -1,7 +1,7 @@
 """A micro-batch: the interests of a group of requests, decoded and laid side by side as tensors."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +23,22 @@ QUERY_LEFT, QUERY_HALF_LIFE_S = 0.6, 86_400.0
 """What each event after a search leaves of what it says, and after how many seconds half is left."""
 
 
+class Host(NamedTuple):
+    """What compiled loops read of a micro-batch, on the CPU: rows of the catalogue.
+
+    Shape: history (B, T) int32, the newest last, -1 for none; had, had_times, had_gaps_s (p,), those of user b from
+    had_from[b] on, (B + 1,); excluded (x,), likewise from excluded_from[b] on.
+    """
+
+    history: np.ndarray
+    had: np.ndarray
+    had_times: np.ndarray
+    had_gaps_s: np.ndarray
+    had_from: np.ndarray
+    excluded: np.ndarray
+    excluded_from: np.ndarray
+
+
 @dataclass
 class MicroBatch:
     """A group of requests, opened up; T = last_n, I = most interests of a user.
@@ -34,7 +50,7 @@ class MicroBatch:
     the newest event is a search; draw (B,) a number from 0 to 1 of the event; queries (q, dim) of newest searches,
     query_strengths (q,), and query_owner (q,) by whom; had (p,) rows of items that users had and did not push away, n
     for none, had_times, had_gaps_s (p,) how often and how long ago, and owner (p,) by whom; excluded (x,) rows that
-    must not be listed, and excluded_owner (x,); led: see model.scoring.signals.led.
+    must not be listed, and excluded_owner (x,).
     """
 
     history: torch.Tensor
@@ -59,7 +75,8 @@ class MicroBatch:
     owner: torch.Tensor
     excluded: torch.Tensor
     excluded_owner: torch.Tensor
-    led: dict[str, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict, init=False)
+    none: int
+    host: Host
 
 
 def gap_number(gap_ms: np.ndarray) -> np.ndarray:
@@ -84,7 +101,16 @@ def open_requests(
     said = *_events(faded, len(users), none, last_n), searching, draw, *_queries(catalogue, users, now_ms)
     context = np.column_stack((histories[-1], again))
     tensors = (*histories[:-1], context.astype(np.float32), *_interests(users), *said, *had)
-    return MicroBatch(*(torch.from_numpy(tensor).to(device) for tensor in tensors))
+    host = _host(histories[0], none, *had)
+    return MicroBatch(*(torch.from_numpy(tensor).to(device) for tensor in tensors), none, host)
+
+
+def _host(history: np.ndarray, none: int, *consumed: np.ndarray) -> Host:
+    had, had_times, had_gaps_s, owner, out, out_owner = consumed
+    starts = np.arange(len(history) + 1)
+    rows = np.where(history == none, -1, history).astype(np.int32)
+    had_from, out_from = np.searchsorted(owner, starts), np.searchsorted(out_owner, starts)
+    return Host(rows, had.astype(np.int32), had_times, had_gaps_s, had_from, out.astype(np.int32), out_from)
 
 
 def _open(catalogue: Catalogue, data: bytes, rules: Rules) -> Interests:
@@ -231,10 +257,3 @@ def _consumed(
     events, distinct = np.bincount(owner, rows["times"], len(each)), np.bincount(owner, minlength=len(each))
     again = (events - distinct) / np.maximum(events, 1)
     return (items[had], rows["times"][had].astype(np.float32), gaps_s, owner[had], items[out], owner[out]), again
-
-
-def excluded_items(batch: MicroBatch, items: int) -> torch.Tensor:
-    """Which items must not be on a list: (B, items) bool."""
-    excluded = torch.zeros(len(batch.history), items, dtype=torch.bool, device=batch.history.device)
-    excluded[batch.excluded_owner, batch.excluded] = True
-    return excluded

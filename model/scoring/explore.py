@@ -6,11 +6,13 @@ does there is what is learnt of it. Where several are as near, each event draws 
 searched. A catalogue to which nothing is added has no new items.
 """
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 from model.scoring.batch import MicroBatch
-from model.scoring.table import Table
+from model.scoring.ranker import Scored
+from model.scoring.table import ItemTable
 
 PLACE = 10
 """A new item that is near stands here at the latest."""
@@ -23,29 +25,36 @@ _LEAST_WEIGHT = 0.1  # an interest that weighs less is none to explore
 
 
 @torch.inference_mode()
-def explore(table: Table, batch: MicroBatch, scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Lift the nearest new item of each user into the first places of a list of k, in place.
+def explore(table: ItemTable, batch: MicroBatch, scored: Scored, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The nearest new item of each user, and the score that lifts it into the first places of a list of k.
 
-    Shape: scores (B, n), -inf for what must not be listed -> the item (B,), and whether it was lifted (B,) bool.
+    Shape: items (B,) rows of the catalogue, scores (B,), -inf where none is lifted.
     """
-    B, n = scores.shape
-    new, place = table.new, min(k, PLACE)
-    if not len(new) or n <= place or place < LEAST_K:
-        nothing = torch.zeros(B, dtype=torch.int64, device=scores.device)
-        return nothing, nothing.bool()
+    B, place = len(scored.rows), min(k, PLACE)
+    nothing = scored.scores.new_full((B,), -torch.inf)
+    if not len(table.new) or len(table) <= place or place < LEAST_K:
+        return torch.zeros(B, dtype=torch.int64, device=nothing.device), nothing
+    new = torch.from_numpy(table.new.astype(np.int64)).to(nothing.device)
     interests = F.normalize(batch.interests - table.mean, dim=2)
     near = interests @ table.contrast[new].mT  # (B, I, new)
     near = near.masked_fill(batch.weights[..., None] < _LEAST_WEIGHT, -1.0).amax(1)  # (B, new)
-    near.masked_fill_(scores[:, new] == -torch.inf, -1.0)
+    near[_excluded(table.new, batch)] = -1.0
     best = near.amax(1)
-    chosen = _drawn(near >= (best - _AS_NEAR)[:, None], batch.draw)
-    items = new[chosen]
-    last = scores.topk(place).values[:, -1]
-    there = scores.gather(1, items[:, None])[:, 0]
-    lifted = (best >= LEAST_NEAR) & (there < last) & ~batch.searching
-    above = torch.nextafter(last, torch.full_like(last, torch.inf))
-    scores.scatter_(1, items[:, None], torch.where(lifted, above, there)[:, None])
-    return items, lifted
+    items = new[_drawn(near >= (best - _AS_NEAR)[:, None], batch.draw)]
+    first = scored.scores.topk(min(place, scored.scores.shape[1]))
+    last = first.values[:, -1]
+    listed = (scored.rows.gather(1, first.indices) == items[:, None]).any(1)
+    lifted = (best >= LEAST_NEAR) & ~listed & ~batch.searching
+    return items, torch.where(lifted, torch.nextafter(last, torch.full_like(last, torch.inf)), nothing)
+
+
+def _excluded(new: np.ndarray, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which users must not be shown which of the new items; rows sorted, (x,) -> users, columns."""
+    given = batch.host
+    owner = np.repeat(np.arange(len(given.history)), np.diff(given.excluded_from))
+    at = np.searchsorted(new, given.excluded).clip(max=len(new) - 1)
+    same = new[at] == given.excluded
+    return torch.from_numpy(owner[same]).to(batch.history.device), torch.from_numpy(at[same]).to(batch.history.device)
 
 
 def _drawn(level: torch.Tensor, draw: torch.Tensor) -> torch.Tensor:

@@ -9,61 +9,78 @@ how much of a rater the user is among the last events. What is learnt does not k
 reward them cannot take them away. A user who only views has none of them.
 """
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 
+from model.interest import interest_space
 from model.scoring.batch import MicroBatch
-from model.scoring.table import Table
+from model.scoring.candidates import Candidates
+from model.scoring.table import ItemTable
+from model.signals import TERMS
 
 SEARCH, DISLIKED, LIKED = 40.0, 15.0, 5.0
 """How much each counts, beside a log probability, where its cosine is 1."""
+EXACT_SEARCH = 65_536
+"""Items up to which a query is compared with every text."""
 _RECENCY = 0.95  # what one event further back counts
-
-Terms = dict[str, torch.Tensor]
-"""Terms of every item by name: (B, n) each; only those that say something."""
 
 
 @torch.inference_mode()
-def feedback(table: Table, batch: MicroBatch) -> Terms:
-    """What the users of a micro-batch have said outright, of every item."""
-    terms = {"search": _search(table, batch), "disliked": _disliked(table, batch), "liked": _liked(table, batch)}
-    return {name: term for name, term in terms.items() if term is not None}
+def feedback(table: ItemTable, batch: MicroBatch, found: Candidates) -> torch.Tensor:
+    """What the users of a micro-batch have said outright, of the candidates; (B, c, TERMS)."""
+    terms = (_search(table, batch, found), _disliked(table, batch, found), _liked(table, batch, found))
+    nothing = torch.zeros(found.rows.shape, device=found.rows.device)
+    assert len(terms) == len(TERMS)
+    return torch.stack([nothing if term is None else term for term in terms], 2)
 
 
-TERMS = ("search", "disliked", "liked")
+def nearest_to_queries(table: ItemTable, batch: MicroBatch, k: int) -> np.ndarray:
+    """The items whose texts are nearest to each newest search, best first; (q, at most k) rows."""
+    queries, catalogue = batch.queries.cpu().numpy(), table.index.catalogue
+    if len(catalogue) <= EXACT_SEARCH:
+        norms = np.maximum(np.linalg.norm(catalogue.vectors, axis=1), 1e-12)
+        cosines = torch.from_numpy(queries @ catalogue.vectors.T / norms)
+        return cosines.topk(min(k, len(catalogue))).indices.numpy()
+    apart = interest_space(queries) - table.index.mean
+    return table.index.nearest(apart / np.maximum(np.linalg.norm(apart, axis=1, keepdims=True), 1e-12), k)
 
 
-def _search(table: Table, batch: MicroBatch) -> torch.Tensor | None:
+def _search(table: ItemTable, batch: MicroBatch, found: Candidates) -> torch.Tensor | None:
     if not len(batch.queries):
         return None
-    texts = table.texts()
-    term = texts.new_zeros(len(batch.history), len(texts))
-    term[batch.query_owner] = SEARCH * batch.query_strengths[:, None] * (batch.queries @ texts.mT)
+    asking = batch.query_owner
+    texts = torch.from_numpy(table.index.catalogue.vectors[found.rows[asking].cpu().numpy()]).to(asking.device)
+    cosines = (F.normalize(texts, dim=2) @ batch.queries[..., None])[..., 0]  # (q, c)
+    term = torch.zeros(found.rows.shape, device=asking.device)
+    term[asking] = SEARCH * batch.query_strengths[:, None] * cosines
     return term
 
 
-def _disliked(table: Table, batch: MicroBatch) -> torch.Tensor | None:
+def _disliked(table: ItemTable, batch: MicroBatch, found: Candidates) -> torch.Tensor | None:
     if not (batch.strengths < 0).any():
         return None
     ratings, events = batch.rated.sum(1, keepdim=True), (batch.strengths != 0).sum(1, keepdim=True).clamp(min=1)
     rates = 1 + (ratings - 1).clamp(min=0) * ratings / events  # how much of a rater: 1 for who rates once, or seldom
     pushes = torch.where(batch.rated, -batch.strengths / rates.square(), -batch.strengths).clamp(min=0)
-    pushed, pulled = _nearness(table, batch, pushes), _nearness(table, batch, batch.strengths.clamp(min=0))
-    push = -DISLIKED * (pushed - pulled).clamp(min=0)
+    pushed = _nearness(table, batch, found, pushes)
+    push = -DISLIKED * (pushed - _nearness(table, batch, found, batch.strengths.clamp(min=0))).clamp(min=0)
     push[batch.query_owner] *= (1 - batch.query_strengths)[:, None]  # who asks for something wants to see it
     return push
 
 
-def _liked(table: Table, batch: MicroBatch) -> torch.Tensor | None:
+def _liked(table: ItemTable, batch: MicroBatch, found: Candidates) -> torch.Tensor | None:
     more = (batch.strengths - 1).clamp(min=0).masked_fill(batch.rated, 0.0)
     if not more.any():
         return None
     events = (batch.strengths != 0).sum(1, keepdim=True).clamp(min=1)
-    return LIKED * _nearness(table, batch, more / events)
+    return LIKED * _nearness(table, batch, found, more / events)
 
 
-def _nearness(table: Table, batch: MicroBatch, amounts: torch.Tensor) -> torch.Tensor:
-    """How near every item is to the events that amount to something, never below 0; amounts (B, T) -> (B, n)."""
-    T = amounts.shape[1]
+def _nearness(table: ItemTable, batch: MicroBatch, found: Candidates, amounts: torch.Tensor) -> torch.Tensor:
+    """How near items are to the events that amount to something, never below 0; amounts (B, T) -> (B, c)."""
+    T, none = amounts.shape[1], batch.events == batch.none
     recency = _RECENCY ** torch.arange(T - 1, -1, -1, device=amounts.device)
-    sums = ((amounts * recency)[:, None] @ table.contrast[batch.events])[:, 0]  # (B, 64)
-    return (sums @ table.contrast[:-1].mT).clamp(min=0)
+    events = table.contrast[batch.events.masked_fill(none, 0)]  # (B, T, 64)
+    sums = (amounts * recency).masked_fill(none, 0.0)[:, None] @ events  # (B, 1, 64)
+    return (found.contrast(table) @ sums.mT)[..., 0].clamp(min=0)

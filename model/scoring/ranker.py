@@ -1,31 +1,47 @@
-"""The blend: how the signals make one score.
+"""Retrieve, then rerank: the candidates of a micro-batch, their signals, and the scores that order them.
 
-    signals of every item ─► weights that find ─► score of every item ─► best candidates ─► all their signals
-                                                                               │                   ├► weights that order
-                                                                               ─┐ │                   └► MLP
-                                                                               ──────────── + ◄┘ └── what they weigh
-                                                                               together ───────── = scores
+    last events ─► retrieve.py, the network's best, nearest to interests ─► a few hundred items ─► signals
+                                                                                                 │
+           a sample of all others: what they weigh ◄───────── linear score, weights that find ◄──┤
+                                        │                               │ the best `CANDIDATES`  │
+                                        ▼                               ▼                        ▼
+                            P(i | u, t) of the candidates ◄── weights that order and an MLP, on all signals
 
 Weights that find are learnt on the whole catalogue, those that order on the candidates: what tells an item that a user
 may want from one that nobody wants is not what tells it from the best hundred.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from typing import cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from model.scoring.batch import CONTEXT, MicroBatch
-from model.scoring.feedback import Terms, feedback
-from model.scoring.signals import RETRIEVING, SIGNALS, Found, at, everywhere
-from model.scoring.table import Table
+from model.scoring.candidates import Candidates
+from model.scoring.feedback import feedback, nearest_to_queries
+from model.scoring.retrieve import CHANNELS, Asked, Sources, Workspace, retrieve, workspace
+from model.scoring.signals import BEST, FAMILIES, computed
+from model.scoring.table import ItemTable
+from model.signals import COLUMN, FINDING, SIGNALS
+from model.statistics import HALF_LIFE_2K
 
+FOUND = 256
+"""Items that retrieval finds for a user."""
 CANDIDATES = 128
-"""Items that the MLP looks at, the best ones by the linear score."""
+"""Items that the ranker orders, the best of those found by the linear score."""
+NETWORK_BEST, NEAR_INTEREST, HAD = 48, 16, 48
+"""Items found by the network, near the strongest interest, and among those that the user had last."""
+UNTRAINED_NEAR = 64
+"""Items near each interest where nothing is learnt: then they are all that there is."""
 _HIDDEN = 32
 _LEAST_SPREAD = 0.05
+_RETRIEVING = (*CHANNELS, "popularity", "popularity-20k", "popularity-2k", "popularity-200", "age")
+_CHUNKS = 1_024  # of items, in which a card looks for the network's best
 
 
 class Weights(nn.Module):
@@ -33,7 +49,7 @@ class Weights(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.mean = nn.Parameter(torch.tensor(list(SIGNALS.values())))
+        self.mean = nn.Parameter(torch.tensor([signal.untrained for signal in SIGNALS.values()]))
         self.shift = nn.Parameter(torch.zeros(CONTEXT, len(SIGNALS)))
 
     def forward(self, context: torch.Tensor) -> torch.Tensor:
@@ -66,18 +82,17 @@ class Ranker(nn.Module):
         for part in (self.find, self.order):
             part.mean.copy_(torch.tensor([weights.get(name, 0.0) for name in SIGNALS]))
 
-    def finding(self) -> list[str]:
-        """The signals that find the candidates; before anything is learnt, those that have a weight."""
-        weighty = [name for name, weight in zip(SIGNALS, self.find.mean.tolist()) if weight]
-        finding = [name for name, finds in zip(SIGNALS, RETRIEVING.tolist()) if finds]
-        return weighty if set(weighty) - set(finding) else finding
-
-    def ordered(self, signals: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+    def ordered(self, signals: torch.Tensor, context: torch.Tensor, there: torch.Tensor | None = None) -> torch.Tensor:
         """The score of each candidate beside the others.
 
-        Shape: signals (B, candidates, signals), context (B, CONTEXT) -> (B, candidates).
+        Shape: signals (B, candidates, signals), context (B, CONTEXT), there (B, candidates) bool -> (B, candidates).
         """
-        centred, first = signals - signals.mean(1, keepdim=True), cast(nn.Linear, self.mlp[0])
+        if there is None:
+            mean = signals.mean(1, keepdim=True)
+        else:
+            weights = there[..., None] / there.sum(1).clamp(min=1)[:, None, None]
+            mean = (signals * weights).sum(1, keepdim=True)
+        centred, first = signals - mean, cast(nn.Linear, self.mlp[0])
         of_signals, of_context = first.weight.split((len(SIGNALS), CONTEXT), 1)
         hidden = F.linear(centred, of_signals / self.spread) + F.linear(context, of_context, first.bias)[:, None]
         return self.mlp[1:](hidden).squeeze(2) + (centred @ self.order(context)[..., None]).squeeze(2)
@@ -93,49 +108,237 @@ class Ranker(nn.Module):
 
 
 @dataclass
-class Scores:
-    """Signals and scores of a micro-batch over the whole catalogue; excluded items score -inf.
+class Scored:
+    """The best candidates of a micro-batch with their signals and scores, and some items of the whole catalogue.
 
-    Shape: said (B, n) each, see feedback.py; weights (B, signals), those that order; candidates (B, c) in no
-    order; scores (B, n).
+    Shape: rows (B, c), 0 where `there` (B, c) is false; signals (B, c, signals); terms (B, c, TERMS), see feedback.py;
+    scores (B, c), -inf for what must not be listed; context weights (B, signals), those that order; others (B, R, names)
+    signals and terms of the sample; rest (B,), the log of what all items weigh that are no candidates, estimated.
     """
 
-    found: Found
-    said: Terms
-    weights: torch.Tensor
-    candidates: torch.Tensor
+    rows: torch.Tensor
+    there: torch.Tensor
+    signals: torch.Tensor
+    terms: torch.Tensor
     scores: torch.Tensor
+    weights: torch.Tensor
+    others: torch.Tensor
+    rest: torch.Tensor
+    sources: Sources
+    found: Candidates
+
+    def probabilities(self, scores: torch.Tensor) -> torch.Tensor:
+        """P(i | u, t) of candidates with these scores, over the whole catalogue."""
+        total = torch.logaddexp(self.scores.logsumexp(1), self.rest)
+        return torch.exp(scores - total[:, None]).nan_to_num(0.0)
+
+
+@dataclass
+class Found:
+    """What retrieval found, with the linear score; the sample's columns come last.
+
+    Shape: rows, there (B, C + R); signals (B, C + R, finding); terms (B, C + R, TERMS); linear (B, C + R), -inf for
+    what must not be listed; best (B, c) columns of the candidates; sampled, as many as the last columns.
+    """
+
+    candidates: Candidates
+    signals: torch.Tensor
+    terms: torch.Tensor
+    linear: torch.Tensor
+    best: torch.Tensor
+    sampled: int
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="retrieve")
+
+
+@cache
+def _workspaces() -> list[Workspace]:
+    return []
 
 
 @torch.inference_mode()
-def linear(ranker: Ranker, table: Table, batch: MicroBatch, excluded: torch.Tensor) -> Scores:
-    """Compute the signals that find candidates, their weighted sum and the candidates; excluded (B, n) bool."""
-    found, weights = everywhere(table, batch, ranker.finding()), ranker.find(batch.context)
-    columns = {name: weights[:, column : column + 1] for column, name in enumerate(SIGNALS) if name in found}
-    same = [name for name in found if len(found[name]) == 1]  # for every user: one product for all of them
-    scores = torch.zeros(excluded.shape, device=excluded.device)
-    if same:
-        torch.mm(torch.cat([columns[name] for name in same], 1), torch.cat([found[name] for name in same]), out=scores)
-    for name in found:
-        if name not in same:
-            scores.addcmul_(columns[name], found[name])
-    said = feedback(table, batch)
-    for term in said.values():
-        scores += term
-    scores.masked_fill_(excluded, -torch.inf)
-    candidates = scores.topk(min(CANDIDATES, scores.shape[1]), sorted=False).indices
-    return Scores(found, said, ranker.order(batch.context), candidates, scores)
+def find(ranker: Ranker, table: ItemTable, batch: MicroBatch, sample: np.ndarray | None = None) -> Found:
+    """Retrieve, and score linearly.
+
+    Args:
+        sample: rows (B, R) whose signals are wanted too; those of the table if not given.
+    """
+    B, weights = len(batch.history), ranker.find(batch.context)
+    sample = np.broadcast_to(table.sample, (B, len(table.sample))) if sample is None else sample
+    hidden = hidden_of(table, batch)
+    rows, sums, allowed, sources, space = _retrieve(ranker, table, batch, hidden, weights, sample)
+    device = batch.history.device
+    there = torch.from_numpy(np.concatenate((rows >= 0, allowed), 1)).to(device)
+    every = np.concatenate((rows, sample), 1)
+    found = Candidates(
+        torch.from_numpy(every.clip(min=0).astype(np.int64)).to(device), there, torch.from_numpy(sums).to(device),
+        hidden, sources, space,
+    ).open(table, every)  # fmt: skip
+    signals, terms = computed(FAMILIES, table, batch, found), feedback(table, batch, found)
+    linear = (signals @ weights[:, : len(FINDING), None])[..., 0] + terms.sum(2)
+    linear = linear.masked_fill(~there, -torch.inf)
+    best = linear[:, : rows.shape[1]].topk(min(CANDIDATES, rows.shape[1]), sorted=False).indices
+    return Found(found, signals, terms, linear, best, sample.shape[1])
+
+
+def hidden_of(table: ItemTable, batch: MicroBatch) -> torch.Tensor:
+    """What the network makes of the last events; (B, width)."""
+    network = table.scorer.network
+    tokens = (
+        F.pad(table.items, (0, 0, 0, 1))[batch.history] if len(table) < 1 << 15 else _rows(table.items, batch.history)
+    )
+    return network(tokens, batch.gaps, batch.actions, batch.kind, newest=True)[:, 0]
+
+
+def _rows(items: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    none = rows == len(items)
+    return items[rows.masked_fill(none, 0)].masked_fill_(none[..., None], 0.0)
+
+
+def _retrieve(
+    ranker: Ranker, table: ItemTable, batch: MicroBatch, hidden: torch.Tensor, weights: torch.Tensor, sample: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, Sources, Workspace]:
+    B = len(batch.history)
+    table.index.look_up(np.unique(batch.host.history))
+    forced = _forced(table, batch, hidden)
+    asked = Asked(
+        batch.host.history, weights[:, [COLUMN[name] for name in _RETRIEVING]].cpu().numpy().astype(np.float32), forced,
+        table.heads, np.ascontiguousarray(sample, dtype=np.int32), batch.host.excluded, batch.host.excluded_from,
+    )  # fmt: skip
+    sources, space = table.sources(), _space(B)
+    rows = np.zeros((B, min(FOUND, max(1, len(table)))), np.int32)
+    sums = np.zeros((B, rows.shape[1] + sample.shape[1], len(CHANNELS)), np.float32)
+    allowed = np.zeros(sample.shape, bool)
+    threads = torch.get_num_threads()
+    if threads == 1 or B < 2 * threads:
+        retrieve(sources, asked, space, 0, B, rows, sums, allowed)
+    else:
+        bounds = np.linspace(0, B, 4 * threads + 1).astype(int).tolist()
+        parts = [
+            _pool(threads).submit(retrieve, sources, asked, space, first, last, rows, sums, allowed)
+            for first, last in zip(bounds, bounds[1:])
+        ]
+        for part in parts:
+            part.result()
+    return rows, sums, allowed, sources, space
+
+
+def _space(users: int) -> Workspace:
+    """A workspace for so many users, made once."""
+    kept = _workspaces()
+    if not kept or len(kept[0].slots) < users:
+        kept[:] = [workspace(users)]
+    return kept[0]
+
+
+def _forced(table: ItemTable, batch: MicroBatch, hidden: torch.Tensor) -> np.ndarray:
+    """Candidates that no table of partners finds: the network's best, what is near an interest or a query, what the
+    user had last; (B, F) int32, -1 for none.
+    """
+    parts = [_near_interests(table, batch), _had_last(batch)]
+    if table.scorer.is_trained:
+        parts.append(_network_best(table, batch, hidden))
+    if len(batch.queries):
+        queries = np.full((len(batch.history), FOUND // 4), -1)
+        near = nearest_to_queries(table, batch, FOUND // 4)
+        queries[batch.query_owner.cpu().numpy(), : near.shape[1]] = near
+        parts.insert(0, queries)
+    return np.concatenate(parts, 1).astype(np.int32)
+
+
+def _near_interests(table: ItemTable, batch: MicroBatch) -> np.ndarray:
+    trained = table.scorer.is_trained
+    count, k = (1, NEAR_INTEREST) if trained else (batch.interests.shape[1], UNTRAINED_NEAR)
+    strongest = batch.weights.topk(min(count, batch.weights.shape[1])).indices  # (B, I)
+    vectors = batch.interests.gather(1, strongest[..., None].expand(-1, -1, batch.interests.shape[2])) - table.mean
+    near = table.index.nearest(F.normalize(vectors, dim=2).flatten(0, 1).cpu().numpy(), k)
+    near = np.where((batch.weights.gather(1, strongest) > 0).cpu().numpy().reshape(-1, 1), near, -1)
+    return near.reshape(len(batch.history), -1)
+
+
+def _had_last(batch: MicroBatch) -> np.ndarray:
+    """The items that each user had last; (B, HAD)."""
+    given = batch.host
+    owner = np.repeat(np.arange(len(given.history)), np.diff(given.had_from))
+    order = np.lexsort((given.had_gaps_s, owner))
+    at = np.arange(len(order)) - given.had_from[owner]
+    rows = np.full((len(given.history), HAD), -1)
+    rows[owner[at < HAD], at[at < HAD]] = given.had[order[at < HAD]]
+    return rows
+
+
+def _network_best(table: ItemTable, batch: MicroBatch, hidden: torch.Tensor) -> np.ndarray:
+    """The items that the network puts first, without those that must not be listed; (B, NETWORK_BEST)."""
+    searched = table.searched
+    every = np.arange(len(table)) if searched is None else searched
+    log_popularity = table.log_popularity(every.astype(np.int32))[:, HALF_LIFE_2K]
+    bias = table.bias(every, log_popularity)
+    items = table.items if searched is None else table.items[torch.from_numpy(searched)]
+    scores = torch.addmm(bias, hidden, items.mT)
+    excluded, owner = batch.excluded, batch.excluded_owner
+    if searched is not None and len(searched):
+        at = np.searchsorted(searched, batch.host.excluded).clip(max=len(searched) - 1)
+        same = torch.from_numpy(searched[at] == batch.host.excluded)
+        excluded, owner = torch.from_numpy(at)[same], owner[same]
+    scores[owner, excluded] = -torch.inf
+    best = _topk(scores, min(NETWORK_BEST, scores.shape[1]))
+    rows = every[best.indices.cpu().numpy()]
+    return np.where(best.values.cpu().numpy() > -np.inf, rows, -1)
+
+
+def _topk(scores: torch.Tensor, k: int) -> torch.return_types.topk:
+    """On a card by the chunks that hold the largest: there it costs more to look for them than to compute them all."""
+    B, n = scores.shape
+    if scores.device.type == "cpu" or n < _CHUNKS * k:
+        return scores.topk(k)
+    width = -(-n // _CHUNKS)
+    chunks = F.pad(scores, (0, _CHUNKS * width - n), value=-torch.inf).view(B, _CHUNKS, width)
+    largest = chunks.amax(2).topk(k).indices  # (B, k): the k best are in these chunks
+    best = chunks.gather(1, largest[..., None].expand(-1, -1, width)).flatten(1).topk(k)
+    at = largest.gather(1, best.indices // width) * width + best.indices % width
+    return torch.return_types.topk((best.values, at))
 
 
 @torch.inference_mode()
-def rerank(ranker: Ranker, table: Table, batch: MicroBatch, excluded: torch.Tensor) -> Scores:
-    """The same with the candidates in their order; what they weigh togetherbeside all other items stays as it was."""
-    scored = linear(ranker, table, batch, excluded)
-    before = scored.scores.gather(1, scored.candidates)
-    after = ranker.ordered(at(table, batch, scored.found, scored.candidates), batch.context).nan_to_num(0.0)
-    for term in scored.said.values():
-        after += term.gather(1, scored.candidates)
-    after.masked_fill_(before == -torch.inf, -torch.inf)
+def rerank(ranker: Ranker, table: ItemTable, batch: MicroBatch) -> Scored:
+    """Retrieve and order the candidates; what they weigh together beside all others stays as the linear score has it."""
+    found = find(ranker, table, batch)
+    given, best = found.candidates, found.best
+    C = found.linear.shape[1] - found.sampled
+    chosen = chosen_of(given, table, best)
+    signals = torch.cat((_at(found.signals, best), computed(BEST, table, batch, chosen)), 2)
+    terms, before = _at(found.terms, best), found.linear.gather(1, best)
+    chosen.there &= before > -torch.inf
+    after = ranker.ordered(signals, batch.context, chosen.there).nan_to_num(0.0) + terms.sum(2)
+    after = after.masked_fill(~chosen.there, -torch.inf)
     moved = (before.logsumexp(1, keepdim=True) - after.logsumexp(1, keepdim=True)).nan_to_num(0.0)
-    scored.scores.scatter_(1, scored.candidates, after + moved)
-    return scored
+    rest = rest_of(found, chosen, C, len(table))
+    others = torch.cat((found.signals[:, C:], found.terms[:, C:]), 2)
+    weights = ranker.order(batch.context)
+    return Scored(
+        chosen.rows, chosen.there, signals, terms, after + moved, weights, others, rest, given.sources, chosen
+    )
+
+
+def chosen_of(found: Candidates, table: ItemTable, columns: torch.Tensor) -> Candidates:
+    """Some of the candidates; columns (B, c)."""
+    rows, there = found.rows.gather(1, columns), found.there.gather(1, columns)
+    some = Candidates(rows, there.clone(), _at(found.sums, columns), found.hidden, found.sources, found.space)
+    some.log_popularity = _at(found.log_popularity, columns)
+    some.host_rows = np.take_along_axis(found.host_rows, columns.cpu().numpy(), 1)
+    return some
+
+
+def _at(values: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    return values.gather(1, columns[..., None].expand(-1, -1, values.shape[2]))
+
+
+def rest_of(found: Found, chosen: Candidates, first: int, items: int) -> torch.Tensor:
+    """The log of what the items weigh that are no candidates, from a sample of all; exact where all are in it; (B,)."""
+    sampled = found.candidates.rows[:, first:]
+    is_candidate = ((chosen.rows[:, :, None] == sampled[:, None]) & chosen.there[..., None]).any(1)  # (B, R)
+    linear = found.linear[:, first:].masked_fill(is_candidate, -torch.inf)
+    return linear.logsumexp(1) + float(np.log(max(1, items) / max(1, sampled.shape[1])))

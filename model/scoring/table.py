@@ -1,146 +1,318 @@
-"""What a scorer knows of every item of a catalogue, in the rows of the catalogue."""
+"""What a scorer knows of every item of a catalogue: what is trained, what is counted, what its text says.
+
+    the version ───────┐
+    item statistics ───┼─► a row for each item of the catalogue; `sync` computes what has changed since, and nothing else
+    catalogue's index ─┘
+
+Columns live in numpy, where compiled loops read them; what a card needs of them it has a copy of.
+"""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from numba import njit
 
-from model.catalogue import Catalogue
-from model.scoring.network import Network
+from model.scoring.index import CatalogueIndex
+from model.scoring.retrieve import BACK_OFF, LEAST, UNSEEN, Sources
+from model.signals import SIGNALS
+from model.statistics import EVER, HALF_LIFE_2K, HALF_LIFE_20K, HALF_LIFE_200, HALF_LIVES, PAIRS, ItemStatistics
 
-HALF_LIVES = (float("inf"), 20_000.0, 2_000.0, 200.0)
-"""Popularity is counted with these half-lives, in events."""
-EVER, LATELY, TRENDING, NOW = range(len(HALF_LIVES))
-NEIGHBOURS = ("transitions", "recent-transitions", "next", "ease", "taste", "text")
-"""Counted tables: for every item the items that follow from it (taste: that lead to it), best first, with weights."""
-LENGTH = 512
-"""Newest items kept of a peer."""
-PLACES = 256
-"""Newest places kept of an item in the histories of peers."""
-NEAR = 10
-"""Items at most so far apart in a history stand near each other."""
-ALIKE = 16
-"""Items with the nearest texts from which an item inherits."""
+if TYPE_CHECKING:
+    from model.score import Scorer
+
+HEADS = 48
+"""So many of the items most chosen, by each half-life, are always looked at."""
 KNOWN = 20
 """Choices after which an item that came late is one like the others."""
-UNSEEN = 0.05
-"""Choices that an item is given before it is chosen, so that every count has a logarithm."""
-_BACK_OFF = 0.02  # what popularity adds to a counted table, so that no item is impossible
+SAMPLE = 64
+"""Items drawn that stand for all that are no candidates."""
+EXACT_NETWORK = 16_384
+"""On a CPU the network looks for its best among so many items, those most chosen."""
+MOST_NEW = 4_096
+"""So many new items are looked at for exploration, those that came last."""
+_HEADS_BY = (HALF_LIFE_20K, HALF_LIFE_2K, HALF_LIFE_200)
 
 
-class Table:
-    """What a scorer knows of the items of one catalogue revision; row n of the padded tables stands for no item.
+class ItemTable:
+    """Rows of the catalogue's items as a scorer sees them.
 
-    Counted tables are not copied: `led` looks up the rows that a micro-batch needs, so a table is made in milliseconds.
-
-    Args:
-        network: of the scorer, as `items` and `bias` are computed with it.
-        text: the catalogue's vectors, projected by the network; None computes them.
-        counted: what the scorer has counted, its `tables`.
-
-    Shape: text (n, width), counted by the scorer's m items -> rows (n + 1,) of the scorer, m for none; back (m + 1,)
-    rows of the catalogue, n for none; items (n + 1, width); bias (n,); log_counts (HALF_LIVES, n); first (n + 1,), -1
-    for never; back_off, age (n,); vectors (n, 64), mean (64,) of them, contrast (n + 1, 64) the same without their
-    mean, unit length; new (x,) rows of items that came late and were hardly chosen; taken (u, LENGTH) rows of the
-    catalogue, n for none; rarity (n + 1,).
+    Shape: items (n, width) the network's vectors; statistics_row, trained_row (n,) rows of the statistics and of the
+    network's ids, -1 for none; new (x,) rows of items that came late and were hardly chosen; heads (h,), sample (R,)
+    rows; searched (s,) rows among which the network looks for its best, None for all.
     """
 
-    @torch.no_grad()
-    def __init__(
-        self, network: Network, text: torch.Tensor | None, counted: dict[str, torch.Tensor], catalogue: Catalogue
-    ) -> None:
-        keys = counted["keys"]
-        self._device, n, m = keys.device, len(catalogue), len(keys)
-        self.network, self._counted, self._catalogue = network, counted, catalogue
-        rows = torch.from_numpy(find(keys.cpu().numpy(), catalogue.keys.view(np.int64))).to(self._device)
-        self.rows = F.pad(rows, (0, 1), value=m)
-        self.back = torch.full((m + 1,), n, device=self._device)
-        self.back[rows] = torch.arange(n, device=self._device)
-        self.back[m] = n
-        self._back = F.pad(self.back, (1, 0), value=n)  # from -1 on: looked up by the million
-        counts = padded(counted["counts"].mT)[rows].mT  # (HALF_LIVES, n)
-        self.text = network.project(self._encoded()) if text is None else text
-        self.items = padded(network.items(self.text, padded(network.ids)[rows], counts[EVER]))
-        self.log_counts = torch.log(counts + UNSEEN) - torch.log(counts.sum(1, keepdim=True) + UNSEEN * n)
-        self.bias = padded(network.bias)[rows] + network.popularity * self.log_counts[TRENDING]
-        self.back_off = _BACK_OFF * self.log_counts[LATELY].exp() + 1e-6
-        self.rarity = 1 / torch.log(2 + padded(counts[EVER]))
-        self._open_times(counts[EVER])
-        self.vectors = torch.from_numpy(catalogue.interest_vectors).to(self._device)
-        self.mean = self.vectors.mean(0)
-        self.contrast = padded(F.normalize(self.vectors - self.mean, dim=1))
-        items, cosines = (part[:, :ALIKE] for part in self.led("text", torch.arange(n, device=self._device)))
-        self._alike = items.clamp(max=max(0, n - 1)), cosines**4
-        self.taken, self._places = self.back[counted["peers_taken"].long()], counted["peers_places"]
-        self._texts: torch.Tensor | None = None
+    def __init__(self, scorer: "Scorer", statistics: ItemStatistics, index: CatalogueIndex) -> None:
+        self.scorer, self.statistics, self.index = scorer, statistics, index
+        self.device, self.encoder_version = scorer.device, index.catalogue.encoder_version
+        self._changes, self._seen, self._revision, self._count = -1, -1, -1, 0
+        self._room = 0
+        self._trained = _sorted(scorer.keys.cpu().numpy().view(np.uint64))
+        self._settled = np.sort(scorer.settled.cpu().numpy().view(np.uint64))
+        self.catalogue_row = np.full(1, -1, np.int32)
+        self._statistics = 0  # rows of it that are mapped
+        self.heads = self.sample = self.new = np.zeros(0, np.int32)
+        self.searched: np.ndarray | None = None
+        self._make_room(0)
+        self.sync()
 
-    def _open_times(self, chosen: torch.Tensor) -> None:
-        """When each item was chosen first, and which are new; chosen (n,) how often."""
-        learnt, late = int(self._counted["learnt"]), padded(self._counted["late"])[self.rows[:-1]].bool()
-        self.first = F.pad(self._counted["first"], (0, 1), value=-1.0)[self.rows]
-        first = self.first[:-1]
-        self.age = torch.where(first < 0, 0.0, torch.log1p((learnt - first).clamp(min=0)) / 3)
-        unknown = self.rows[:-1] == len(self._counted["keys"])
-        is_new = (unknown | late & (chosen < KNOWN)) & (learnt > 0)
-        self.new = is_new.nonzero()[:, 0]
+    def __len__(self) -> int:
+        return self._count
 
-    def _encoded(self) -> torch.Tensor:
-        """The encoder's vectors; (n, dim)."""
-        vectors = self._catalogue.vectors.reshape(len(self._catalogue), self.network.sizes.dim)
-        return torch.from_numpy(vectors).to(self._device)
+    def _make_room(self, n: int) -> None:
+        if n <= self._room and self._room:
+            return
+        width, dim = self.scorer.sizes.width, 1 if n < 1_024 else n // 4
+        self._room = n + max(1_024, dim)
+        for name, shape, kind, empty in (
+            ("_items", (width,), np.float32, 0),
+            ("_text", (width,), np.float32, 0),
+            ("_keys", (), np.uint64, 0),
+            ("statistics_row", (), np.int32, -1),
+            ("trained_row", (), np.int32, -1),
+            ("_late", (), bool, False),
+        ):
+            new = np.full((self._room, *shape), empty, kind)
+            old = getattr(self, name, new[:0])
+            new[: len(old)] = old
+            setattr(self, name, new)
+        self._card: dict[str, torch.Tensor] = {}
 
-    def texts(self) -> torch.Tensor:
-        """The encoder's vectors, unit length; made when the first search needs them; (n, dim)."""
-        if self._texts is None:
-            self._texts = F.normalize(self._encoded(), dim=1)
-        return self._texts
+    def sync(self) -> None:
+        """Take in what has changed in the catalogue and in the statistics since the last call."""
+        statistics, index = self.statistics, self.index
+        index.sync()
+        if (index.changes, statistics.seen, statistics.revision) == (self._changes, self._seen, self._revision):
+            return
+        rows = index.changed_since(self._changes) if self._changes >= 0 else np.arange(len(index))
+        catalogue_changed = self._changes != index.changes
+        if catalogue_changed:
+            self._take_in(rows)
+        counted = self._take_in_statistics()
+        stale = np.unique(np.concatenate((rows, counted))) if len(counted) else rows
+        self._update_items(stale)
+        if catalogue_changed or statistics.revision != self._revision:
+            self._follow_popularity(catalogue_changed)
+        self._changes, self._seen, self._revision = index.changes, statistics.seen, statistics.revision
 
-    def led(self, name: str, history: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Where each past event leads by a counted table.
+    @torch.inference_mode()
+    def _take_in(self, rows: np.ndarray) -> None:
+        """Map the items of these rows, and those that were there before."""
+        catalogue, n = self.index.catalogue, len(self.index)
+        gone = np.concatenate((rows[rows < self._count], np.arange(n, self._count)))
+        before = self.statistics_row[gone]
+        self.catalogue_row[before[before >= 0]] = -1
+        self._make_room(n)
+        self._count = n
+        keys = catalogue.keys[rows]
+        self._keys[rows] = keys
+        row_of = self.statistics.row_of
+        known = np.fromiter((row_of.get(key, -1) for key in keys.tolist()), np.int32, len(keys))
+        self.statistics_row[rows] = np.where(known < self._statistics, known, -1)
+        there = (known >= 0) & (known < self._statistics)
+        self.catalogue_row[known[there]] = rows[there]
+        self.trained_row[rows] = _find(*self._trained, keys)
+        at = np.searchsorted(self._settled, keys).clip(max=max(0, len(self._settled) - 1))
+        self._late[rows] = self._settled[at] != keys if len(self._settled) else True
+        self._text[rows] = self._projected(catalogue.vectors[rows])
+        self._open_fitted()
 
-        Shape: history (B, T) rows of the catalogue, n for none -> items (B, T, c), likewise, and weights (B, T, c).
-        """
-        items, weights = self._counted[f"{name}_items"], self._counted[f"{name}_weights"]
-        if not len(items):
-            shape = (*history.shape, 0)
-            return history.new_zeros(shape), weights.new_zeros(shape)
-        rows = self.rows[history]
-        none = rows == len(items)
-        rows, shape = rows.masked_fill(none, 0).flatten(), (*history.shape, items.shape[1])
-        led = self._back.index_select(0, items.index_select(0, rows).add_(1).flatten()).view(shape)
-        return led, weights.index_select(0, rows).view(shape).masked_fill_(none[..., None], 0.0)
+    def _projected(self, vectors: np.ndarray) -> np.ndarray:
+        network = self.scorer.network
+        wanted = torch.from_numpy(np.ascontiguousarray(vectors)).view(len(vectors), network.sizes.dim)
+        return network.project(wanted.to(self.device)).float().cpu().numpy()
 
-    def alike(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The items with the nearest texts, and how much each counts, 0 for none; (B, c) -> (B, c, ALIKE) each."""
-        items, weights = (part.index_select(0, rows.flatten()).view(*rows.shape, part.shape[1]) for part in self._alike)
-        return items, weights
+    def _open_fitted(self) -> None:
+        """The tables fitted in closed form, in rows of the catalogue."""
+        rows = self.index.catalogue.rows(self.scorer.fitted_keys.cpu().numpy().view(np.uint64).tolist())
+        padded = np.append(rows, -1).astype(np.int32)
+        self.fitted_row = np.full(self._room, -1, np.int32)
+        self.fitted_row[rows[rows >= 0]] = np.flatnonzero(rows >= 0)
+        self.fitted = {
+            name: (
+                np.ascontiguousarray(padded[getattr(self.scorer, f"{name}_items").cpu().numpy()]),
+                getattr(self.scorer, f"{name}_weights").cpu().numpy(),
+            )
+            for name in ("ease", "taste")
+        }
 
-    def places(self, history: torch.Tensor) -> torch.Tensor:
-        """Where peers have past events' items in `taken`, counted through, or -1; (B, T) -> (B, T, PLACES) int32."""
-        if not len(self._places) or not len(self.taken):
-            return self._places.new_full((*history.shape, 0), -1)
-        rows = self.rows[history]
-        none = rows == len(self._places)
-        places = self._places.index_select(0, rows.masked_fill(none, 0).flatten()).view(*history.shape, -1)
-        return places.masked_fill_(none[..., None], -1)
+    def _take_in_statistics(self) -> np.ndarray:
+        """Map items that were chosen for the first time; the rows of the catalogue whose counts have changed."""
+        statistics = self.statistics
+        if len(statistics) > len(self.catalogue_row):
+            grown = np.full(2 * len(statistics), -1, np.int32)
+            grown[: len(self.catalogue_row)] = self.catalogue_row
+            self.catalogue_row = grown
+        for row in range(self._statistics, len(statistics)):
+            at = self.index.catalogue.row(int(statistics.keys[row]))
+            self.catalogue_row[row] = at
+            if at >= 0:
+                self.statistics_row[at] = row
+        self._statistics = len(statistics)
+        if self._seen < 0:
+            return np.zeros(0, np.int64)
+        changed = self.catalogue_row[statistics.changed_since(self._seen - 1)]
+        return changed[changed >= 0].astype(np.int64)
 
-    def near(self, places: torch.Tensor) -> torch.Tensor:
-        """The items before and after each place in a peer's ring, the nearest first; (B, p) -> (B, p, 2 NEAR)."""
-        length, step = self.taken.shape[1], torch.arange(1, NEAR + 1, device=places.device)
-        ring = (places % length)[..., None] + torch.cat((-step, step))
-        at = (places - places % length)[..., None] + ring.remainder_(length)
-        return self.taken.flatten().index_select(0, at.flatten()).view(at.shape)
+    @torch.inference_mode()
+    def _update_items(self, rows: np.ndarray) -> None:
+        """The network's vectors of these items: their text, and an embedding that opens as they are chosen."""
+        if not len(rows):
+            return
+        network, trained = self.scorer.network, self.trained_row[rows]
+        has = trained >= 0
+        self._items[rows] = self._text[rows]
+        if has.any():
+            counts = self._chosen(rows[has], EVER).astype(np.float32)
+            ids = network.ids[torch.from_numpy(trained[has].astype(np.int64)).to(self.device)]
+            text, counts = torch.from_numpy(self._text[rows[has]]), torch.from_numpy(counts)
+            vectors = network.items(text.to(self.device), ids, counts.to(self.device))
+            self._items[rows[has]] = vectors.float().cpu().numpy()
+        self._copy_rows(rows)
+
+    def _copy_rows(self, rows: np.ndarray) -> None:
+        """Bring changed rows to the card."""
+        if self.device.type == "cpu":
+            return
+        columns = {"items": self._items, "contrast": self.index._contrast}
+        at = torch.from_numpy(rows).to(self.device)
+        for name, column in columns.items():
+            there = self._card.get(name)
+            if there is None or len(there) < self._room:
+                self._card[name] = torch.zeros(self._room, column.shape[1], device=self.device)
+                self._card[name][: self._count] = torch.from_numpy(column[: self._count]).to(self.device)
+            else:
+                there[at] = torch.from_numpy(column[rows]).to(self.device)
+
+    def _column(self, name: str, column: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(column) if self.device.type == "cpu" else self._card[name]
+
+    @property
+    def items(self) -> torch.Tensor:
+        """Shape: (n, width)."""
+        return self._column("items", self._items)[: self._count]
+
+    @property
+    def contrast(self) -> torch.Tensor:
+        """The interest vectors beside their mean, unit length; (n, 64)."""
+        return self._column("contrast", self.index._contrast)[: self._count]
+
+    @property
+    def mean(self) -> torch.Tensor:
+        return torch.from_numpy(self.index.mean).to(self.device)
+
+    def _chosen(self, rows: np.ndarray, by: int) -> np.ndarray:
+        """How often items were chosen, old choices fading; (r,)."""
+        at = self.statistics_row[rows]
+        counts = self.statistics.items.chosen[at, by] if len(self.statistics) else np.zeros(len(at))
+        return np.where(at >= 0, counts * self.statistics.factors()[by], 0.0)
+
+    def _follow_popularity(self, anew: bool) -> None:
+        """The heads of the popularities, what is drawn, and what is new; their order changes only by what is added."""
+        n, statistics = self._count, self.statistics
+        if anew:
+            drawn = np.random.default_rng(0).permutation(n)[:SAMPLE]
+            self.sample = np.sort(drawn).astype(np.int32)
+        counted = self.catalogue_row[: len(statistics)]
+        if anew or self._seen < 0:
+            rows = np.flatnonzero(counted >= 0)
+        else:
+            rows = np.concatenate((statistics.changed_since(self._seen - 1), self.statistics_row[self.heads]))
+            rows = np.unique(rows[(rows >= 0) & (counted[rows] >= 0)]) if len(rows) else rows
+        heads: Iterable[np.ndarray] = (_largest(statistics.items.chosen[rows, by], HEADS) for by in _HEADS_BY)
+        self.heads = (
+            np.unique(np.concatenate([counted[rows[at]] for at in heads])) if len(rows) else np.zeros(0, np.int32)
+        )
+        self._find_searched(anew)
+        late = np.flatnonzero(self._late[:n])[-MOST_NEW:] if self.scorer.is_trained else np.zeros(0, np.int64)
+        self.new = late[self._chosen(late, EVER) < KNOWN]
+
+    def _find_searched(self, anew: bool) -> None:
+        if self.device.type != "cpu" or self._count <= EXACT_NETWORK:
+            self.searched = None
+        elif anew or self.searched is None or self.statistics.seen > 1.1 * self._searched_at:
+            counts = np.zeros(self._count)
+            counted = self.catalogue_row[: len(self.statistics)]
+            there = counted >= 0
+            counts[counted[there]] = self.statistics.items.chosen[: len(counted)][there, HALF_LIFE_20K]
+            self.searched = np.sort(_largest(counts, EXACT_NETWORK)).astype(np.int64)
+            self._searched_at = self.statistics.seen
+
+    def sources(self) -> Sources:
+        """What retrieval reads."""
+        statistics, factors = self.statistics, self.statistics.factors()
+        near, nearness = self.index.tables()
+        transitions, recent, following = statistics.pairs.values()
+        rules = list(PAIRS.values())
+        return Sources(
+            self.statistics_row, self.catalogue_row, transitions, recent, following,
+            factors[len(HALF_LIVES) :], np.array([rule.shrink for rule in rules]),
+            np.array([*(rule.decay for rule in rules), SIGNALS["ease"].decay]),
+            self.fitted_row, *self.fitted["ease"], near, nearness, statistics.log, statistics.items, statistics.seen,
+            factors[: len(HALF_LIVES)], self._total(HALF_LIFE_20K),
+        )  # fmt: skip
+
+    def _total(self, by: int) -> float:
+        """A popularity of all items, with what each is given."""
+        return float(self.statistics.items.totals[by] * self.statistics.factors()[by] + UNSEEN * max(1, self._count))
+
+    def log_popularity(self, rows: np.ndarray) -> np.ndarray:
+        """Log shares of the popularities; rows (...) of the catalogue -> (..., HALF_LIVES) float32."""
+        counts = _popularity(
+            rows.ravel(),
+            self.statistics_row,
+            self.statistics.items.chosen,
+            self.statistics.factors()[: len(HALF_LIVES)],
+        )
+        totals = np.array([self._total(by) for by in range(len(HALF_LIVES))], np.float32)
+        return (np.log(counts + np.float32(UNSEEN)) - np.log(totals)).reshape(*rows.shape, len(HALF_LIVES))
+
+    def first(self, rows: np.ndarray) -> np.ndarray:
+        """The event that chose each item first, -1 for none; rows (...), -1 for no item."""
+        at = np.where(rows >= 0, self.statistics_row[rows], -1)
+        return np.where(at >= 0, self.statistics.items.first[at], -1) if len(self.statistics) else np.full(at.shape, -1)
+
+    @torch.inference_mode()
+    def bias(self, rows: np.ndarray, log_popularity: np.ndarray) -> torch.Tensor:
+        """The network's bias of items; rows (...), log_popularity (...) of 2,000 events -> (...)."""
+        network, trained = self.scorer.network, self.trained_row[rows]
+        bias = network.popularity * torch.from_numpy(log_popularity).to(self.device)
+        if len(network.bias):
+            at = torch.from_numpy(trained.clip(min=0).astype(np.int64)).to(self.device)
+            bias = bias + torch.where(at.new_tensor(trained) >= 0, network.bias[at], 0.0)
+        return bias
 
 
-def find(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Where each wanted key stands in `keys`, len(keys) if nowhere; (n,) int64."""
-    if not len(keys):
-        return np.zeros(len(wanted), np.int64)
+@njit(cache=True)
+def _popularity(rows, statistics_row, chosen, factors):
+    counts = np.zeros((len(rows), len(factors)), np.float32)
+    for at in range(len(rows)):
+        row = statistics_row[rows[at]] if rows[at] >= 0 else -1
+        if row >= 0:
+            for by in range(len(factors)):
+                counts[at, by] = chosen[row, by] * factors[by]
+    return counts
+
+
+def back_off(log_popularity_20k: torch.Tensor) -> torch.Tensor:
+    """What popularity adds to the share of an item in a counted table, so that none is impossible."""
+    return BACK_OFF * log_popularity_20k.exp() + LEAST
+
+
+def _largest(values: np.ndarray, k: int) -> np.ndarray:
+    k = min(k, len(values))
+    return np.argpartition(-values, k - 1)[:k] if k else np.zeros(0, np.int64)
+
+
+def _sorted(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     order = np.argsort(keys)
-    at = np.searchsorted(keys, wanted, sorter=order)
-    rows = order[at.clip(max=len(keys) - 1)]
-    return np.where(keys[rows] == wanted, rows, len(keys))
+    return keys[order], order
 
 
-def padded(table: torch.Tensor) -> torch.Tensor:
-    """One more row, of zeros; (m, ...) -> (m + 1, ...)."""
-    return torch.cat((table, table.new_zeros(1, *table.shape[1:])))
+def _find(keys: np.ndarray, order: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """The rows of keys, -1 for those that are not there; (w,) -> (w,) int32."""
+    if not len(keys):
+        return np.full(len(wanted), -1, np.int32)
+    at = np.searchsorted(keys, wanted).clip(max=len(keys) - 1)
+    return np.where(keys[at] == wanted, order[at], -1).astype(np.int32)

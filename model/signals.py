@@ -1,0 +1,72 @@
+"""The registry of signals: every name by which a list says why an item is on it, in the order of the ranker's weights.
+
+A signal says of an item how well it would go with a user now, in one way, on the scale of a log probability. To add
+one: an entry here, and a function in model/scoring/signals.py. What is counted for it is a rule of model/statistics.py.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Signal:
+    """One signal.
+
+    Attributes:
+        because: its words in a reason, with `{}` for the past events or categories that carry it.
+        alone: its words where nothing is known that carries it.
+        carriers: how the past events that carry it are found: by a table of partners ("table"), by the network's item
+            vectors ("items"), by texts ("vectors"), or not at all ("").
+        decay: how much less an event further back counts than the next newer one.
+        untrained: its weight before anything is learnt.
+        start: the weight from which learning sets out.
+        finds: it is computed of all items that retrieval found; else of the best of them only.
+        had_only: it lifts nothing that the user never had.
+    """
+
+    because: str
+    alone: str
+    carriers: str = ""
+    decay: float = 1.0
+    untrained: float = 0.0
+    start: float = 0.0
+    finds: bool = True
+    had_only: bool = False
+
+
+SIGNALS = {
+    "network": Signal("because of {}", "fits the latest events", "items", start=0.8),
+    "popularity": Signal("popular with those of {}", "popular"),
+    "popularity-20k": Signal("lately popular with those of {}", "lately popular"),
+    "popularity-2k": Signal("trending with those of {}", "trending", start=0.1),
+    "popularity-200": Signal("trending now with those of {}", "trending now"),
+    "age": Signal("how new it is, beside {}", "how new it is"),
+    "transitions": Signal("often follows {}", "often comes next", "table", 0.85, start=0.1),
+    "recent-transitions": Signal("lately follows {}", "lately comes next", "table", 0.85, start=0.1),
+    "next": Signal("came right after {}", "comes right next", "table", 0.5, start=0.1),
+    "ease": Signal("goes together with {}", "goes together with past events", "table", 0.85, start=0.1),
+    "neighbour-users": Signal("taken around {} by users alike", "taken by users alike", start=0.1),
+    "had": Signal("chosen often before, beside {}", "chosen often before", untrained=-5.0, start=-1.0, had_only=True),
+    "had-lately": Signal("chosen before, not long ago, beside {}", "chosen before, not long ago", had_only=True),
+    "had-near": Signal("chosen a few events ago, beside {}", "chosen a few events ago", had_only=True),
+    "text": Signal("reads like {}", "reads like past events", "table", start=0.05),
+    "interest": Signal("close to an interest in {}", "close to an interest", "vectors", untrained=1.0),
+    "next-interest": Signal("where an interest in {} leads", "where the interests lead", "vectors", untrained=0.5),
+    "spread": Signal("reads like what follows {}", "reads like what comes next", finds=False),
+    "taste": Signal("goes with {} in whole histories", "goes with the whole history", finds=False),
+    "familiar": Signal("of the kind of {}", "of a familiar kind", finds=False),
+    "apart": Signal("first chosen around {}", "first chosen around the same time", finds=False),
+    "ahead": Signal("first chosen after {}", "first chosen later", finds=False),
+}
+"""All that is learnt."""
+TERMS = {
+    "search": Signal("fits the latest search, beside {}", "fits the latest search"),
+    "disliked": Signal("unlike what was disliked, beside {}", "unlike what was disliked"),
+    "liked": Signal("close to {}", "close to what was liked or bought", "vectors"),
+}
+"""What users say outright (model/scoring/feedback.py): not learnt."""
+EXPLORED = {"new": Signal("new, and close to an interest in {}", "new, and close to an interest")}
+"""Why an item explores (model/scoring/explore.py)."""
+ALL = SIGNALS | TERMS | EXPLORED
+NAMES = [*SIGNALS, *TERMS]
+COLUMN = {name: at for at, name in enumerate(NAMES)}
+FINDING = [name for name, signal in SIGNALS.items() if signal.finds]
