@@ -2,11 +2,10 @@
 
 from collections import Counter
 
-from kafka import KafkaProducer
-
-from jobs.reader import Reader
 from jobs.settings import Settings
+from jobs.writer import Writer
 from model.schema import ItemVector, decode_item_vector, decoded, encode_json
+from udfs.reader import Reader
 
 
 class Encoders:
@@ -30,7 +29,6 @@ class Encoders:
 
         No item has an empty id: under that key, the newest word stays when the topic is compacted.
         """
-        producer = KafkaProducer(bootstrap_servers=self._servers.split(","), acks="all")
-        record = ItemVector("", encoder_version, pinned=bool(encoder_version))
-        producer.send(self._topic, key=b"", value=encode_json(record)).get(timeout=30)
-        producer.close()
+        writer = Writer(self._servers, self._topic)
+        writer.write(b"", encode_json(ItemVector("", encoder_version, pinned=bool(encoder_version))))
+        writer.close()

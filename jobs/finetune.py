@@ -10,7 +10,7 @@ that come until they are enough. Where something else serves than what this lear
 begins again from that.
 
 The topic is the learner's memory: one that starts takes the networks from the version that serves and counts the newest
-`replay_capacity` examples again. Where the broker is away it says so and waits (jobs/reader.py). What else goes wrong
+`replay_capacity` examples again. Where the broker is away it says so and waits (udfs/reader.py). What else goes wrong
 in a turn is logged with its traceback, and the process ends with code 1: whoever runs it (the local stack's supervisor,
 a cluster's) starts it again, and it goes on as above.
 

@@ -9,11 +9,10 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from kafka import KafkaProducer
 from kafka.consumer.fetcher import ConsumerRecord
 
-from jobs.reader import Reader
 from jobs.settings import Settings
+from jobs.writer import Writer
 from model import interest
 from model.schema import (
     Example,
@@ -24,6 +23,7 @@ from model.schema import (
     decode_fine_tune_request,
     decoded,
 )
+from udfs.reader import Reader
 
 REQUESTS = 1_000
 """So many of the newest requests are read at the start."""
@@ -31,7 +31,7 @@ GATHER_BYTES = 1 << 20
 """Examples are no hurry."""
 REPORTED, REPORT_S = 20, 60.0
 """So many records at most are reported on `rejected-events` in so many seconds; the others are counted in the log."""
-SEND_MS = 1_000
+SEND_S = 1.0
 """A report waits no longer for a broker than this: the log has the reason too."""
 FORGOTTEN = 100_000
 """So many of the users who were forgotten last are known, so that what was written before it cannot come after it."""
@@ -77,8 +77,8 @@ class Reports:
     """Writes to `rejected-events` what could not be read, a bounded number a minute, and counts the rest in the log."""
 
     def __init__(self, settings: Settings) -> None:
-        self._servers, self._topic = settings.bootstrap_servers.split(","), settings.topic("rejected-events")
-        self._producer: KafkaProducer | None = None
+        self._topic = settings.topic("rejected-events")
+        self._writer = Writer(settings.bootstrap_servers, self._topic, SEND_S)
         self._since, self._reported = -math.inf, 0
         self.refused = 0
 
@@ -96,11 +96,7 @@ class Reports:
 
     def _send(self, value: bytes) -> None:
         try:
-            if self._producer is None:
-                self._producer = KafkaProducer(
-                    bootstrap_servers=self._servers, bootstrap_timeout_ms=SEND_MS, max_block_ms=SEND_MS
-                )
-            self._producer.send(self._topic, value=value)
+            self._writer.write(None, value)
         except Exception as error:  # whatever it is, learning goes on
             self._reported = REPORTED  # nothing more is tried for a while
             logger.warning("%s: nothing can be reported there: %s: %s", self._topic, type(error).__name__, error)

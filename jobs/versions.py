@@ -1,14 +1,13 @@
 """The `model-versions` topic: what each version is, which one serves, and how to say so."""
 
 import msgspec
-from kafka import KafkaProducer
 
-from jobs.reader import Patience, Reader
 from jobs.settings import Settings
+from jobs.writer import Writer
 from model.schema import ModelVersion, decode_model_version, decoded, encode_json
 from model.versions import Serving, follow, name_of, trained_path
+from udfs.reader import Patience, Reader
 
-SEND_TIMEOUT_S = 30
 KNOWN_REMOVED = 50
 """Of the versions that were removed so many are known still, the newest."""
 
@@ -22,10 +21,9 @@ class Versions:
     """
 
     def __init__(self, settings: Settings, patient: bool = False) -> None:
-        self._servers, self._topic = settings.bootstrap_servers, settings.topic("model-versions")
-        self._reader = Reader(self._servers, {self._topic: None}, patient=patient)
-        self._patience = Patience(f"writing to {self._topic} at {self._servers}") if patient else None
-        self._producer: KafkaProducer | None = None
+        servers, topic = settings.bootstrap_servers, settings.topic("model-versions")
+        self._reader, self._writer = Reader(servers, {topic: None}, patient=patient), Writer(servers, topic)
+        self._patience = Patience(f"writing to {topic} at {servers}") if patient else None
         self.known: dict[str, ModelVersion] = {}
         self.serving = Serving()
         self.refresh()
@@ -55,9 +53,9 @@ class Versions:
         """
         key = version.version + (".counts" if version.status == "counted" else "")
         if self._patience:  # a record that was written after all comes twice, and changes nothing again
-            self._patience.call(lambda: self._send(key, encode_json(version)), failed=self._hang_up)
+            self._patience.call(lambda: self._writer.write(key.encode(), encode_json(version)))
         else:
-            self._send(key, encode_json(version))
+            self._writer.write(key.encode(), encode_json(version))
         self.refresh()
         self._repair(version)
 
@@ -71,16 +69,6 @@ class Versions:
         too_late = announced.epoch < self.serving.epoch and announced.status != "counted"
         if too_late and current is not None and current.version == announced.version:
             self.decide(current, current.reason, self.serving.pinned)
-
-    def _send(self, key: str, value: bytes) -> None:
-        if self._producer is None:
-            self._producer = KafkaProducer(bootstrap_servers=self._servers.split(","), acks="all")
-        self._producer.send(self._topic, key=key.encode(), value=value).get(timeout=SEND_TIMEOUT_S)
-
-    def _hang_up(self) -> None:
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            producer.close(timeout=0)
 
     def say(self, version: ModelVersion, **changes) -> None:
         """Announce a version with these changes, in the epoch of now."""
@@ -123,7 +111,7 @@ class Versions:
 
     def close(self) -> None:
         self._reader.close()
-        self._hang_up()
+        self._writer.close()
 
 
 def merged(before: ModelVersion | None, said: ModelVersion) -> ModelVersion:

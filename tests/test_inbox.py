@@ -1,9 +1,7 @@
 """What the learner reads of its topics, in which order, and what it does while the broker is away. Kafka is a fake."""
 
 import time
-from collections import namedtuple
 from pathlib import Path
-from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -12,113 +10,34 @@ from kafka import TopicPartition
 from kafka.errors import KafkaTimeoutError, UnsupportedCodecError
 from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
 
-from jobs import inbox as inbox_module
-from jobs import reader
+from jobs import writer
 from jobs.inbox import REPORTED, Inbox
-from jobs.reader import Reader, newest_offsets
 from jobs.settings import Settings
 from jobs.versions import Versions
 from model import interest
 from model.interest import Interests
 from model.schema import Example, FineTuneRequest, ModelVersion, encode_json
+from tests.brokers import Broker, Consumer, Written
+from udfs import reader
+from udfs.reader import Reader, newest_offsets
 
-Written = namedtuple("Written", "value timestamp", defaults=(0,))
-Read = namedtuple("Read", "topic partition offset timestamp value")
 EXAMPLES, REQUESTS = "training-examples", "fine-tune-requests"
 START_MS = 1_700_000_000_000
 
 
-class Broker:
-    """Topics as lists of what was written; `down` calls from now on find nobody there."""
-
-    def __init__(self) -> None:
-        self.topics: dict[str, dict[int, list]] = {}
-        self.ids: dict[str, int] = {}
-        self.down, self.refuses, self.connected = 0, None, 0
-
-    def connect(self, **_) -> "Consumer":
-        self.check()
-        self.connected += 1
-        return Consumer(self)
-
-    def check(self) -> None:
-        if self.down:
-            self.down -= 1
-            raise KafkaTimeoutError("nobody there")
-
-    def write(self, topic: str, partition: int, *records, timestamp: int = 0) -> None:
-        raw = [encode_json(record) for record in records]
-        self.topics.setdefault(topic, {}).setdefault(partition, []).extend(Written(value, timestamp) for value in raw)
-
-
-class Consumer:
-    """As much of KafkaConsumer as is used."""
-
-    def __init__(self, broker: Broker) -> None:
-        self.broker, self.at = broker, {}
-        self._cluster = SimpleNamespace(topic_id=lambda topic: broker.ids.get(topic, 0))
-
-    def _records(self, at: TopicPartition) -> list:
-        return self.broker.topics[at.topic][at.partition]
-
-    def partitions_for_topic(self, topic):
-        return set(self.broker.topics.get(topic, ()))
-
-    def beginning_offsets(self, partitions, timeout_ms):
-        return dict.fromkeys(partitions, 0)
-
-    def end_offsets(self, partitions, timeout_ms):
-        self.broker.check()
-        return {at: len(self._records(at)) for at in partitions}
-
-    def offsets_for_times(self, times, timeout_ms):
-        found = {}
-        for at, time_ms in times.items():
-            offsets = [number for number, one in enumerate(self._records(at)) if one.timestamp >= time_ms]
-            found[at] = SimpleNamespace(offset=offsets[0]) if offsets else None
-        return found
-
-    def assignment(self):
-        return set(self.at)
-
-    def assign(self, partitions):
-        self.at = dict.fromkeys(partitions, 0)
-
-    def seek(self, at, offset):
-        self.at[at] = offset
-
-    def position(self, at):
-        return self.at[at]
-
-    def poll(self, timeout_ms):
-        self.broker.check()
-        if self.broker.refuses:
-            raise self.broker.refuses
-        found = {}
-        for at, offset in self.at.items():
-            records = [
-                Read(*at, number, getattr(one, "timestamp", 0), one.value)
-                for number, one in enumerate(self._records(at)[offset:], offset)
-            ]
-            if records:
-                found[at], self.at[at] = records, offset + len(records)
-        return found
-
-    def close(self):
-        pass
-
-
 @pytest.fixture
 def broker(monkeypatch) -> Broker:
-    broker = Broker()
-    broker.topics = {EXAMPLES: {0: []}, REQUESTS: {0: []}}
-    broker.reported = []
-    producer = SimpleNamespace(send=lambda topic, value: broker.reported.append((topic, msgspec.json.decode(value))))
-    monkeypatch.setattr(reader, "KafkaConsumer", broker.connect)
-    monkeypatch.setattr(inbox_module, "KafkaProducer", lambda **_: producer)
+    broker = Broker(EXAMPLES, REQUESTS)
+    monkeypatch.setattr(reader, "KafkaConsumer", broker.consumer)
+    monkeypatch.setattr(writer, "KafkaProducer", broker.producer)
     monkeypatch.setattr(reader, "RETRY_S", 0)
     monkeypatch.setattr(reader, "CHECK_S", 0)
     return broker
+
+
+def write(broker: Broker, topic: str, partition: int, *records, timestamp: int = 0) -> None:
+    raw = [Written(encode_json(record), timestamp) for record in records]
+    broker.topics.setdefault(topic, {}).setdefault(partition, []).extend(raw)
 
 
 def example(number: int, user: str = "u", time_ms: int | None = None, **more) -> Example:
@@ -144,7 +63,7 @@ def drained(**settings) -> list[str]:
 def test_partitions_are_read_in_the_order_of_writing(broker):
     """Also of a topic without keys, on which a user's examples lie in all partitions."""
     for number in range(12):
-        broker.write(EXAMPLES, number % 3, example(number), timestamp=START_MS + number)
+        write(broker, EXAMPLES, number % 3, example(number), timestamp=START_MS + number)
 
     assert [f"u-{number}" for number in range(12)] == drained()
 
@@ -152,16 +71,16 @@ def test_partitions_are_read_in_the_order_of_writing(broker):
 def test_within_a_partition_the_order_stays_whatever_the_clocks_say(broker):
     """A TaskManager's clock may be behind that of another."""
     for number, timestamp in enumerate((5, 3, 9)):
-        broker.write(EXAMPLES, 0, example(number), timestamp=timestamp)
-    broker.write(EXAMPLES, 1, example(3), timestamp=6)
+        write(broker, EXAMPLES, 0, example(number), timestamp=timestamp)
+    write(broker, EXAMPLES, 1, example(3), timestamp=6)
 
     assert ["u-0", "u-1", "u-3", "u-2"] == drained()
 
 
 def test_old_events_that_are_replayed_now_are_new(broker):
     """The time of writing counts: a history that is sent today is learnt from today."""
-    broker.write(EXAMPLES, 0, example(1, time_ms=START_MS), timestamp=1)
-    broker.write(EXAMPLES, 1, example(2, time_ms=5), timestamp=2)
+    write(broker, EXAMPLES, 0, example(1, time_ms=START_MS), timestamp=1)
+    write(broker, EXAMPLES, 1, example(2, time_ms=5), timestamp=2)
 
     assert ["u-1", "u-2"] == drained()
 
@@ -173,7 +92,7 @@ def test_old_events_that_are_replayed_now_are_new(broker):
 def test_the_newest_examples_of_all_partitions_together_remain(broker, partitions, clock):
     """Not so many of each: what is read for nothing is no more than what was written in one millisecond."""
     for number in range(1_000):
-        broker.write(EXAMPLES, number % partitions, example(number), timestamp=clock(number))
+        write(broker, EXAMPLES, number % partitions, example(number), timestamp=clock(number))
     names = drained(replay_capacity=100)
 
     assert 100 == len(names)
@@ -183,7 +102,7 @@ def test_the_newest_examples_of_all_partitions_together_remain(broker, partition
 def test_the_newest_records_of_a_topic_are_found_by_their_time(broker):
     """Of one busy and one quiet partition, few more than wanted are read."""
     for number in range(1_000):
-        broker.write("t", 0 if number % 10 else 1, example(number), timestamp=START_MS + number)
+        write(broker, "t", 0 if number % 10 else 1, example(number), timestamp=START_MS + number)
     consumer = Consumer(broker)
     at = [TopicPartition("t", 0), TopicPartition("t", 1)]
     starts = newest_offsets(consumer, dict.fromkeys(at, 0), consumer.end_offsets(at, 1), 100)
@@ -197,11 +116,11 @@ def test_the_newest_records_of_a_topic_are_found_by_their_time(broker):
 @pytest.mark.parametrize("first", [0, 1])
 def test_what_is_older_than_a_forget_is_not_learnt_wherever_it_lies(broker, first):
     """Told by the time of writing; at the start the forget comes after them, later it may come before them."""
-    broker.write(EXAMPLES, first, forget(time_ms=0), timestamp=50)
+    write(broker, EXAMPLES, first, forget(time_ms=0), timestamp=50)
     inbox = Inbox(Settings())
     inbox.drain()
-    broker.write(EXAMPLES, 1 - first, example(1), example(1, "v"), timestamp=49)
-    broker.write(EXAMPLES, 1 - first, example(2), timestamp=51)
+    write(broker, EXAMPLES, 1 - first, example(1), example(1, "v"), timestamp=49)
+    write(broker, EXAMPLES, 1 - first, example(2), timestamp=51)
     inbox.drain()
 
     assert ["forget", "v-1", "u-2"] == [one.event_id for one in inbox.take()]
@@ -209,25 +128,25 @@ def test_what_is_older_than_a_forget_is_not_learnt_wherever_it_lies(broker, firs
 
 def test_an_event_from_before_a_forget_is_older_whenever_it_is_written(broker):
     """Told by the time of the event, where the two lie in different partitions."""
-    broker.write(EXAMPLES, 0, forget(time_ms=START_MS + 5), timestamp=1)
-    broker.write(EXAMPLES, 1, example(4), example(6), timestamp=2)
+    write(broker, EXAMPLES, 0, forget(time_ms=START_MS + 5), timestamp=1)
+    write(broker, EXAMPLES, 1, example(4), example(6), timestamp=2)
 
     assert ["forget", "u-6"] == drained()
 
 
 def test_who_comes_back_after_a_forget_is_learnt_from(broker):
     """In one partition, what follows is newer, whatever the times say: a late event of a user who began anew."""
-    broker.write(EXAMPLES, 0, example(1), forget(time_ms=START_MS + 5), example(2), timestamp=7)
+    write(broker, EXAMPLES, 0, example(1), forget(time_ms=START_MS + 5), example(2), timestamp=7)
 
     assert ["u-1", "forget", "u-2"] == drained()
 
 
 def test_a_forget_is_never_dropped_for_room(broker):
     """The learner may hold older examples of the user."""
-    broker.write(EXAMPLES, 0, forget("v"))
+    write(broker, EXAMPLES, 0, forget("v"))
     inbox = Inbox(Settings(replay_capacity=3))
     inbox.drain()
-    broker.write(EXAMPLES, 0, *map(example, range(9)))
+    write(broker, EXAMPLES, 0, *map(example, range(9)))
     inbox.drain()
 
     assert ["forget", "u-6", "u-7", "u-8"] == [one.event_id for one in inbox.take()]
@@ -249,6 +168,11 @@ def spoilt(**change) -> bytes:
         "last": 1,
     }
     return interest.encode(Interests(**parts | change))
+
+
+def reported(broker: Broker) -> list[tuple[str, dict]]:
+    """What was written to `rejected-events`."""
+    return [(topic, msgspec.json.decode(value)) for topic, value in broker.told]
 
 
 UNREADABLE_EXAMPLES = [
@@ -285,20 +209,20 @@ def test_an_example_that_cannot_be_read_is_passed_over_counted_and_reported(brok
     assert 2 == inbox.passed_over
     assert 1 == len(caplog.records)
     assert [("rejected-events", EXAMPLES, 0, 1), ("rejected-events", EXAMPLES, 0, 2)] == [
-        (topic, said["source"], said["partition"], said["offset"]) for topic, said in broker.reported
+        (topic, said["source"], said["partition"], said["offset"]) for topic, said in reported(broker)
     ]
-    assert all(said["reason"] for _, said in broker.reported)
+    assert all(said["reason"] for _, said in reported(broker))
 
 
 def test_a_topic_full_of_what_cannot_be_read_floods_nothing(broker, caplog):
     """So many reports a minute, one line in the log, and every example is read."""
     broker.topics[EXAMPLES][0] += [Written(b"nope")] * 10_000
-    broker.write(EXAMPLES, 0, example(1))
+    write(broker, EXAMPLES, 0, example(1))
     inbox = Inbox(Settings())
     inbox.drain()
 
     assert (10_000, REPORTED, 1, 1) == (
-        inbox.passed_over, len(broker.reported), len(caplog.records), len(inbox.take()),
+        inbox.passed_over, len(broker.told), len(caplog.records), len(inbox.take()),
     )  # fmt: skip
 
 
@@ -308,9 +232,9 @@ def test_where_nothing_can_be_reported_learning_goes_on(broker, monkeypatch, cap
     def refuse(**_):
         raise KafkaTimeoutError("nobody there")
 
-    monkeypatch.setattr(inbox_module, "KafkaProducer", refuse)
+    monkeypatch.setattr(writer, "KafkaProducer", refuse)
     broker.topics[EXAMPLES][0] += [Written(b"nope")] * 9
-    broker.write(EXAMPLES, 0, example(1))
+    write(broker, EXAMPLES, 0, example(1))
 
     assert ["u-1"] == drained()
     assert 2 == len(caplog.records)
@@ -319,13 +243,13 @@ def test_where_nothing_can_be_reported_learning_goes_on(broker, monkeypatch, cap
 @pytest.mark.parametrize("raw", [None, b"{}", b'{"x":' + b"[" * 50_000])
 def test_a_request_that_cannot_be_read_asks_for_nothing(broker, raw):
     """The one before it stands."""
-    broker.write(REQUESTS, 0, FineTuneRequest("age", 1, 0, 0))
+    write(broker, REQUESTS, 0, FineTuneRequest("age", 1, 0, 0))
     broker.topics[REQUESTS][0].append(Written(raw))
     inbox = Inbox(Settings())
     inbox.drain()
 
     assert ("age", 1) == (inbox.why, inbox.passed_over)
-    assert REQUESTS == broker.reported[0][1]["source"]
+    assert REQUESTS == reported(broker)[0][1]["source"]
 
 
 # What happens to the broker
@@ -334,12 +258,12 @@ def test_a_request_that_cannot_be_read_asks_for_nothing(broker, raw):
 def test_a_broker_that_is_away_is_waited_for(broker, caplog):
     """At the start and later; one sentence says so, another that it is back, and nothing is read twice or lost."""
     caplog.set_level("INFO")
-    broker.down = 3
-    broker.write(EXAMPLES, 0, example(1))
+    broker.away = 3
+    write(broker, EXAMPLES, 0, example(1))
     inbox = Inbox(Settings())
     inbox.drain()
-    broker.down = 5
-    broker.write(EXAMPLES, 0, example(2))
+    broker.away = 5
+    write(broker, EXAMPLES, 0, example(2))
     inbox.drain()
     inbox.read()
 
@@ -348,20 +272,12 @@ def test_a_broker_that_is_away_is_waited_for(broker, caplog):
     assert ["nobody there" in said[0], "answers again" in said[1], len(said)] == [True, True, 4]
 
 
-def test_a_codec_that_is_missing_is_named_and_waited_for(broker, monkeypatch, caplog):
+def test_a_codec_that_is_missing_is_named_and_waited_for(broker, caplog):
     """The learner goes on with what it has."""
-    broker.write(EXAMPLES, 0, example(1))
-    broker.refuses = UnsupportedCodecError("Libraries for lz4 compression codec not found")
-    failures = []
+    write(broker, EXAMPLES, 0, example(1))
+    broker.refuses = [UnsupportedCodecError("Libraries for lz4 compression codec not found")]
 
-    def failed():
-        failures.append(1)
-        broker.refuses = None
-
-    topics = Reader("b:9", {EXAMPLES: None})
-    monkeypatch.setattr(topics, "close", failed)
-
-    assert 1 == len(topics.drain()) == len(failures)
+    assert 1 == len(Reader("b:9", {EXAMPLES: None}).drain())
     assert "lz4 compression codec not found; install lz4, zstandard or python-snappy" in caplog.text
 
 
@@ -378,10 +294,10 @@ def test_a_topic_may_be_compressed_by_any_of_kafkas_codecs(codec):
 
 def test_a_new_partition_is_read_from_its_beginning(broker):
     """Whatever `replay_capacity` says of the topic's past."""
-    broker.write(EXAMPLES, 0, example(1))
+    write(broker, EXAMPLES, 0, example(1))
     inbox = Inbox(Settings(replay_capacity=2))
     inbox.drain()
-    broker.write(EXAMPLES, 1, example(2), example(3))
+    write(broker, EXAMPLES, 1, example(2), example(3))
     inbox.read()
 
     assert ["u-2", "u-3"] == [one.event_id for one in inbox.take()]
@@ -390,12 +306,12 @@ def test_a_new_partition_is_read_from_its_beginning(broker):
 @pytest.mark.parametrize("again", [0, 1, 5])
 def test_a_topic_that_was_made_anew_is_read_from_its_beginning(broker, again, caplog):
     """Told by its id, also where it has more records by then than were read before."""
-    broker.write(EXAMPLES, 0, *map(example, range(2)))
+    write(broker, EXAMPLES, 0, *map(example, range(2)))
     inbox = Inbox(Settings())
     inbox.drain()
     inbox.take()
     broker.topics[EXAMPLES], broker.ids[EXAMPLES] = {0: []}, 1
-    broker.write(EXAMPLES, 0, *map(example, range(10, 10 + again)))
+    write(broker, EXAMPLES, 0, *map(example, range(10, 10 + again)))
     inbox.drain()
 
     assert [f"u-{number}" for number in range(10, 10 + again)] == [one.event_id for one in inbox.take()]
@@ -405,7 +321,7 @@ def test_a_topic_that_was_made_anew_is_read_from_its_beginning(broker, again, ca
 def test_a_topic_that_is_not_there_yet_is_waited_for(broker, caplog):
     """One sentence; the other topic is read meanwhile."""
     del broker.topics[EXAMPLES]
-    broker.write(REQUESTS, 0, FineTuneRequest("age", 1, 0, 0))
+    write(broker, REQUESTS, 0, FineTuneRequest("age", 1, 0, 0))
     inbox = Inbox(Settings())
     inbox.drain()
     inbox.drain()
@@ -414,18 +330,18 @@ def test_a_topic_that_is_not_there_yet_is_waited_for(broker, caplog):
         record.getMessage() for record in caplog.records
     ]
 
-    broker.write(EXAMPLES, 0, example(1))
+    write(broker, EXAMPLES, 0, example(1))
     inbox.read()
     assert ["u-1"] == [one.event_id for one in inbox.take()]
 
 
 def test_a_topic_that_is_deleted_while_it_is_read_does_not_stop_the_others(broker):
     """It is read again when it is there again."""
-    broker.write(EXAMPLES, 0, example(1))
+    write(broker, EXAMPLES, 0, example(1))
     inbox = Inbox(Settings())
     inbox.drain()
     del broker.topics[EXAMPLES]
-    broker.write(REQUESTS, 0, FineTuneRequest("age", 1, 0, 0))
+    write(broker, REQUESTS, 0, FineTuneRequest("age", 1, 0, 0))
     inbox.drain()
 
     assert "age" == inbox.why
@@ -434,13 +350,13 @@ def test_a_topic_that_is_deleted_while_it_is_read_does_not_stop_the_others(broke
 @pytest.mark.parametrize("left", [[], [example(9)]])
 def test_a_topic_that_is_made_anew_while_it_is_drained_ends_where_it_ends_now(broker, monkeypatch, left):
     """It will never reach the end that it had when draining began; what comes twice is learnt once."""
-    broker.write(EXAMPLES, 0, *map(example, range(5)))
+    write(broker, EXAMPLES, 0, *map(example, range(5)))
     poll = Consumer.poll
 
     def anew(self, timeout_ms):
         if not broker.ids:
             broker.topics[EXAMPLES], broker.ids[EXAMPLES] = {0: []}, 1
-            broker.write(EXAMPLES, 0, *left)
+            write(broker, EXAMPLES, 0, *left)
         return poll(self, timeout_ms)
 
     monkeypatch.setattr(Consumer, "poll", anew)
@@ -451,36 +367,19 @@ def test_a_topic_that_is_made_anew_while_it_is_drained_ends_where_it_ends_now(br
 # Versions
 
 
-class Producer:
-    """As much of KafkaProducer as is used, and a broker that is away now and then."""
-
-    def __init__(self, broker: Broker) -> None:
-        self._broker = broker
-        broker.check()
-
-    def send(self, topic: str, key: bytes, value: bytes) -> SimpleNamespace:
-        self._broker.check()
-        self._broker.topics[topic][0].append(Written(value))
-        return SimpleNamespace(get=lambda timeout: None)
-
-    def close(self, timeout=None) -> None:
-        pass
-
-
 @pytest.fixture
-def versions_topic(broker, monkeypatch) -> Broker:
+def versions_topic(broker) -> Broker:
     broker.topics["model-versions"] = {0: []}
-    monkeypatch.setattr("jobs.versions.KafkaProducer", lambda **_: Producer(broker))
     return broker
 
 
 def test_a_decision_is_announced_when_the_broker_is_back(versions_topic, caplog):
     """The learner waits at the start, as it reads and as it writes, and says so."""
-    versions_topic.down = 2
+    versions_topic.away = 2
     versions = Versions(Settings(), patient=True)
-    versions_topic.down = 4
+    versions_topic.away = 4
     assert versions.serve(ModelVersion("v1", "r/v1"), 0)
-    versions_topic.down = 3
+    versions_topic.away = 3
     versions.refresh()
 
     assert "v1" == versions.current().version
@@ -490,6 +389,6 @@ def test_a_decision_is_announced_when_the_broker_is_back(versions_topic, caplog)
 
 def test_a_command_does_not_wait_for_a_broker(versions_topic):
     """Who has typed it is told at once."""
-    versions_topic.down = 1
+    versions_topic.away = 1
     with pytest.raises(KafkaTimeoutError):
         Versions(Settings())

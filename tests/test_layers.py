@@ -2,7 +2,8 @@
 
     model ◄── udfs ◄── jobs
       ▲                 ▲
-      └── scripts, serving: the records (model.schema), the settings, which versions serve; scripts: the model too
+      └── scripts, serving: the records (model.schema), the settings, which versions serve; scripts: the model too;
+                        serving: how topics are read (udfs.reader)
 
 `model` knows neither Flink nor Kafka, and nobody uses `scripts` or `serving`. What runs inside the TaskManager's JVM
 (update-interest) never loads torch.
@@ -20,7 +21,7 @@ MAY_USE = {
     "model": {"model"},
     "udfs": {"udfs", "model"},
     "jobs": {"jobs", "udfs", "model"},
-    "serving": {"serving", "model.schema", "model.signals", "model.versions", "jobs.settings"},
+    "serving": {"serving", "model.schema", "model.signals", "model.versions", "jobs.settings", "udfs.reader"},
     "scripts": {"scripts", "model", "jobs.settings", "jobs.topics", "jobs.versions", "jobs.encoders"},
 }
 FORBIDDEN = {

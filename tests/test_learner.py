@@ -8,10 +8,7 @@ import msgspec
 import pytest
 import torch
 
-import jobs.encoders
-import jobs.reader
-import jobs.versions
-from jobs import finetune
+from jobs import finetune, writer
 from jobs.finetune import KEPT_COUNTS, FineTune
 from jobs.settings import Settings
 from jobs.versions import Versions
@@ -21,9 +18,10 @@ from model.finetune import Learner
 from model.schema import Example, ItemVector, ModelVersion, decode_item_vector, decoded, encode_json
 from model.versions import Serving, name_of, trained_path
 from scripts import models
+from tests.brokers import Broker, Consumer
 from tests.test_finetune import make_examples
-from tests.test_inbox import Broker, Consumer
 from tests.test_score import make_catalogue, make_request
+from udfs import reader
 
 Record = namedtuple("Record", "key value")
 
@@ -32,17 +30,17 @@ class Topic(list):
     """The topic `model-versions`: its records, and as much of Kafka's clients as is used."""
 
     def producer(self, **_) -> SimpleNamespace:
-        return SimpleNamespace(send=self.send, close=lambda: None)
+        return SimpleNamespace(send=self.send, close=lambda timeout: None)
 
     def send(self, topic: str, key: bytes, value: bytes) -> SimpleNamespace:
         self.append(Record(key, value))
         return SimpleNamespace(get=lambda timeout: None)
 
-    def consumer(self, **_) -> "Consumer":
+    def consumer(self, **options) -> "Consumer":
         broker = Broker()
         names = ("model-versions", "item-vectors", "shop-model-versions", "b-model-versions")
         broker.topics = {name: {0: self} for name in names}
-        return broker.connect()
+        return broker.consumer(**options)
 
     def compacted(self) -> "Topic":
         """What is left when the broker has kept the last record of every key."""
@@ -64,8 +62,8 @@ def topic(monkeypatch) -> Topic:
 
 def read(topic: Topic, monkeypatch) -> Versions:
     """What a program that starts now reads from a topic."""
-    monkeypatch.setattr(jobs.versions, "KafkaProducer", topic.producer)
-    monkeypatch.setattr(jobs.reader, "KafkaConsumer", topic.consumer)
+    monkeypatch.setattr(writer, "KafkaProducer", topic.producer)
+    monkeypatch.setattr(reader, "KafkaConsumer", topic.consumer)
     return Versions(Settings())
 
 
@@ -577,8 +575,8 @@ def test_what_cannot_be_done_is_said(topic, words, capsys):
 def vectors(monkeypatch) -> Topic:
     """The topic `item-vectors`: two items of one encoder, one of another, one deleted."""
     topic = Topic()
-    monkeypatch.setattr(jobs.encoders, "KafkaProducer", topic.producer)
-    monkeypatch.setattr(jobs.reader, "KafkaConsumer", topic.consumer)
+    monkeypatch.setattr(writer, "KafkaProducer", topic.producer)
+    monkeypatch.setattr(reader, "KafkaConsumer", topic.consumer)
     for item_id, version in (("a", "v1"), ("b", "v1"), ("c", "v1"), ("d", "v1"), ("c", "v2")):
         topic.send("item-vectors", item_id.encode(), encode_json(ItemVector(item_id, version, bytes(8))))
     topic.send("item-vectors", b"d", encode_json(ItemVector("d", "v1", deleted=True)))

@@ -2,94 +2,44 @@
 
 import time
 from collections.abc import Callable
-from types import SimpleNamespace
 from uuid import UUID
 
 import numpy as np
 import pytest
 from kafka.cluster import ClusterMetadata
-from kafka.errors import KafkaConnectionError, KafkaTimeoutError
 
 import udfs.replica
 from model.schema import ItemVector, encode_json
+from tests.brokers import Broker, Written
+from udfs import reader
 from udfs.replica import CatalogueFollower
 
 TOPIC = "item-vectors"
 
 
-class Broker:
-    """A cluster with one topic; `away`: nobody answers."""
+class Topic(Broker):
+    """A cluster with one topic of item vectors."""
 
-    def __init__(self, cluster: str = "one", partitions: int = 1):
-        self.cluster, self.topic_id, self.away, self.consumers = cluster, UUID(int=1), False, 0
-        self.logs: dict[int, list[bytes]] = {number: [] for number in range(partitions)}
+    def __init__(self):
+        super().__init__(TOPIC)
+        self.ids, self.at_once = {TOPIC: UUID(int=1)}, 2
 
     def send(self, *item_ids: str, partition: int = 0, version: str = "v1") -> None:
         for item_id in item_ids:
             vector = np.full(8, 0.5, "<f2").tobytes()
-            self.logs[partition].append(encode_json(ItemVector(item_id, version, vector)))
+            self.topics[TOPIC][partition].append(Written(encode_json(ItemVector(item_id, version, vector))))
 
     def make_anew(self, partitions: int = 1, topic_id: int | None = 2) -> None:
-        self.logs, self.topic_id = {number: [] for number in range(partitions)}, topic_id and UUID(int=topic_id)
-
-    def answer(self, error: type[Exception] = KafkaTimeoutError) -> None:
-        if self.away:
-            raise error(f"{self.cluster} does not answer")
-
-
-class Consumer:
-    """Kafka's, as far as it is used. It hands out two records at once, and begins anew where its place is gone."""
-
-    def __init__(self, broker: Broker, **options):
-        assert "earliest" == options["auto_offset_reset"]
-        self._broker, self._positions = broker, {}
-        broker.answer(KafkaConnectionError)
-        broker.consumers += 1
-
-    @property
-    def _cluster(self):
-        return SimpleNamespace(cluster_id=self._broker.cluster, topic_id={TOPIC: self._broker.topic_id}.get)
-
-    def partitions_for_topic(self, topic):
-        return set(self._broker.logs) if topic == TOPIC else None
-
-    def end_offsets(self, partitions):
-        self._broker.answer()
-        return {at: len(self._broker.logs[at.partition]) for at in partitions}
-
-    def assign(self, partitions):
-        self._positions = dict.fromkeys(partitions)
-
-    def seek(self, at, offset):
-        assert at in self._positions
-        self._positions[at] = offset
-
-    def position(self, at):
-        return self._positions[at]
-
-    def poll(self, timeout_ms):
-        time.sleep(0.001)
-        batches = {}
-        for at, position in self._positions.items() if not self._broker.away else ():
-            log = self._broker.logs.get(at.partition, [])
-            position = position if position <= len(log) else 0
-            self._positions[at] = min(len(log), position + 2)
-            batches[at] = [
-                SimpleNamespace(partition=at.partition, offset=position + number, value=value)
-                for number, value in enumerate(log[position : position + 2])
-            ]
-        return {at: batch for at, batch in batches.items() if batch}
-
-    def close(self):
-        pass
+        self.topics[TOPIC] = {number: [] for number in range(partitions)}
+        self.ids[TOPIC] = topic_id and UUID(int=topic_id)
 
 
 @pytest.fixture
 def broker(monkeypatch):
-    broker = Broker()
-    monkeypatch.setattr(udfs.replica, "KafkaConsumer", lambda **options: Consumer(broker, **options))
-    monkeypatch.setattr(udfs.replica, "RETRY_S", 0.01)
-    monkeypatch.setattr(udfs.replica, "CHECK_S", 0.0)
+    broker = Topic()
+    monkeypatch.setattr(reader, "KafkaConsumer", broker.consumer)
+    monkeypatch.setattr(reader, "RETRY_S", 0.01)
+    monkeypatch.setattr(reader, "CHECK_S", 0.0)
     return broker
 
 
@@ -124,7 +74,7 @@ def ids(follower: CatalogueFollower) -> list[str]:
 
 
 def test_a_consumer_tells_what_a_replica_is_tied_to():
-    """The names that `TopicReader` reads inside kafka-python: no public ones exist."""
+    """The names that `Reader` reads inside kafka-python: no public ones exist."""
     cluster = ClusterMetadata(bootstrap_servers=["127.0.0.1:1"])
 
     assert (None, None) == (cluster.cluster_id, cluster.topic_id(TOPIC))
@@ -138,7 +88,7 @@ def test_the_topic_is_read_to_its_end_before_anything_is_asked(broker, follow):
 
     assert list("abcdef") == ids(follow())
 
-    broker.logs[0][0] = b"read once more"
+    broker.topics[TOPIC][0][0] = Written(b"read once more")
     broker.send("g", partition=1)
 
     assert list("abcdefg") == ids(follow())
@@ -186,17 +136,10 @@ def test_a_topic_that_was_compacted_serves_what_it_has_most_of(broker, follow):
 def test_a_broker_that_is_away_at_the_start_is_waited_for(broker, follow, caplog):
     """It is said, and tried again."""
     broker.send("a")
-    broker.away, came = True, []
-
-    def come(*_) -> bool:
-        came.append(1)
-        broker.away = len(came) < 5
-        return False
-
-    broker.answer = lambda error=KafkaTimeoutError, answer=broker.answer: come() or answer(error)
+    broker.away = 5
 
     assert ["a"] == ids(follow())
-    assert "item-vectors cannot be read, tried again in 0.01 s: KafkaConnectionError" in caplog.text
+    assert "item-vectors at nowhere:9092: KafkaTimeoutError: nobody there; tried again every 0.01 s" in caplog.text
 
 
 def test_a_broker_that_goes_away_is_followed_when_it_is_back(broker, follow, caplog):
@@ -213,11 +156,20 @@ def test_a_broker_that_goes_away_is_followed_when_it_is_back(broker, follow, cap
     wait(follower, lambda: ["a", "b"] == ids(follower))
 
 
+def test_the_catalogue_is_followed_on_after_a_failure_to_read(broker, follow, caplog):
+    """A record that cannot be unpacked, as where its codec is missing: it is said, and tried again."""
+    broker.send("a")
+    broker.refuses = [RuntimeError("no codec")]
+
+    assert ["a"] == ids(follow())
+    assert "RuntimeError: no codec" in caplog.text
+
+
 def test_new_partitions_are_read(broker, follow):
     """From their beginning, while the job runs."""
     broker.send("a")
     follower = follow()
-    broker.logs |= {1: [], 2: []}
+    broker.topics[TOPIC] |= {1: [], 2: []}
     broker.send("b", partition=2)
     broker.send("c")
     wait(follower, lambda: ["a", "b", "c"] == ids(follower))
@@ -225,7 +177,7 @@ def test_new_partitions_are_read(broker, follow):
 
 def test_a_topic_that_is_not_there_yet_is_waited_for(broker, follow):
     """The job begins with an empty catalogue: it is the job that fills the topic."""
-    broker.logs = {}
+    del broker.topics[TOPIC]
     follower = follow()
 
     assert [] == ids(follower)
@@ -248,7 +200,7 @@ ANEW = {
 @pytest.mark.parametrize("running", [True, False])
 def test_a_topic_that_was_made_anew_is_read_anew(broker, follow, caplog, running, item_ids, topic_id):
     """While it is followed and between two starts; by its own id, or, without one, where its end lies before ours."""
-    broker.topic_id = UUID(int=1) if topic_id else None
+    broker.ids[TOPIC] = UUID(int=1) if topic_id else None
     broker.send("a", "b", "c")
     follower = follow()
     catalogue = follower.catalogue
@@ -260,7 +212,7 @@ def test_a_topic_that_was_made_anew_is_read_anew(broker, follow, caplog, running
     follower = follower if running else follow()
     wait(follower, lambda: item_ids == sorted(ids(follower)) or sorted(item_ids) == ids(follower))
 
-    assert "is made anew" in caplog.text
+    assert "topic item-vectors was made anew" in caplog.text
     assert not running or catalogue is follower.catalogue
     assert sorted(item_ids) == ids(follow())
 
@@ -269,13 +221,13 @@ def test_a_topic_that_is_gone_leaves_the_catalogue(broker, follow):
     """Until another one is there."""
     broker.send("a")
     follower = follow()
-    logs, broker.logs = broker.logs, {}
+    logs = broker.topics.pop(TOPIC)
     time.sleep(0.05)
     follower.refresh()
 
     assert ["a"] == ids(follower)
 
-    broker.logs = logs
+    broker.topics[TOPIC] = logs
     broker.send("b")
     wait(follower, lambda: ["a", "b"] == ids(follower))
 
@@ -284,7 +236,7 @@ def test_a_replica_belongs_to_its_cluster(broker, follow, caplog):
     """Opened by another cluster's job, with as many records on its topic, it is cleared and read anew."""
     broker.send("a", "b")
     follow()
-    broker.cluster, broker.logs = "two", {0: []}
+    broker.cluster, broker.topics[TOPIC] = "two", {0: []}
     broker.send("x", "y", "z")
 
     assert ["x", "y", "z"] == ids(follow())
@@ -300,7 +252,7 @@ def test_a_replica_belongs_to_its_topic(broker, follow, monkeypatch, caplog):
     broker.send("x", "y", "z")
 
     assert ["x", "y", "z"] == ids(follow())
-    assert "is made anew" in caplog.text
+    assert "topic shop-item-vectors was made anew, or is another one" in caplog.text
 
 
 def test_the_log_says_how_far_another_encoder_is(broker, follow, caplog):
@@ -313,3 +265,18 @@ def test_the_log_says_how_far_another_encoder_is(broker, follow, caplog):
 
     assert 1 == len(said)
     assert "items have come with encoder v2; 10 of v1 serve until it has 90 % of them" in said[0]
+
+
+def test_what_is_not_taken_over_waits_in_kafka(broker, follow, monkeypatch):
+    """So many batches wait for `refresh`, and closing does not wait for it."""
+    monkeypatch.setattr(udfs.replica, "MOST_WAITING", 3)
+    monkeypatch.setattr(udfs.replica, "WAIT_S", 0.001)
+    follower = follow()
+    broker.send(*map(str, range(50)))
+    time.sleep(0.1)
+
+    assert 3 == len(follower._arrived)
+
+    wait(follower, lambda: 50 == len(follower.catalogue))
+    broker.send(*map(str, range(50, 100)))
+    time.sleep(0.1)

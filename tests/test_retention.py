@@ -91,7 +91,7 @@ def test_a_decision_by_hand_outlives_what_came_too_late_for_it(topic, tmp_path, 
 
     versions.serve(ModelVersion("v00002", f"{tmp_path}/v00002"), 0)
     hand.refresh()
-    monkeypatch.setattr(versions, "_producer", SimpleNamespace(send=sent_late))
+    monkeypatch.setattr(versions._writer, "_producer", SimpleNamespace(send=sent_late))
     versions.announce(late)
 
     assert ["v00001", "v00001"] == [

@@ -4,12 +4,10 @@ import re
 import subprocess
 import sys
 import time
-from collections import namedtuple
-from types import SimpleNamespace
 from urllib.parse import quote, urlencode
 
 import pytest
-from kafka.errors import KafkaTimeoutError, UnsupportedCodecError
+from kafka.errors import UnsupportedCodecError
 from starlette.testclient import TestClient
 
 from jobs.settings import Settings
@@ -18,6 +16,8 @@ from scripts.processes import Processes, Supervision
 from serving import app, follow
 from serving.hosts import LOOPBACK
 from serving.store import Limits, Store
+from tests.brokers import Broker, Written
+from udfs import reader
 
 START_MS = 1_000_000
 EVIL = "<script>alert('1')</script>"
@@ -762,70 +762,12 @@ def test_the_browser_runs_the_pages_own_script_alone(web):
 
 # Following the topics
 
-Record = namedtuple("Record", "offset key value timestamp")
-
-
-class Broker:
-    """Topics as lists of values; while `up` is False nobody is there."""
-
-    def __init__(self):
-        self.up, self.ids = True, {}
-        self.topics = {name: {0: []} for name in follow.TOPICS}
-
-    def connect(self, **options):
-        self.check()
-        return Consumer(self)
-
-    def check(self):
-        if not self.up:
-            raise KafkaTimeoutError("nobody there")
-
-
-class Consumer:
-    """As much of KafkaConsumer as is used."""
-
-    def __init__(self, broker):
-        self.broker, self.at = broker, {}
-        self._cluster = SimpleNamespace(topic_id=lambda topic: broker.ids.get(topic, 0))
-
-    def partitions_for_topic(self, topic):
-        return set(self.broker.topics.get(topic, ()))
-
-    def end_offsets(self, partitions, timeout_ms):
-        self.broker.check()
-        return {at: len(self.broker.topics[at.topic][at.partition]) for at in partitions}
-
-    def assignment(self):
-        return set(self.at)
-
-    def assign(self, partitions):
-        self.at = {at: self.at.get(at, 0) for at in partitions}
-
-    def seek(self, at, offset):
-        self.at[at] = offset
-
-    def position(self, at):
-        return self.at[at]
-
-    def poll(self, timeout_ms):
-        time.sleep(0.001)
-        found = {}
-        for at, offset in self.at.items():
-            values = self.broker.topics[at.topic][at.partition] if self.broker.up else []
-            records = [Record(number, b"k", values[number], START_MS) for number in range(offset, len(values))]
-            if records:
-                found[at], self.at[at] = records, len(values)
-        return found
-
-    def close(self):
-        pass
-
 
 @pytest.fixture
 def broker(monkeypatch):
-    broker = Broker()
-    monkeypatch.setattr(follow, "KafkaConsumer", broker.connect)
-    monkeypatch.setattr(follow, "CHECK_S", 0.01)
+    broker = Broker(*follow.TOPICS)
+    monkeypatch.setattr(reader, "KafkaConsumer", broker.consumer)
+    monkeypatch.setattr(reader, "CHECK_S", 0.01)
     monkeypatch.setattr(follow, "RETRY_S", 0.01)
     return broker
 
@@ -859,8 +801,8 @@ def source(store):
     return store.status()["source"]
 
 
-def made(name):
-    return encode_json(recommendation(rec_id=name))
+def made(name, timestamp=START_MS):
+    return Written(encode_json(recommendation(rec_id=name)), timestamp)
 
 
 def test_a_broker_that_goes_and_comes_back_is_read_on(store, broker, following):
@@ -870,24 +812,24 @@ def test_a_broker_that_goes_and_comes_back_is_read_on(store, broker, following):
     expected = {"connected": True, "message": "reading from 127.0.0.1:9092", "behind": 0}
     eventually(lambda: lists(store) == 1 and source(store) == expected)
 
-    broker.up = False
+    broker.away = True
     eventually(lambda: not source(store)["connected"])
     assert "no broker at 127.0.0.1:9092: trying again until it answers" == source(store)["message"]
 
     topic.append(made("r2"))
-    broker.up = True
+    broker.away = False
     eventually(lambda: lists(store) == 2)
     assert 0 == store.status()["counts"]["duplicates"]
 
 
 def test_a_broker_that_is_not_there_yet_is_waited_for_with_one_line_in_the_log(store, broker, following, caplog):
-    broker.up = False
+    broker.away = True
     following()
     eventually(lambda: source(store)["message"].startswith("no broker"))
     time.sleep(0.05)
     assert 1 == len(caplog.records)
 
-    broker.up = True
+    broker.away = False
     eventually(lambda: source(store)["connected"])
 
 
@@ -911,7 +853,9 @@ def test_topics_go_by_their_prefix(store, broker, following):
 
 def test_of_old_lists_only_the_newest_are_read(store, broker, following, monkeypatch):
     monkeypatch.setitem(follow.TOPICS, "recommendations", 4)
-    broker.topics["recommendations"] = {part: [made(f"r{part} {number}") for number in range(9)] for part in range(2)}
+    broker.topics["recommendations"] = {
+        part: [made(f"r{part} {number}", START_MS + number) for number in range(9)] for part in range(2)
+    }
     following()
 
     eventually(lambda: source(store)["connected"] and lists(store) == 4)
@@ -922,10 +866,10 @@ def test_topics_that_are_made_anew_are_read_from_their_beginning(store, broker, 
     following()
     eventually(lambda: lists(store) == 2)
 
-    broker.up = False
+    broker.away = True
     eventually(lambda: not source(store)["connected"])
     broker.topics["recommendations"][0] = [made("r3")]
-    broker.up = True
+    broker.away = False
 
     eventually(lambda: lists(store) == 3)
 
@@ -1014,13 +958,14 @@ def test_the_command_answers_to_loopback_to_its_address_and_to_the_names_that_ar
     assert ("10.0.0.7", [200, 200, 200, 200, 400]) == (served["host"], answers)
 
 
-def test_serving_needs_the_records_the_settings_and_which_versions_serve():
+def test_serving_needs_the_records_the_settings_which_versions_serve_and_the_reader():
     watched = ("model", "jobs", "udfs", "scripts", "torch", "pyflink")
     code = f"import sys, serving.app; print(sorted(n for n in sys.modules if n.split('.')[0] in {watched}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert (
-        "['jobs', 'jobs.settings', 'model', 'model.interest', 'model.schema', 'model.versions']" == done.stdout.strip()
+        "['jobs', 'jobs.settings', 'model', 'model.interest', 'model.schema', 'model.versions', 'udfs', 'udfs.reader']"
+        == done.stdout.strip()
     )
 
 

@@ -17,7 +17,6 @@ from apache_beam.utils.counters import CounterFactory
 from msgspec import structs
 
 import udfs.loading
-import udfs.replica
 import udfs.score
 from model import consumed, interest, user
 from model.catalogue import Catalogue, Replica, encoder_number
@@ -642,45 +641,6 @@ def test_after_an_age_a_fine_tuning_is_asked_for_with_what_there_is():
     ]
 
     assert [[], [], [("age", 3)], [], [("age", 2)]] == asked
-
-
-# The catalogue's follower
-
-
-class FakeConsumer:
-    """Kafka's, of an empty partition; its first answer is an error, its second a record."""
-
-    def __init__(self, **_):
-        self.answers = [RuntimeError("no codec"), {"p": [SimpleNamespace(partition=0, offset=0, value=VECTOR)]}]
-        self.partitions_for_topic = self.assign = self.seek = lambda *_: None
-        self.end_offsets, self.position = lambda partitions: dict.fromkeys(partitions, 0), lambda at: 0
-
-    def poll(self, timeout_ms: int) -> dict:
-        answer = self.answers.pop(0) if self.answers else {}
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    def close(self):
-        pass
-
-
-VECTOR = encode_json(ItemVector("a", VERSION, FakeEncoder.vector("a").astype("<f2").tobytes()))
-
-
-def test_the_catalogue_is_followed_on_after_a_failure_to_read(tmp_path, monkeypatch, caplog):
-    """A broker that was away, a record that cannot be unpacked: it is said, and tried again."""
-    monkeypatch.setattr(udfs.replica, "KafkaConsumer", FakeConsumer)
-    monkeypatch.setattr(udfs.replica, "RETRY_S", 0.01)
-    follower = udfs.replica.CatalogueFollower("nowhere:9092", "item-vectors", tmp_path)
-    deadline = time.monotonic() + 10
-    while not len(follower.catalogue) and time.monotonic() < deadline:
-        time.sleep(0.01)
-        follower.refresh()
-    follower.close()
-
-    assert ["a"] == follower.catalogue.item_ids
-    assert "no codec" in caplog.text
 
 
 # score
