@@ -57,7 +57,7 @@ def steps():
 KEYED = """
 import json, sys
 from pyflink.table import DataTypes
-from jobs.recommend import environment, with_user_id
+from jobs.flow import environment, with_user_id
 from jobs.settings import Settings
 from model.schema import Example, encode_json
 

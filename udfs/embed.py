@@ -140,7 +140,7 @@ class Embed(ScalarFunction):
 class EmbedItems(ScalarFunction):
     """(item_id, value, topic, partition, offset, whole) -> (item_id, item_vector, rejected).
 
-    One of the last two is null; all are for a row of `jobs.recommend.with_ticks`, which has no topic. `item_id` is the
+    One of the last two is null; all are for a row of `jobs.flow.with_ticks`, which has no topic. `item_id` is the
     beginning of the record's key, `value` and `whole` are those of `jobs.topics.bounded`.
     """
 
