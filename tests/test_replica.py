@@ -273,7 +273,10 @@ def test_what_is_not_taken_over_waits_in_kafka(broker, follow, monkeypatch):
     monkeypatch.setattr(udfs.replica, "WAIT_S", 0.001)
     follower = follow()
     broker.send(*map(str, range(50)))
-    time.sleep(0.1)
+    deadline = time.monotonic() + 10
+    while len(follower._arrived) < 3 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    time.sleep(0.05)
 
     assert 3 == len(follower._arrived)
 
