@@ -1,18 +1,19 @@
 """The learner: examples in, model versions out. A process of its own, so learning never holds up the job.
 
-    training-examples ─┬─► count (every few seconds) ──► the version that serves, with new counts ──► model-versions
-                       │                                       serving, or rejected
-    fine-tune-requests ┴─► fine-tune ──► a candidate ──► judge beside the version that serves ──────► model-versions
+    training-examples ─┬─► count (every second) ──► item statistics ──► now and then a snapshot in the registry
+                       │                                   │
+    fine-tune-requests ┴─► fine-tune ──► a candidate ──► judge beside the version that serves ──► model-versions
+                                                                                            serving, or rejected
 
-Counts are this learner's, whoever made the version that serves; candidate and serving version are judged with the same
-ones. A candidate is judged on examples before they are counted: on the newest ones that waited, and on the next ones
-that come until they are enough. Where something else serves than what this learner goes on from, after a rollback, it
-begins again from that.
+Every scoring worker counts the same examples by itself, and begins with the newest snapshot. Candidate and serving
+version are judged with the statistics of that moment, on examples before they are counted: on the newest ones that
+waited, and on the next ones that come until they are enough. Where something else serves than what this learner goes
+on from, after a rollback, it begins again from that.
 
-The topic is the learner's memory: one that starts takes the networks from the version that serves and counts the newest
-`replay_capacity` examples again. Where the broker is away it says so and waits (udfs/reader.py). What else goes wrong
-in a turn is logged with its traceback, and the process ends with code 1: whoever runs it (the local stack's supervisor,
-a cluster's) starts it again, and it goes on as above.
+The topic is the learner's memory: one that starts takes the networks from the version that serves, the statistics from
+the newest snapshot, and reads the newest `replay_capacity` examples again. Where the broker is away it says so and waits
+(udfs/reader.py). What else goes wrong in a turn is logged with its traceback, and the process ends with code 1: whoever
+runs it (the local stack's supervisor, a cluster's) starts it again, and it goes on as above.
 
     python jobs/finetune.py [--SETTING VALUE ...]
 """
@@ -22,9 +23,10 @@ import math
 import os
 import sys
 import time
-from collections import Counter, deque
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from jobs.settings import Settings, help_or_go_on, load_or_exit, usage
@@ -35,18 +37,17 @@ if __name__ == "__main__":
 import torch
 
 from jobs.inbox import Inbox
-from jobs.retention import remove, remove_unneeded
+from jobs.retention import remove_unneeded
 from jobs.versions import Versions
-from model import registry, score
+from model import registry, score, snapshot
 from model.catalogue import Catalogue
 from model.finetune import NOBODY, Judgement, Learner, non_inferior
 from model.schema import Example, ModelVersion, item_key
-from model.versions import counts_number, counts_path, next_name, trained_path
+from model.statistics import ItemStatistics
+from model.versions import next_name
 from udfs.loading import LOAD_S, limited, sample_of
 from udfs.replica import CatalogueFollower
 
-KEPT_COUNTS = 4
-"""So many counts of a version stay in the registry: whoever loads is a little behind whoever writes."""
 LARGEST_SHARE = 0.05
 """Of the examples that a candidate is judged on, one user may bring this share, rounded up: few bots do not decide."""
 SAY_S = 60.0
@@ -105,51 +106,68 @@ class Trial:
 
 
 class ServingVersion:
-    """The version that serves: its trained part, loaded once, with this learner's counts.
+    """The version that serves, loaded once.
 
     Args:
-        path: of the trained part; empty where nothing serves.
+        path: empty where nothing serves.
         scorer: None where it cannot be used.
     """
 
-    def __init__(self, path: str, scorer: score.Scorer | None, numbers: Sequence[int] = ()) -> None:
+    def __init__(self, path: str, scorer: score.Scorer | None) -> None:
         self.path, self.scorer, self._tried = path, scorer, time.monotonic()
-        self._number = max(numbers, default=0)
-        self._written = deque(counts_path(path, number) for number in numbers)  # where its counts lie, the newest last
 
     @classmethod
     def load(cls, version: ModelVersion, settings: Settings, catalogue: Catalogue) -> "ServingVersion":
         """Load a version and try it on some items; one that fails or takes too long cannot be used."""
-        path, items = trained_path(version.path), sample_of(catalogue)
+        path, items = version.path, sample_of(catalogue)
 
-        def read() -> tuple[score.Scorer, list[int]]:
+        def read() -> score.Scorer:
             registry.check_inside(path, settings.registry_path)
             scorer = score.load(path)
             if scorer.fits(items):
                 score.try_out(scorer, items, settings.k, settings.rules())
-            return scorer, [counts_number(f"{path}/{name}") for name in registry.inside(path)]
+            return scorer
 
         try:
-            scorer, numbers = limited(path, "loaded", read, LOAD_S)
+            return cls(path, limited(path, "loaded", read, LOAD_S))
         except BaseException as error:  # what a path from a topic leads to may fail in any way
             if isinstance(error, KeyboardInterrupt):
                 raise
             logger.error("the serving version cannot be used, candidates are judged beside an untrained one: %s", error)
             return cls(path, None)
-        return cls(path, scorer, sorted({*filter(None, numbers), *filter(None, [counts_number(version.path)])}))
 
     def should_be_tried_again(self) -> bool:
         return bool(self.path) and self.scorer is None and time.monotonic() - self._tried > RETRY_S
 
-    def write_counts(self) -> str:
-        """Write its counts of now, delete all but the last ones, and return where they lie."""
-        self._number += 1
-        path = counts_path(self.path, self._number)
-        limited(path, "written", lambda: score.save_counts(self.scorer, self.path, self._number), WRITE_S)
-        self._written.append(path)
-        while len(self._written) > KEPT_COUNTS:
-            remove(self._written.popleft())
-        return path
+
+class Snapshots:
+    """Writes the item statistics now and then: so seldom that no example costs more than `BYTES_AN_EXAMPLE`.
+
+    After a user was forgotten the next one is written soon, and none is kept from before.
+    """
+
+    BYTES_AN_EXAMPLE = 1_000
+    FORGET_S = 60.0
+
+    def __init__(self, folder: str, seen: int) -> None:
+        self._folder, self._seen, self._bytes = folder, seen, 0
+        self._written = time.monotonic()
+        self.forgot = False
+
+    def is_due(self, statistics: ItemStatistics) -> bool:
+        paid = (statistics.seen - self._seen) * self.BYTES_AN_EXAMPLE
+        soon = self.forgot and time.monotonic() - self._written > self.FORGET_S
+        return soon or paid >= max(self._bytes, statistics.used_bytes() // 2)
+
+    def write(self, statistics: ItemStatistics, source: str, offsets: Mapping[int, int]) -> None:
+        """Write one; what goes wrong is said, and tried again with the next examples."""
+        keep = 1 if self.forgot else snapshot.KEPT
+        try:
+            write = partial(snapshot.write, self._folder, statistics, source, offsets, keep)
+            self._bytes = limited("a snapshot of the item statistics", "written", write, WRITE_S)
+        except Exception as error:  # the log has it all: nothing is lost
+            logger.error("a snapshot of the item statistics is not written: %s", error)
+        self._seen, self._written, self.forgot = statistics.seen, time.monotonic(), False
 
 
 class FineTune:
@@ -167,8 +185,7 @@ class FineTune:
         """Whether it is time for a turn."""
         if self._may_begin(examples, why):
             return True
-        counts = self._trial is not None or bool(self._versions.serving.paths)
-        return examples > 0 and counts and waited_s >= self._settings.count_every_s
+        return examples > 0 and waited_s >= self._settings.count_every_s
 
     def recall(self, examples: list[Example]) -> list[Example]:
         """Take the examples from before this learner started: those the serving version has learnt from are counted.
@@ -200,7 +217,7 @@ class FineTune:
         if self._trial is not None:
             self._judge(self._trial, examples)
         self._learner.add(examples)
-        self._count()
+        self._learner.count()
         if self._trial is not None and self._trial.is_over():
             self._decide(self._trial)
         return why
@@ -214,7 +231,7 @@ class FineTune:
         """Read what was decided; where another version serves now, go on from that one."""
         self._versions.refresh()
         current = self._versions.current()
-        path = trained_path(current.path) if current else ""
+        path = current.path if current else ""
         if path != self._served.path or self._served.should_be_tried_again():
             self._served = (
                 ServingVersion.load(current, self._settings, self._learner.catalogue)
@@ -245,7 +262,6 @@ class FineTune:
         learnt = len(examples) - min(needed, len(examples) // 2)
         self._learner.add(examples[:learnt])
         candidate, self._since = self._learner.fine_tune(self._report), 0
-        self._refresh_served(candidate.tables())
         current = self._versions.current()
         self._trial = Trial(
             candidate, current.version if current else "", self._versions.serving.epoch, why, since, needed, began
@@ -270,22 +286,6 @@ class FineTune:
                 users,
                 trial.most(),
             )
-
-    def _count(self) -> None:
-        """Count what was added, for the candidate and for the version that serves, which goes live with it."""
-        counted = self._learner.count().tables()
-        if self._trial is not None:
-            self._trial.scorer = self._trial.scorer.with_counts(counted)
-        if self._refresh_served(counted):
-            version = self._versions.current().version
-            self._versions.say(ModelVersion(version, self._served.write_counts()), status="counted")
-
-    def _refresh_served(self, counted: dict[str, torch.Tensor]) -> bool:
-        """Let the version that serves have these counts, if there is one that can be used."""
-        fits = self._fits(self._served.scorer)
-        if fits:
-            self._served.scorer = self._served.scorer.with_counts(counted)
-        return fits
 
     def _decide(self, trial: Trial) -> None:
         """Write the candidate, and let it serve or reject it."""
@@ -313,28 +313,51 @@ class FineTune:
         logger.debug("fine-tuning: %d of %d", done, of)
 
 
+def open_learner(settings: Settings, catalogue: Catalogue) -> tuple[Learner, Inbox]:
+    """A learner that has counted what the newest snapshot has, and remembers it; what came after it is in the inbox."""
+    opened, refused = snapshot.newest(settings.registry_path, settings.statistics())
+    for why in refused:
+        logger.error("a snapshot of the item statistics is passed over: %s", why)
+    inbox = Inbox(settings, opened.offsets)
+    inbox.drain()
+    if inbox.source() != opened.source:  # that of another topic, or none
+        opened = snapshot.nothing(settings.statistics())
+        inbox.examples, inbox.remembered = [*inbox.remembered, *inbox.examples], []
+    learner = Learner(
+        catalogue, None, settings.seed, settings.replay_capacity, settings.rules(), statistics=opened.statistics
+    )
+    learner.remember(inbox.remembered)
+    inbox.remembered = []
+    return learner, inbox
+
+
 def learn(settings: Settings) -> None:
     """Take turns for as long as the process lives."""
     follower = CatalogueFollower(
         settings.bootstrap_servers, settings.topic("item-vectors"), Path(settings.replica_path) / "learner"
     )
-    versions, inbox = Versions(settings, patient=True), Inbox(settings)
-    learner = Learner(follower.catalogue, None, settings.seed, settings.replay_capacity, settings.rules())
+    versions = Versions(settings, patient=True)
+    learner, inbox = open_learner(settings, follower.catalogue)
+    snapshots = Snapshots(settings.registry_path, learner.statistics.seen)
     step = FineTune(settings, learner, versions)
-    inbox.drain()
     inbox.examples = step.recall(inbox.take())
     inbox.why = inbox.why if inbox.examples else ""
     logger.info(
-        "learner ready: %d items, %s serves", len(follower.catalogue), versions.serving.paths[:1] or "no version"
-    )
+        "learner ready: %d items, %d examples counted, %s serves",
+        len(follower.catalogue), learner.statistics.seen, versions.serving.paths[:1] or "no version",
+    )  # fmt: skip
     turned = time.monotonic()
     while True:
         inbox.read()
         if step.due(len(inbox.examples), inbox.why, time.monotonic() - turned):
             inbox.drain()
             follower.refresh()
-            inbox.why = step.turn(inbox.take(), inbox.why)
+            examples = inbox.take()
+            inbox.why = step.turn(examples, inbox.why)
             turned = time.monotonic()
+            snapshots.forgot |= any(example.forget for example in examples)
+        if snapshots.is_due(learner.statistics) and not inbox.examples:
+            snapshots.write(learner.statistics, inbox.source(), inbox.offsets())
 
 
 def main(argv: list[str]) -> None:

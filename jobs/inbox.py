@@ -6,7 +6,7 @@ What cannot be read is passed over, counted, and reported on `rejected-events`.
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from kafka.consumer.fetcher import ConsumerRecord
@@ -105,17 +105,31 @@ class Reports:
 class Inbox:
     """Reads the newest examples of all partitions together, and the requests.
 
-    `why` is the reason of the newest request that was not acted on; empty where there is none.
+    `why` is the reason of the newest request that was not acted on; empty where there is none. `remembered` are the
+    examples that a snapshot of the item statistics has counted already.
+
+    Args:
+        counted: the offsets of the snapshot, by partition.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, counted: Mapping[int, int] = {}) -> None:
         self._examples, self._requests = settings.topic("training-examples"), settings.topic("fine-tune-requests")
         self._capacity, self._max_future_ms = settings.replay_capacity, settings.max_future_s * 1_000
         newest = {self._examples: self._capacity, self._requests: REQUESTS}
         self._reader, self._reports = Reader(settings.bootstrap_servers, newest, GATHER_BYTES), Reports(settings)
         self._forgotten: dict[str, Forgotten] = {}
+        self._counted = counted
         self.examples: list[Example] = []
+        self.remembered: list[Example] = []
         self.why = ""
+
+    def source(self) -> str:
+        """The topic of the examples, as its reader knows it."""
+        return self._reader.source(self._examples)
+
+    def offsets(self) -> dict[int, int]:
+        """Up to where examples were read, by partition."""
+        return self._reader.offsets(self._examples)
 
     @property
     def passed_over(self) -> int:
@@ -160,7 +174,8 @@ class Inbox:
             return
         if example.forget:
             self._forget(record, example)
-        self.examples.append(example)
+        known = record.offset < self._counted.get(record.partition, 0)
+        (self.remembered if known else self.examples).append(example)
 
     def _forget(self, record: ConsumerRecord, example: Example) -> None:
         self._forgotten.pop(example.user_id, None)

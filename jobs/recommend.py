@@ -28,7 +28,7 @@ from jobs.flow import present, step, vectorised
 from model.schema import RECORD_BYTES
 from udfs.embed import Embed, EmbedItems
 from udfs.interest import UpdateInterest, serving_versions, side_output
-from udfs.score import Score
+from udfs.score import Follows, Score
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,9 @@ def recommend(
     requests = step(by_user.process(update, flow.BYTES), "update-interest")
     # Request
 
-    score = Score(settings.rules(), settings.k, settings.device, *kafka, *worker, settings.registry_path)
+    examples = settings.topic("training-examples"), settings.replay_capacity
+    follows = Follows(*kafka, *examples, settings.statistics())
+    score = Score(settings.rules(), settings.k, settings.device, follows, *worker, settings.registry_path)
     queued = requests.rescale()  # scoring runs in a task of its own: a micro-batch fills while the one before is scored
     scored = tables.from_data_stream(queued).map(
         vectorised(score, user_id="STRING", recommendation="BYTES", rejected="BYTES")

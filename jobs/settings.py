@@ -22,6 +22,7 @@ from typing import Annotated, Literal, get_args, get_type_hints
 import msgspec
 from msgspec import Meta
 
+from model.bounds import StatisticsConfig
 from model.interest import FOREVER, MOST_EVENTS, MOST_INTERESTS, Rules
 from model.schema import CONSUMING, RECORD_BYTES, HeadraceError
 
@@ -116,7 +117,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     # Learning
     fine_tune_every: _count("examples after which a fine-tuning is requested") = 2_000
     fine_tune_max_age_s: _real("... or this long after the last request, seconds", gt=0) = 60.0
-    count_every_s: _real("what is counted goes live so often between two fine-tunings, seconds", gt=0) = 5.0
+    count_every_s: _real("the learner takes new examples so often between two fine-tunings, seconds", gt=0) = 1.0
+    statistics_events: _count("newest events that item statistics keep one by one, 32 bytes each") = 1_000_000
+    statistics_pairs: _count("pairs of items that they keep at most, 8 bytes each") = 100_000_000
     replay_capacity: _count("newest examples the learner keeps to replay") = 500_000
     gate_events: _count("a candidate begins with so many new examples, and is judged on no fewer") = 200
     holdout: _count(
@@ -125,6 +128,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     gate_tolerance: _real("standard errors of NDCG@10 by which a candidate may trail", ge=0) = 1.0
     learner_threads: _count("torch threads of the learner", le=1_024) = 1
     seed: _count("seed of the learner's random numbers", ge=0, le=LARGEST_SEED) = 0
+
+    def statistics(self) -> StatisticsConfig:
+        """Bounds of the item statistics."""
+        return StatisticsConfig(most_events=self.statistics_events, most_pairs=self.statistics_pairs)
 
     def topic(self, name: str) -> str:
         """The full name of a topic."""

@@ -5,7 +5,7 @@ import msgspec
 from jobs.settings import Settings
 from jobs.writer import Writer
 from model.schema import ModelVersion, decode_model_version, decoded, encode_json
-from model.versions import Serving, follow, name_of, trained_path
+from model.versions import Serving, follow, name_of
 from udfs.reader import Patience, Reader
 
 KNOWN_REMOVED = 50
@@ -38,20 +38,18 @@ class Versions:
         if isinstance(version, str):
             return
         self.serving = follow(self.serving, version)
-        serves = any(trained_path(path) == trained_path(version.path) for path in self.serving.paths)
+        serves = version.path in self.serving.paths
         if version.status == "removed" and serves:  # decided by hand a moment before: it is not removed
             return
-        self.known[version.version] = merged(self.known.get(version.version), version)
+        if version.status != "counted":  # which release 0.1.0 wrote
+            self.known[version.version] = version
         removed = [name for name, one in self.known.items() if one.status == "removed"]
         for name in removed[: max(0, len(removed) - KNOWN_REMOVED)]:
             del self.known[name]
 
     def announce(self, version: ModelVersion) -> None:
-        """Say what a version is now; whoever follows the topic acts on it.
-
-        New counts have a key of their own: when the topic is compacted, the version's decision stays beside them.
-        """
-        key = version.version + (".counts" if version.status == "counted" else "")
+        """Say what a version is now; whoever follows the topic acts on it."""
+        key = version.version
         if self._patience:  # a record that was written after all comes twice, and changes nothing again
             self._patience.call(lambda: self._writer.write(key.encode(), encode_json(version)))
         else:
@@ -66,7 +64,7 @@ class Versions:
         own may come before it now.
         """
         current = self.current()
-        too_late = announced.epoch < self.serving.epoch and announced.status != "counted"
+        too_late = announced.epoch < self.serving.epoch
         if too_late and current is not None and current.version == announced.version:
             self.decide(current, current.reason, self.serving.pinned)
 
@@ -101,25 +99,11 @@ class Versions:
 
     def lately(self) -> list[ModelVersion]:
         """The version that serves now, and those that served before it, newest first."""
-        by_path = {trained_path(version.path): version for version in self.known.values()}
+        by_path = {version.path: version for version in self.known.values()}
         unknown = ModelVersion("", "")  # two paths under one name
-        found = [(by_path.get(trained_path(path), unknown), path) for path in self.serving.paths]
-        return [
-            msgspec.structs.replace(one, version=one.version or name_of(trained_path(path)), path=path)
-            for one, path in found
-        ]
+        found = [(by_path.get(path, unknown), path) for path in self.serving.paths]
+        return [msgspec.structs.replace(one, version=one.version or name_of(path), path=path) for one, path in found]
 
     def close(self) -> None:
         self._reader.close()
         self._writer.close()
-
-
-def merged(before: ModelVersion | None, said: ModelVersion) -> ModelVersion:
-    """What is known of a version after one more record: new counts change its path alone.
-
-    >>> before = ModelVersion("v1", "r/v1", status="serving")
-    >>> after = merged(before, ModelVersion("v1", "r/v1/counts-000001", status="counted"))
-    >>> after.path, after.status
-    ('r/v1/counts-000001', 'serving')
-    """
-    return msgspec.structs.replace(before, path=said.path) if before and said.status == "counted" else said

@@ -149,6 +149,17 @@ class Learner:
             self._count(new[start : start + _HEAP], share=0.0)
         self._counted, self._before = [], None
 
+    def remember(self, examples: Sequence[Example]) -> None:
+        """Keep examples to replay that the statistics have counted before this learner began."""
+        for example in examples:
+            if example.forget:
+                self.replay.forget(example.user_id)
+            else:
+                self.replay.add(example)
+        new = self.replay.take_new()
+        for step, one in enumerate(new, self.statistics.seen - len(new)):
+            one.user.steps[one.place] = max(0, step)
+
     def fine_tune(self, progress: Callable[[int, int], None] = lambda done, of: None) -> Scorer:
         """Learn from the examples since the last call and return a new scorer; the ones returned before do not change.
 

@@ -15,7 +15,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from model.schema import VersionError
-from model.versions import trained_path
 
 
 def write(registry: str, version: str, tensors: dict[str, torch.Tensor], about: dict[str, Any]) -> str:
@@ -39,7 +38,7 @@ def check_inside(path: str, registry: str) -> None:
     """See that a version lies in the registry, not below a folder of it: a path comes from a topic, and may name any
     file or address, or a version of another `topic_prefix`.
 
-    >>> check_inside("/models/v1/counts-000001", "file:///models/")
+    >>> check_inside("/models/v1", "file:///models/")
     >>> check_inside("zip://m::/etc/passwd", "/models")
     Traceback (most recent call last):
     ...
@@ -50,27 +49,26 @@ def check_inside(path: str, registry: str) -> None:
     """
     root = _plain(registry) + "/"
     below = _plain(path).removeprefix(root) if _plain(path).startswith(root) else ""
-    name = trained_path(below)
-    if "::" in below or "/" in name or name in ("", ".", ".."):
+    if "::" in below or "/" in below or below in ("", ".", ".."):
         raise VersionError(f"{path}: lies outside the registry {registry}; only versions in it are loaded")
 
 
 def is_same(path: str, other: str) -> bool:
-    """Whether both are one version, with counts or without.
+    """Whether both are one version.
 
-    >>> is_same("/models/v1/counts-000001", "file:///models/v1"), is_same("/models/v1", "/models/v10")
+    >>> is_same("/models/v1/", "file:///models/v1"), is_same("/models/v1", "/models/v10")
     (True, False)
     """
-    return _plain(trained_path(path)) == _plain(trained_path(other))
+    return _plain(path) == _plain(other)
 
 
 def is_within(path: str, folder: str) -> bool:
     """Whether a path is that of the folder's version, or of something in it.
 
-    >>> is_within("/models/v1/counts-000001", "/models/v1"), is_within("/models/v10", "/models/v1")
+    >>> is_within("/models/v1/more", "/models/v1"), is_within("/models/v10", "/models/v1")
     (True, False)
     """
-    return f"{_plain(path)}/".startswith(f"{_plain(trained_path(folder))}/")
+    return f"{_plain(path)}/".startswith(f"{_plain(folder)}/")
 
 
 def _plain(path: str) -> str:

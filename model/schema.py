@@ -141,7 +141,8 @@ class Recommendation(Struct, frozen=True, omit_defaults=True):
     """A top-k list, best first. `rec_id` follows from the event alone, so a list that comes twice can be told.
 
     With `forgotten` set it answers a `forget`: no version made it, it has no items, and whoever keeps lists deletes the
-    user's.
+    user's. `model_version` names what was trained of what made it; `examples_seen` says how many examples its item
+    statistics had counted.
     """
 
     rec_id: Name
@@ -153,6 +154,7 @@ class Recommendation(Struct, frozen=True, omit_defaults=True):
     variant: Name
     items: Annotated[list[RecommendedItem], Meta(max_length=MOST_ITEMS)]
     forgotten: bool = False
+    examples_seen: Count = 0
 
 
 class Example(Struct, frozen=True, omit_defaults=True):

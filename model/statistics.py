@@ -13,12 +13,12 @@ and the log holds the newest `most_events`. An example is counted in microsecond
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from model import counting
+from model.bounds import StatisticsConfig
 from model.counting import Items, Log, Pairs, Rule, Users
 from model.schema import Example, StateError, event_key, item_key
 
@@ -36,15 +36,6 @@ _FIRST_ROWS, _FIRST_SLOTS = 1_024, 1 << 16
 _CHUNK = 256  # examples counted between two looks at the room that is left
 _POPULAR_FOR = 100  # examples, after which what is popular is looked for again
 _MOST_EXPONENT = 60.0  # weights are kept as of a base event, and brought to a new one before they grow beyond 2**60
-
-
-@dataclass(frozen=True)
-class StatisticsConfig:
-    """Bounds of memory, in entries."""
-
-    most_events: int = 1_000_000  # 32 bytes each; how far back a user is known, and can be forgotten exactly
-    most_partners: int = 512  # of an item in a table, 8 bytes each
-    most_pairs: int = 100_000_000  # of all tables, 8 bytes each
 
 
 class Counted(NamedTuple):

@@ -1,7 +1,6 @@
 """Which model versions serve: a fold over the records of `model-versions`, for job, learner, page and command.
 
     serving, epoch 0 ─► serving, epoch 0 ─► by hand: serving, epoch 1, pinned ─► serving, epoch 0: too late, no effect
-                         counted: new counts of a version, wherever it stands
 
 A decision by hand begins a new epoch, and every record says in which epoch it was written. So a candidate that was
 learnt before a rollback cannot undo it, whenever its record comes. An epoch also outlives the compaction of the topic,
@@ -21,9 +20,8 @@ KEPT = 12
 STAND_INS = 3
 """The version that serves, and those that stand in where it cannot be loaded: they travel on every request."""
 
-_NAME, _NUMBER = re.compile("v[0-9]{5,9}"), re.compile("[0-9]{1,18}")
-_COUNTS = "/counts-"
-"""A version is refreshed by what has been counted since: `<version>/counts-<number>` in the registry."""
+_NAME = re.compile("v[0-9]{5,9}")
+_COUNTS = re.compile("/counts-[0-9]{1,18}$")  # what release 0.1.0 put behind a version's path
 
 
 class Serving(Struct, frozen=True, array_like=True):
@@ -48,48 +46,20 @@ class Serving(Struct, frozen=True, array_like=True):
         >>> Serving.decode(["r/v1"]) == Serving.decode(Serving(["r/v1"], led=True).encode())
         True
         """
-        return _decode(state) if isinstance(state, bytes) else cls(list(state or []), led=bool(state))
+        serving = _decode(state) if isinstance(state, bytes) else cls(list(state or []), led=bool(state))
+        return msgspec.structs.replace(serving, paths=[_COUNTS.sub("", path) for path in serving.paths])
 
 
 _decode = msgspec.msgpack.Decoder(Serving).decode
 
 
-def counts_path(path: str, number: int) -> str:
-    """Where the counts of a version lie.
-
-    >>> counts_path("r/v00003", 17)
-    'r/v00003/counts-000017'
-    """
-    return f"{trained_path(path)}{_COUNTS}{number:06d}"
-
-
-def trained_path(path: str) -> str:
-    """The version without what has been counted since.
-
-    >>> trained_path("r/v00003/counts-000017"), trained_path("r/v00003")
-    ('r/v00003', 'r/v00003')
-    """
-    trained, _, number = path.rpartition(_COUNTS)
-    return trained if trained and _NUMBER.fullmatch(number) else path
-
-
-def counts_number(path: str) -> int:
-    """Which counts of its version a path names, 0 for none.
-
-    >>> counts_number("r/v00003/counts-000017"), counts_number("r/v00003")
-    (17, 0)
-    """
-    return int(path.removeprefix(trained_path(path)).removeprefix(_COUNTS) or 0)
-
-
 def name_of(path: str) -> str:
     """What a list is stamped with.
 
-    >>> name_of("r/v00003/counts-000017"), name_of("r/v00003")
-    ('v00003.17', 'v00003')
+    >>> name_of("r/v00003")
+    'v00003'
     """
-    number = counts_number(path)
-    return trained_path(path).rsplit("/", 1)[-1] + (f".{number}" if number else "")
+    return path.rsplit("/", 1)[-1]
 
 
 def follow(serving: Serving, version: ModelVersion) -> Serving:
@@ -108,12 +78,6 @@ def follow(serving: Serving, version: ModelVersion) -> Serving:
     >>> after
     Serving(paths=['r/v1', 'r/v2'], epoch=1, pinned=True, led=True)
 
-    New counts of a version take the place of those before, wherever it stands.
-
-    >>> counted = ModelVersion("v1", "r/v1/counts-000008", status="counted")
-    >>> follow(Serving(["r/v2", "r/v1/counts-000007"]), counted).paths
-    ['r/v2', 'r/v1/counts-000008']
-
     A retired version stands in for the others, a rejected one never does.
 
     >>> follow(Serving(["r/v2", "r/v1"], led=True), ModelVersion("v2", "r/v2", status="retired")).paths
@@ -121,7 +85,7 @@ def follow(serving: Serving, version: ModelVersion) -> Serving:
     >>> follow(Serving(["r/v2", "r/v1"], led=True), ModelVersion("v2", "r/v2", status="rejected")).paths
     ['r/v1']
     """
-    if version.epoch < serving.epoch:
+    if version.epoch < serving.epoch or version.status == "counted":
         return serving
     waits = serving.pinned and version.epoch == serving.epoch and _place(serving.paths, version) != 0
     if version.status == "serving" and waits:
@@ -132,12 +96,10 @@ def follow(serving: Serving, version: ModelVersion) -> Serving:
 
 def _paths(serving: Serving, version: ModelVersion) -> list[str]:
     paths, place = serving.paths, _place(serving.paths, version)
-    others = [path for path in paths if trained_path(path) != trained_path(version.path)]
+    others = [path for path in paths if path != version.path]
     match version.status:
         case "serving":
             paths = [version.path, *others]
-        case "counted" if place is not None:
-            paths = [*others[:place], version.path, *others[place:]]
         case "retired":
             place = max(place or 0, int(serving.led))  # where its earlier records are gone, it was the last that served
             paths = [*others[:place], version.path, *others[place:]]
@@ -148,7 +110,7 @@ def _paths(serving: Serving, version: ModelVersion) -> list[str]:
 
 def _place(paths: list[str], version: ModelVersion) -> int | None:
     """Where a version stands, None for nowhere."""
-    return next((place for place, path in enumerate(paths) if trained_path(path) == trained_path(version.path)), None)
+    return paths.index(version.path) if version.path in paths else None
 
 
 def is_name(name: str) -> bool:

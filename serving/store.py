@@ -30,7 +30,7 @@ from model.schema import (
     decode_recommendation,
     encode_json,
 )
-from model.versions import Serving, follow, trained_path
+from model.versions import Serving, follow
 from serving.redact import cut, shown, shown_raw
 from serving.words import say
 
@@ -341,8 +341,8 @@ class Store:
     def _show_version(self, said: Said) -> dict[str, Any]:
         """A version as it stands, without its path: one serves at most, one judged on nothing has no figures."""
         version = said.version
-        paths = [trained_path(path) for path in self._serving.paths[:1]]
-        serves = trained_path(version.path) in paths
+        paths = self._serving.paths[:1]
+        serves = version.path in paths
         judged = version.metrics.get("judged_on") != 0
         metrics = {
             shown(name, METRIC_CHARS): value

@@ -6,7 +6,6 @@ from model.schema import Reason
 from model.signals import ALL, Signal
 
 
-
 def say(reason: Reason, title: Callable[[str], str]) -> str:
     """One reason in words; a signal that is not known here still names what carried it.
 

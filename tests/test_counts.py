@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from model.learning.counts import NEXT_MS, Chosen, Shares, next_of
 
 from model.evaluate import Users
 from model.finetune import Learner
 from model.learning.config import TrainingConfig
-from model.learning.counts import NEXT_MS, Chosen, Shares, next_of
 from model.schema import Event, Example, item_key
 from model.score import Scorer
 from model.scoring.table import EVER, HALF_LIVES

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from model.learning.counts import Pairs, inverse
 
 from model import consumed
 from model.evaluate import Users
 from model.finetune import NOBODY, Judgement, Learner, non_inferior
 from model.interest import Rules
 from model.learning.config import TrainingConfig
-from model.learning.counts import Pairs, inverse
 from model.schema import Event, Example, ItemVector, item_key
 from model.score import Scorer, score
 from tests.test_score import DIM, ITEMS, ids, make_catalogue, make_request

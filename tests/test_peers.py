@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from model.learning.peers import Peers
 
 from model.finetune import Learner
 from model.interest import Rules
 from model.learning.config import TrainingConfig
-from model.learning.peers import Peers
 from model.schema import Example
 from model.score import Scorer
 from model.scoring.batch import open_requests

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from model.learning.growth import Known, take_in
 
 from model.learning.config import TrainingConfig
-from model.learning.growth import Known, take_in
 from model.learning.train_network import NetworkTrainer, Windows, _worn_out, sampled_softmax_loss
 from model.score import Scorer
 from model.scoring.network import EVENT, NOTHING, START, UNKNOWN

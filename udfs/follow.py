@@ -25,6 +25,7 @@ class TopicFollower:
             wait where there is no room; what it raises is logged, and it gets the same records again.
         restart: gets the source where the topic is read from its beginning, because it was made anew or is not that of
             `source`; also once where `source` is empty. What was taken before is to be forgotten.
+        newest: with so many of the newest records it begins where `source` is empty; with all if not given.
         reached: called when all is taken that was there at the start, also after each restart; a topic that is not
             there is empty.
 
@@ -46,6 +47,7 @@ class TopicFollower:
         *,
         reached: Callable[[], None] = lambda: None,
         gather_bytes: int = 1,
+        newest: int | None = None,
     ) -> None:
         self._topic, self._take, self._restart, self._reached = topic, take, restart, reached
         self._restarts: deque[str] = deque()
@@ -53,7 +55,7 @@ class TopicFollower:
         self._goal: dict[TopicPartition, int] | None = None  # the ends at the start
         self._is_at_end = False
         self._reader = reader.Reader(
-            bootstrap_servers, {topic: reader.Place(source, dict(offsets))}, gather_bytes, patient=False,
+            bootstrap_servers, {topic: reader.Place(source, dict(offsets)) if source else newest}, gather_bytes, patient=False,
             restart=self._restarts.append,
         )  # fmt: skip
         self._patience = reader.Patience(f"{topic} at {bootstrap_servers}")

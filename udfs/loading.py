@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 
 from model.catalogue import Catalogue
 from model.schema import ItemVector, Rejected, VersionError
-from model.versions import counts_number, name_of, trained_path
+from model.statistics import ItemStatistics
+from model.versions import name_of
 
 KEPT_VERSIONS = 4
 RETRY_S = 30.0
@@ -117,13 +118,15 @@ class Scorers:
         self._sample: tuple[tuple[str, int], Catalogue] | None = None
         self._patience_s = FIRST_S
 
-    def first(self, paths: Sequence[str], catalogue: Catalogue) -> tuple[str, Any, list[bytes]]:
+    def first(
+        self, paths: Sequence[str], statistics: ItemStatistics, catalogue: Catalogue
+    ) -> tuple[str, Any, list[bytes]]:
         """The first of the versions that is ready for this catalogue; while it is loaded, what stands in.
 
         Returns:
             Its name, its scorer, and a `rejected-events` record for each version that was refused just now.
         """
-        self._last = self._ready(paths, catalogue)
+        self._last = self._ready(paths, statistics, catalogue)
         self._patience_s = 0.0
         scorer = self._used(self._last) if self._last else self._untrained_for(catalogue.vectors.shape[1])
         rejected, self._rejected = self._rejected, []
@@ -145,38 +148,32 @@ class Scorers:
         for loading in self._loading.values():
             loading.is_over(CLOSE_S)
 
-    def _ready(self, paths: Sequence[str], catalogue: Catalogue) -> str:
+    def _ready(self, paths: Sequence[str], statistics: ItemStatistics, catalogue: Catalogue) -> str:
         """The path of what makes the list, empty for the untrained scorer."""
         self._collect()
-        wanted = [path for one in paths for path in (one, trained_path(one))]
-        for path in wanted:
+        for path in paths:
             self._begin(path, catalogue)
-            if self._can_serve(path, catalogue):
+            if self._can_serve(path, statistics, catalogue):
                 return path
             if not self._is_refused(path):
                 break  # it is on its way
-        for path in (*map(self._newest_of, paths), self._last) if paths else ():
-            if path and self._can_serve(path, catalogue):
+        for path in (*paths, self._last) if paths else ():
+            if path and self._can_serve(path, statistics, catalogue):
                 return path
-        for path in wanted:
+        for path in paths:
             self._begin(path, catalogue)
         return ""
-
-    def _newest_of(self, path: str) -> str | None:
-        """What is loaded of the same version, with its newest counts."""
-        alike = [one for one in self._loaded if trained_path(one) == trained_path(path)]
-        return max(alike, key=counts_number, default=None)
 
     def _is_refused(self, path: str) -> bool:
         return self._refused.get(path, 0.0) >= time.monotonic()
 
     def _begin(self, path: str, catalogue: Catalogue) -> None:
-        """Load a version that is new, one of its counts at a time; without any item there is nothing to try it on."""
+        """Load a version that is new, without any item there is nothing to try it on."""
         if not len(catalogue) or path in self._loaded or self._is_refused(path):
             return
         if len(self._hung) >= MOST_LOADS:
             self._refuse(path, VersionError(f"{path}: not loaded while {MOST_LOADS} others hang; see the registry"))
-        on_its_way = any(trained_path(one) == trained_path(path) for one in self._loading)
+        on_its_way = path in self._loading
         if on_its_way or len(self._loading) + len(self._hung) >= MOST_LOADS:
             return
         try:
@@ -208,12 +205,12 @@ class Scorers:
                 self._refuse(path, VersionError(f"{path}: not loaded in {LOAD_S:g} s; does the registry answer?"))
         self._hung = [one for one in self._hung if not one.is_over(0)]
 
-    def _can_serve(self, path: str, catalogue: Catalogue) -> bool:
+    def _can_serve(self, path: str, statistics: ItemStatistics, catalogue: Catalogue) -> bool:
         """Whether a version is loaded and knows the catalogue; what it knows of it is kept for the next lists."""
         if path not in self._loaded:
             return False
         try:
-            self._loaded[path].table(catalogue)
+            self._loaded[path].table(statistics, catalogue)
         except Exception as error:  # as when it is tried
             del self._loaded[path]
             self._refuse(path, error)

@@ -4,12 +4,13 @@ import gc
 import time
 from collections import defaultdict, deque
 from pathlib import Path
-from weakref import WeakValueDictionary
+from typing import NamedTuple
 
 import pandas as pd
 from pyflink.table.udf import ScalarFunction
 
 from model import consumed, interest
+from model.bounds import StatisticsConfig
 from model.catalogue import Catalogue
 from model.evaluation.online import LastList, OnlineMetrics
 from model.metrics import K
@@ -24,13 +25,22 @@ from model.schema import (
     item_key,
     rec_id,
 )
-from model.versions import trained_path
 from udfs import worker
 from udfs.gauges import Gauges
 from udfs.loading import Scorers
 
 MOST_REFUSED = 100
 """So many refused versions and item vectors wait for a list to go with."""
+
+
+class Follows(NamedTuple):
+    """What a scoring worker follows: topics of a broker, and where the item statistics begin and end."""
+
+    bootstrap_servers: str
+    item_vectors: str
+    training_examples: str
+    newest: int  # examples that are counted where there is no snapshot
+    statistics: StatisticsConfig
 
 
 class Score(ScalarFunction):
@@ -45,14 +55,13 @@ class Score(ScalarFunction):
         rules: interest.Rules,
         k: int,
         device: str,
-        bootstrap_servers: str,
-        item_vectors: str,
+        follows: Follows,
         replica_dir: str,
         threads: int,
         registry: str,
     ) -> None:
         self._rules, self._k, self._device = rules, k, device
-        self._kafka = (bootstrap_servers, item_vectors)
+        self._follows = follows
         self._replica_dir, self._threads, self._registry = Path(replica_dir), threads, registry
         self._refused: deque[bytes] = deque()
         self._twin = OnlineMetrics()
@@ -62,20 +71,20 @@ class Score(ScalarFunction):
         worker.prepare(self._threads)
         from model import device, registry, score
         from udfs.replica import CatalogueFollower
+        from udfs.statistics import StatisticsFollower
 
         self._score = score.score
         self._gauges.register(function_context.get_metric_group())
-        self._follower = CatalogueFollower(*self._kafka, self._replica_dir / "score")
+        servers, item_vectors, examples, newest, config = self._follows
+        self._follower = CatalogueFollower(servers, item_vectors, self._replica_dir / "score")
+        self._statistics = StatisticsFollower(servers, examples, self._registry, newest, config)
 
         chosen = device.choose(self._device)
 
-        known: WeakValueDictionary[str, score.Scorer] = WeakValueDictionary()  # what was loaded last of each version
-
         def load(path: str, items: Catalogue) -> score.Scorer:
             registry.check_inside(path, self._registry)
-            scorer = score.load(path, chosen, known.get(trained_path(path)))
+            scorer = score.load(path, chosen)
             score.try_out(scorer, items, self._k, self._rules)
-            known[trained_path(path)] = scorer
             return scorer
 
         self._scorers = Scorers(load, lambda dim: score.Scorer.untrained(dim).to(chosen))
@@ -83,12 +92,14 @@ class Score(ScalarFunction):
 
     def close(self) -> None:
         self._scorers.close()
+        self._statistics.close()
         self._follower.close()
 
     def eval(self, frame: pd.DataFrame) -> pd.DataFrame:
         self._follower.refresh()
         requests = [decode_packed_request(packed) for packed in frame.iloc[:, 0]]
-        lists = self._lists(requests)
+        with self._statistics.lock:  # what is counted does not change under a micro-batch
+            lists = self._lists(requests)
         while self._follower.rejected and len(self._refused) < MOST_REFUSED:
             self._refused.append(self._follower.rejected.popleft().as_json())
         refused = [self._refused.popleft() if self._refused else None for _ in requests]
@@ -100,14 +111,14 @@ class Score(ScalarFunction):
         groups, lists, popular = defaultdict(list), {}, {}
         for at, request in enumerate(requests):
             if request.forget:
-                lists[at] = _recommendation(request, "", [], time.time_ns() // 1_000_000)
+                lists[at] = _recommendation(request, "", [], time.time_ns() // 1_000_000, 0)
             else:
                 groups[tuple(request.versions)].append(at)
         for versions, places in groups.items():
             version, answers, most_chosen = self._rank(versions, [requests[at] for at in places])
-            now_ms = time.time_ns() // 1_000_000
+            now_ms, seen = time.time_ns() // 1_000_000, self._statistics.statistics.seen
             for at, items in zip(places, answers):
-                lists[at] = _recommendation(requests[at], version, items, now_ms)
+                lists[at] = _recommendation(requests[at], version, items, now_ms, seen)
                 popular[at] = most_chosen
         for at, request in enumerate(requests):
             if request.forget:
@@ -127,7 +138,7 @@ class Score(ScalarFunction):
         )
         others = (key for key in popular if key & 0xFFFFFFFF not in had)
         items = [item_key(item.item_id) for item in made.items[:K]]
-        version = made.model_version.partition(".")[0]
+        version = made.model_version
         self._twin.show(request.user_id, LastList(version, items, [key for key, _ in zip(others, range(K))]))
         self._gauges.show(version)
 
@@ -138,18 +149,21 @@ class Score(ScalarFunction):
 
         A version may fail at a list though it did not when it was tried: then the next one makes it.
         """
-        catalogue = self._follower.catalogue
+        catalogue, statistics = self._follower.catalogue, self._statistics.statistics
         while True:
-            version, scorer, refused = self._scorers.first(versions, catalogue)
+            version, scorer, refused = self._scorers.first(versions, statistics, catalogue)
             self._refused += refused
             try:
-                return version, self._score(scorer, catalogue, requests, self._k, self._rules), scorer.popular()
+                lists = self._score(scorer, statistics, catalogue, requests, self._k, self._rules)
+                return version, lists, statistics.popular()
             except Exception as error:
                 if not self._scorers.refuse_last(error):
                     raise
 
 
-def _recommendation(request: Request, version: str, items: list[RecommendedItem], now_ms: int) -> Recommendation:
+def _recommendation(
+    request: Request, version: str, items: list[RecommendedItem], now_ms: int, seen: int
+) -> Recommendation:
     name = rec_id(request.user_id, event_key(request.event_id), request.event_time_ms)
     return Recommendation(
         name,
@@ -161,4 +175,5 @@ def _recommendation(request: Request, version: str, items: list[RecommendedItem]
         request.variant,
         items,
         request.forget,
+        seen,
     )

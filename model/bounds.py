@@ -1,0 +1,12 @@
+"""Bounds of memory of the item statistics (model/statistics.py), for settings that load no compiler."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class StatisticsConfig:
+    """Bounds of memory, in entries."""
+
+    most_events: int = 1_000_000  # 32 bytes each; how far back a user is known, and can be forgotten exactly
+    most_partners: int = 512  # of an item in a table, 8 bytes each
+    most_pairs: int = 100_000_000  # of all tables, 8 bytes each
