@@ -11,9 +11,9 @@ waited, and on the next ones that come until they are enough. Where something el
 on from, after a rollback, it begins again from that.
 
 The topic is the learner's memory: one that starts takes the networks from the version that serves, the statistics from
-the newest snapshot, and reads the newest `replay_capacity` examples again. Where the broker is away it says so and waits
-(udfs/reader.py). What else goes wrong in a turn is logged with its traceback, and the process ends with code 1: whoever
-runs it (the local stack's supervisor, a cluster's) starts it again, and it goes on as above.
+the newest snapshot, and reads the newest `replay_capacity` examples again. Where the broker is away it says so and
+waits (udfs/reader.py). What else goes wrong in a turn is logged with its traceback, and the process ends with code 1:
+whoever runs it (the local stack's supervisor, a cluster's) starts it again, and it goes on as above.
 
     python jobs/finetune.py [--SETTING VALUE ...]
 """

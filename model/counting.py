@@ -68,7 +68,7 @@ class Items(NamedTuple):
 
 class Pairs(NamedTuple):
     """For each item a row of partners, the strongest first, somewhere in `partner` and `weight`; `total` is the sum of
-    all that was added, dropped partners too. `top` is the first slot never used, `free` the first free row of each size.
+    all that was added, dropped partners too. `top` is the first slot never used, `free` the first free row of a size.
     """
 
     start: np.ndarray

@@ -88,10 +88,9 @@ class Scorer(nn.Module):
             VersionError: the scorer was made for another encoder than the catalogue's.
         """
         table = self._table
-        if table is not None and table.statistics is statistics and table.index.catalogue is catalogue:
-            if table.encoder_version == catalogue.encoder_version:
-                table.sync()
-                return table
+        if table is not None and table.is_of(statistics, catalogue):
+            table.sync()
+            return table
         self._check(catalogue)
         self._table = ItemTable(self, statistics, index_of(catalogue))
         return self._table
@@ -157,12 +156,9 @@ def load(path: str, device: str | torch.device = "cpu") -> Scorer:
 
 def _read(path: str) -> tuple[dict[str, torch.Tensor], dict]:
     tensors, about = registry.read(path)
-    broken = [name for name, tensor in tensors.items() if "." in name and not (tensor.abs() <= LARGEST).all()]
-    broken += (
-        [f"{name}_weights" for name in FITTED if not (tensors[f"{name}_weights"].abs() <= LARGEST).all()]
-        if all(f"{name}_weights" in tensors for name in FITTED)
-        else []
-    )
+    broken = [
+        name for name, tensor in tensors.items() if tensor.is_floating_point() and not (tensor.abs() <= LARGEST).all()
+    ]
     if broken:
         names = ", ".join(broken)
         raise VersionError(

@@ -1,7 +1,7 @@
 """What is counted of items and of users alike, from the log `training-examples`, by whoever needs it.
 
     an example ─► the log of the newest events ─┬─► popularities, old choices fading
-                  (who, what, when; who before) ├─► pairs of items near each other ─► the strongest partners of each item
+                  (who, what, when; who before) ├─► pairs of items near each other ─► the strongest partners of each
                                                 └─► who else had an item lately, and what stands around it (session kNN)
 
 The scoring workers, the learner and the evaluation each keep their own `ItemStatistics`: they read the same log and
@@ -274,7 +274,8 @@ class ItemStatistics:
         self.users = Users(
             *(_spread(columns[f"users.{name}"], known, users, _EMPTY_USER[name]) for name in Users._fields)
         )
-        self.items = Items(*(columns[f"items.{name}"].copy() for name in _EMPTY_ITEM), columns["totals"].copy())
+        of_items = {name: columns[f"items.{name}"].copy() for name in _EMPTY_ITEM}
+        self.items = Items(**of_items, totals=columns["totals"].copy())
         self.pairs = {name: Pairs(*(columns[f"{name}.{part}"].copy() for part in Pairs._fields)) for name in PAIRS}
 
 

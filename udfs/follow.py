@@ -54,9 +54,9 @@ class TopicFollower:
         self._batch: list[ConsumerRecord] = []
         self._goal: dict[TopicPartition, int] | None = None  # the ends at the start
         self._is_at_end = False
+        start = reader.Place(source, dict(offsets)) if source else newest
         self._reader = reader.Reader(
-            bootstrap_servers, {topic: reader.Place(source, dict(offsets)) if source else newest}, gather_bytes, patient=False,
-            restart=self._restarts.append,
+            bootstrap_servers, {topic: start}, gather_bytes, patient=False, restart=self._restarts.append,
         )  # fmt: skip
         self._patience = reader.Patience(f"{topic} at {bootstrap_servers}")
         self._stop = threading.Event()

@@ -19,6 +19,7 @@ from model.finetune import Learner
 from model.metrics import K
 from model.schema import Action, Event, Example, Item, ItemVector, Request
 from model.score import Scorer, score
+from model.statistics import ItemStatistics
 
 Embed = Callable[[list[str]], np.ndarray]
 Step = tuple[str, Item | str] | tuple[str, Item, float]
@@ -62,6 +63,11 @@ class Store:
     items: dict[str, Item]
     learner: Learner | None = None
     numbers: itertools.count = field(default_factory=itertools.count)
+
+    @property
+    def statistics(self) -> ItemStatistics:
+        """What is counted; nothing without a learner."""
+        return self.learner.statistics if self.learner is not None else ItemStatistics()
 
     @property
     def now_ms(self) -> int:
@@ -111,7 +117,7 @@ class Store:
 
     def lists(self, requests: Sequence[Request], k: int = K) -> list[list[str]]:
         """The ids of the k best items for each."""
-        lists = score(self.scorer, self.catalogue, requests, k, self.protocol.rules, explained=False)
+        lists = score(self.scorer, self.statistics, self.catalogue, requests, k, self.protocol.rules, explained=False)
         return [[item.item_id for item in one] for one in lists]
 
     def share(self, requests: Sequence[Request], items: Sequence[Item], k: int = K) -> float:
@@ -131,7 +137,7 @@ class Store:
         asked = [self.users.ask(event) for event in events]
         if self.learner is not None:
             self.learner.add([one.example for one in asked if one.example is not None])
-            self.scorer = self.learner.count()
+            self.learner.count()
 
     def forget(self, user: str) -> None:
         """A user wants to be forgotten, by the job and by the learner."""
@@ -139,7 +145,7 @@ class Store:
         self.users.act(event)
         if self.learner is not None:
             self.learner.add([Example(user, event.event_id, event.event_time_ms, forget=True)])
-            self.scorer = self.learner.count()
+            self.learner.count()
 
     def fine_tune(self) -> None:
         """The next version of the model; without a learner there is none."""
@@ -193,7 +199,10 @@ def train(store: Store, progress: Callable[[int, int], None] = lambda done, of: 
     events = len(store.asked)
     for start, end, fine_tunes in chunks(events, int(events * store.protocol.warm_up), store.protocol):
         learner.add([one.example for one in store.asked[start:end] if one.example is not None])
-        trained.scorer = learner.fine_tune() if fine_tunes else learner.count()
+        if fine_tunes:
+            trained.scorer = learner.fine_tune()
+        else:
+            learner.count()
         progress(end, events)
     trained.learner = learner
     return trained

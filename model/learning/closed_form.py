@@ -39,9 +39,9 @@ def fit(scorer: Scorer, flat: Flat, keys: np.ndarray, chosen: np.ndarray, seen: 
     np.fill_diagonal(gram, chosen[top] / (1 - decay) + config.ease_ridge)
     _write(scorer, "ease", fitted(torch.from_numpy(gram)).clamp(min=0), config.neighbours)
     histories = _histories(flat, place, len(top))
-    gram = histories.T @ histories
-    gram.diagonal().add_(config.ease_ridge)
-    _write(scorer, "taste", fitted(gram).T, config.taste_partners)
+    shared = histories.T @ histories
+    shared.diagonal().add_(config.ease_ridge)
+    _write(scorer, "taste", fitted(shared).T, config.taste_partners)
 
 
 @njit(cache=True)

@@ -137,7 +137,7 @@ class NetworkTrainer:
         return np.take_along_axis(at, order, 1), np.take_along_axis(kind, order, 1)
 
     def _loss(self, items: TrainingItems, windows: Windows) -> torch.Tensor:
-        """Sampled softmax: each target against shared negatives, half of them uniform, half other targets of the batch."""
+        """Sampled softmax: each target against shared negatives, half of them uniform, half other targets."""
         rows, gaps, actions, kind, targets = windows
         network, count = self._network, len(items.vectors)
         target = targets[targets >= 0]  # (w,)

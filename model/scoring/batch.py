@@ -43,7 +43,8 @@ class Host(NamedTuple):
 class MicroBatch:
     """A group of requests, opened up; T = last_n, I = most interests of a user.
 
-    Shape: history (B, T) rows of the catalogue, the newest event last, n for none, without events that push away; gaps,
+    Shape: history (B, T) rows of the catalogue, the newest event last, `none` for none, without events that push away;
+    gaps,
     actions, kind (B, T); context (B, CONTEXT); interests (B, I, 64); weights, led_to (B, I): how much each interest
     weighs, and how strongly the last one led to it; both sum to 1, or to 0 where there is none; events (B, T) rows, all
     of them, strengths (B, T) how much each says now, and rated (B, T) whether it is a rating; searching (B,) whether
@@ -53,6 +54,8 @@ class MicroBatch:
     must not be listed, and excluded_owner (x,).
     """
 
+    none: int
+    host: Host
     history: torch.Tensor
     gaps: torch.Tensor
     actions: torch.Tensor
@@ -75,8 +78,6 @@ class MicroBatch:
     owner: torch.Tensor
     excluded: torch.Tensor
     excluded_owner: torch.Tensor
-    none: int
-    host: Host
 
 
 def gap_number(gap_ms: np.ndarray) -> np.ndarray:
@@ -102,7 +103,8 @@ def open_requests(
     context = np.column_stack((histories[-1], again))
     tensors = (*histories[:-1], context.astype(np.float32), *_interests(users), *said, *had)
     host = _host(histories[0], none, *had)
-    return MicroBatch(*(torch.from_numpy(tensor).to(device) for tensor in tensors), none, host)
+    columns = (torch.from_numpy(tensor).to(device) for tensor in tensors)
+    return MicroBatch(none, host, *columns)
 
 
 def _host(history: np.ndarray, none: int, *consumed: np.ndarray) -> Host:

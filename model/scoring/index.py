@@ -106,7 +106,7 @@ class CatalogueIndex:
         elif self._cells is None:
             self._cells = _cells_of(self.contrast)
         else:
-            self._cells.remove_ids(rows[rows < before])
+            self._cells.remove_ids(faiss.IDSelectorBatch(rows[rows < before]))
             there = rows[rows < self._count]
             self._cells.add_with_ids(self.contrast[there], there)
 

@@ -14,6 +14,7 @@ may want from one that nobody wants is not what tells it from the best hundred.
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from typing import cast
 
 import numpy as np
@@ -112,8 +113,8 @@ class Scored:
     """The best candidates of a micro-batch with their signals and scores, and some items of the whole catalogue.
 
     Shape: rows (B, c), 0 where `there` (B, c) is false; signals (B, c, signals); terms (B, c, TERMS), see feedback.py;
-    scores (B, c), -inf for what must not be listed; context weights (B, signals), those that order; others (B, R, names)
-    signals and terms of the sample; rest (B,), the log of what all items weigh that are no candidates, estimated.
+    scores (B, c), -inf for what must not be listed; weights (B, signals), those that order; others (B, R, names) of
+    the sample; rest (B,), the log of what all items weigh that are no candidates, estimated.
     """
 
     rows: torch.Tensor
@@ -219,7 +220,7 @@ def _retrieve(
         bounds = np.linspace(0, B, 4 * threads + 1).astype(int).tolist()
         parts = [
             _pool(threads).submit(retrieve, sources, asked, space, first, last, rows, sums, allowed)
-            for first, last in zip(bounds, bounds[1:])
+            for first, last in pairwise(bounds)
         ]
         for part in parts:
             part.result()
@@ -304,7 +305,7 @@ def _topk(scores: torch.Tensor, k: int) -> torch.return_types.topk:
 
 @torch.inference_mode()
 def rerank(ranker: Ranker, table: ItemTable, batch: MicroBatch) -> Scored:
-    """Retrieve and order the candidates; what they weigh together beside all others stays as the linear score has it."""
+    """Retrieve, and order the candidates; what they weigh together beside all others is by the linear score."""
     found = find(ranker, table, batch)
     given, best = found.candidates, found.best
     C = found.linear.shape[1] - found.sampled

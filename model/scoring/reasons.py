@@ -1,5 +1,7 @@
 """Reasons: which signals put an item on a list, and which of the user's past events carried them."""
 
+from functools import partial
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -22,7 +24,9 @@ _GIVEN = [*FINDING, *TERMS]  # what may be a reason
 _GIVEN_COLUMNS = torch.tensor([COLUMN[name] for name in _GIVEN])
 _HAD_ONLY = torch.tensor([ALL[name].had_only for name in _GIVEN])
 _CHANNEL = np.array([CHANNELS.index(name) if ALL[name].carriers == "table" else -1 for name in NAMES])
-_KIND = np.array([("", "table", "items", "vectors").index(ALL[name].carriers) for name in NAMES])
+_KINDS = ("", "table", "items", "vectors")
+_ITEMS, _VECTORS = _KINDS.index("items"), _KINDS.index("vectors")
+_KIND = np.array([_KINDS.index(ALL[name].carriers) for name in NAMES])
 
 
 @torch.inference_mode()
@@ -94,19 +98,22 @@ def _vectors(table: ItemTable, rows: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(table.index.catalogue.interest_vectors[rows.cpu().numpy()]).to(rows.device)
 
 
+def _item_vectors(table: ItemTable, rows: torch.Tensor) -> torch.Tensor:
+    """The network's; (...) rows -> (..., width)."""
+    return table.items[rows]
+
+
 def _carriers(table: ItemTable, batch: MicroBatch, scored: Scored, rows: np.ndarray, signal: np.ndarray) -> np.ndarray:
     """The past events that carry each signal most, -1 for none; (B, k), (B, k, reasons) -> (B, k, reasons, events)."""
     history, kind = batch.host.history, _KIND[signal]
     amounts = np.zeros((*signal.shape, history.shape[1]), np.float32)
     of_signals = np.repeat(rows[..., None], signal.shape[2], 2).astype(np.int32)
     carriers(scored.sources, history, of_signals, _CHANNEL[signal], amounts)
-    for number, vectors in ((2, table.items), (3, None)):
+    past, listed = batch.history.masked_fill(batch.history == batch.none, 0), torch.from_numpy(rows).to(table.device)
+    for number, vectors in ((_ITEMS, partial(_item_vectors, table)), (_VECTORS, partial(_vectors, table))):
         wanted = kind == number
         if wanted.any():
-            past = batch.history.masked_fill(batch.history == batch.none, 0)
-            listed = torch.from_numpy(rows).to(past.device)
-            of = (lambda at: vectors[at]) if vectors is not None else (lambda at: _vectors(table, at))
-            near = (of(listed) @ of(past).mT).cpu().numpy()  # (B, k, T)
+            near = (vectors(listed) @ vectors(past).mT).cpu().numpy()  # (B, k, T)
             amounts = np.where(wanted[..., None], near[:, :, None], amounts)
     amounts = np.where((batch.kind.cpu().numpy() == EVENT)[:, None, None], amounts, 0.0)
     best = np.argsort(-amounts, axis=3, kind="stable")[..., :_EVENTS]

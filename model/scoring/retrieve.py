@@ -6,9 +6,9 @@
     heads of the popularities, items that the ranker found elsewhere ────────────────────┴─► the best by a linear score
 
 What it costs depends on how many partners are read, not on how many items there are. The loops are compiled and hold no
-lock of the interpreter; the sums stay in the `Workspace`, where signals of the candidates look them up (`spread`, `taste`).
+lock of the interpreter; the sums stay in the `Workspace`, where signals of the candidates look them up.
 
-Source: Ludewig and Jannach, Evaluation of session-based recommendation algorithms, 2018, arXiv:1803.09587 (session kNN).
+Source: Ludewig and Jannach, Evaluation of session-based recommendation algorithms, 2018, arXiv:1803.09587 (kNN).
 """
 
 from typing import NamedTuple
@@ -37,13 +37,13 @@ _USER_SLOTS = 1 << 12
 class Workspace(NamedTuple):
     """Sums of each user of a micro-batch: a hash table of items, and what is in it.
 
-    Shape: slots (B, _SLOTS) places in the others, -1 for none; rows (B, _MOST), sums (B, _MOST, CHANNELS), count (B,).
+    Shape: slots (B, _SLOTS) places in the others, -1 for none; rows (B, _MOST), sums (B, _MOST, CHANNELS), counts (B,).
     """
 
     slots: np.ndarray
     rows: np.ndarray
     sums: np.ndarray
-    count: np.ndarray
+    counts: np.ndarray
 
 
 class Sources(NamedTuple):
@@ -126,7 +126,7 @@ def slot_of(slots, rows, row):
 
 @njit(cache=True)
 def _enter(slots, rows, sums, count, row):
-    """The place of an item among the sums, a new one if it has none, -1 where there is no room; and how many there are."""
+    """The place of an item among the sums, a new one if it has none, -1 without room; and how many there are."""
     at = _hash(row)
     while slots[at] >= 0:
         if rows[slots[at]] == row:
@@ -319,7 +319,7 @@ def retrieve(sources, asked, space, first, last, found, sums, allowed):
     """
     scratch, scores, chosen = _scratch(), np.zeros(_MOST, np.float32), np.zeros(_MOST, np.int8)
     for b in range(first, last):
-        _clear(space.slots[b], space.rows[b], space.count[b])
+        _clear(space.slots[b], space.rows[b], space.counts[b])
         count = _sum_up(sources, asked, space, b, scratch)
         slots, rows = space.slots[b], space.rows[b]
         excluded = asked.excluded[asked.excluded_from[b] : asked.excluded_from[b + 1]]
@@ -376,7 +376,7 @@ def _sum_up(sources, asked, space, b, scratch):
     for row in history:
         if row >= 0:
             _, count = _enter(space.slots[b], space.rows[b], space.sums[b], count, row)
-    space.count[b] = count
+    space.counts[b] = count
     return count
 
 

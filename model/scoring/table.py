@@ -1,7 +1,7 @@
 """What a scorer knows of every item of a catalogue: what is trained, what is counted, what its text says.
 
     the version ───────┐
-    item statistics ───┼─► a row for each item of the catalogue; `sync` computes what has changed since, and nothing else
+    item statistics ───┼─► a row for each item of the catalogue; `sync` computes what has changed since, no more
     catalogue's index ─┘
 
 Columns live in numpy, where compiled loops read them; what a card needs of them it has a copy of.
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numba import njit
 
+from model.catalogue import Catalogue
 from model.scoring.index import CatalogueIndex
 from model.scoring.retrieve import BACK_OFF, LEAST, UNSEEN, Sources
 from model.signals import SIGNALS
@@ -43,6 +44,13 @@ class ItemTable:
     rows; searched (s,) rows among which the network looks for its best, None for all.
     """
 
+    statistics_row: np.ndarray
+    trained_row: np.ndarray
+    _items: np.ndarray
+    _text: np.ndarray
+    _keys: np.ndarray
+    _late: np.ndarray
+
     def __init__(self, scorer: "Scorer", statistics: ItemStatistics, index: CatalogueIndex) -> None:
         self.scorer, self.statistics, self.index = scorer, statistics, index
         self.device, self.encoder_version = scorer.device, index.catalogue.encoder_version
@@ -52,13 +60,20 @@ class ItemTable:
         self._settled = np.sort(scorer.settled.cpu().numpy().view(np.uint64))
         self.catalogue_row = np.full(1, -1, np.int32)
         self._statistics = 0  # rows of it that are mapped
-        self.heads = self.sample = self.new = np.zeros(0, np.int32)
+        self.heads = self.sample = np.zeros(0, np.int32)
+        self.new = np.zeros(0, np.int64)
         self.searched: np.ndarray | None = None
+        self._searched_at = 0
         self._make_room(0)
         self.sync()
 
     def __len__(self) -> int:
         return self._count
+
+    def is_of(self, statistics: ItemStatistics, catalogue: Catalogue) -> bool:
+        """Whether it follows these, and the encoder is still the same."""
+        same = self.statistics is statistics and self.index.catalogue is catalogue
+        return same and self.encoder_version == catalogue.encoder_version
 
     def _make_room(self, n: int) -> None:
         if n <= self._room and self._room:
@@ -164,10 +179,10 @@ class ItemTable:
         has = trained >= 0
         self._items[rows] = self._text[rows]
         if has.any():
-            counts = self._chosen(rows[has], EVER).astype(np.float32)
+            counts = torch.from_numpy(self._chosen(rows[has], EVER).astype(np.float32)).to(self.device)
             ids = network.ids[torch.from_numpy(trained[has].astype(np.int64)).to(self.device)]
-            text, counts = torch.from_numpy(self._text[rows[has]]), torch.from_numpy(counts)
-            vectors = network.items(text.to(self.device), ids, counts.to(self.device))
+            text = torch.from_numpy(self._text[rows[has]]).to(self.device)
+            vectors = network.items(text, ids, counts)
             self._items[rows[has]] = vectors.float().cpu().numpy()
         self._copy_rows(rows)
 
