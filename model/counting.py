@@ -100,37 +100,37 @@ def new_pairs(slots: int) -> Pairs:
     return Pairs(*rows, np.zeros(slots, np.int32), np.zeros(slots, np.float32), np.zeros(1, np.int64), np.full(5, -1))
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def step_at(place, seen, length):
     """The number of the event that stands at a place."""
     return seen - 1 - (seen - 1 - place) % length
 
 
-@njit(cache=True)
-def previous(log, seen, place):
-    """Where the event before stands of the same user, -1 where there is none any more."""
-    before, length = log.before[place], len(log.item)
-    if before < 0 or log.user[before] != log.user[place]:
+@njit(cache=True, inline="always")
+def earlier(links, same, seen, place):
+    """The place that a link leads back to, of the same user or item; -1 where that event is not there any more.
+
+    Columns instead of a `Log`: a named tuple that is passed on costs more than the step itself.
+    """
+    before, length = links[place], len(links)
+    if before < 0 or same[before] != same[place]:
         return -1
     return before if step_at(before, seen, length) < step_at(place, seen, length) else -1
 
 
-@njit(cache=True)
-def following(log, seen, place):
-    """Where the event after it stands of the same user, -1 for none."""
-    after, length = log.after[place], len(log.item)
-    if after < 0 or log.user[after] != log.user[place]:
+@njit(cache=True, inline="always")
+def later(links, same, seen, place):
+    """The place that a link leads on to, likewise."""
+    after, length = links[place], len(links)
+    if after < 0 or same[after] != same[place]:
         return -1
     return after if step_at(after, seen, length) > step_at(place, seen, length) else -1
 
 
 @njit(cache=True)
-def previous_of_item(log, seen, place):
-    """Where the event before stands on the same item, whoever's, -1 where there is none any more."""
-    before, length = log.before_item[place], len(log.item)
-    if before < 0 or log.item[before] != log.item[place]:
-        return -1
-    return before if step_at(before, seen, length) < step_at(place, seen, length) else -1
+def previous(log, seen, place):
+    """Where the event before stands of the same user, -1 where there is none any more."""
+    return earlier(log.before, log.user, seen, place)
 
 
 @njit(cache=True)

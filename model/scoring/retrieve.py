@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from model.counting import Items, Log, Pairs, following, previous, previous_of_item
+from model.counting import Items, Log, Pairs, earlier, later
 
 CHANNELS = ("transitions", "recent-transitions", "next", "ease", "neighbour-users", "text")
 """Sums that retrieval makes of an item, in this order; the first ones are the counted tables of pairs."""
@@ -99,7 +99,7 @@ def workspace(users: int) -> Workspace:
     )
 
 
-@njit(cache=True, fastmath=True)
+@njit(cache=True, inline="always")
 def _log(x):
     """The natural logarithm to three digits."""
     bits = np.float32(x).view(np.int32)
@@ -108,12 +108,12 @@ def _log(x):
     return np.float32(0.6931472) * (exponent + ((np.float32(-0.33582878) * m + 2) * m - np.float32(1.65871022)))
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def _hash(row):
     return (row * np.int64(2654435761) >> 12) & (_SLOTS - 1)
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def slot_of(slots, rows, row):
     """Where an item stands among the sums of a user, -1 for nowhere."""
     at = _hash(row)
@@ -124,7 +124,7 @@ def slot_of(slots, rows, row):
     return -1
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def _enter(slots, rows, sums, count, row):
     """The place of an item among the sums, a new one if it has none, -1 without room; and how many there are."""
     at = _hash(row)
@@ -212,7 +212,8 @@ def _add_texts(space, b, count, sources, history):
 @njit(cache=True)
 def _shared_events(sources, history, places, weights, owners):
     """Events of others on the last items, the newest of each item: where they stand, how much they say, whose."""
-    log, found, seen_items, recency = sources.log, 0, 0, 1.0
+    found, seen_items, recency, seen = 0, 0, 1.0, sources.seen
+    log_item, log_user, links = sources.log.item, sources.log.user, sources.log.before_item
     for t in range(len(history) - 1, -1, -1):
         item = history[t]
         if item >= 0:
@@ -221,11 +222,11 @@ def _shared_events(sources, history, places, weights, owners):
                 rarity = 1.0 / np.log(2.0 + sources.items.chosen[row, 0])
                 place, left = sources.items.newest[row], USERS_WIDE if seen_items < NEWEST else USERS_NARROW
                 while place >= 0 and left > 0 and found < len(places):
-                    if log.user[place] >= 0:
-                        places[found], weights[found], owners[found] = place, recency * rarity, log.user[place]
+                    if log_user[place] >= 0:
+                        places[found], weights[found], owners[found] = place, recency * rarity, log_user[place]
                         found += 1
                         left -= 1
-                    place = previous_of_item(log, sources.seen, place)
+                    place = earlier(links, log_item, seen, place)
             seen_items += 1
         recency *= _ALIKE
     return found
@@ -253,7 +254,9 @@ def _alike(owners, weights, found, slots, users, alike):
 @njit(cache=True)
 def _add_users(space, b, count, sources, history, scratch):
     """What stands near the last items in the histories of those who are most alike; its sums make 1."""
-    slots, rows, sums, log = space.slots[b], space.rows[b], space.sums[b], sources.log
+    slots, rows, sums, seen = space.slots[b], space.rows[b], space.sums[b], sources.seen
+    log_item, log_user, before, after = sources.log.item, sources.log.user, sources.log.before, sources.log.after
+    catalogue_row = sources.catalogue_row
     places, weights, owners, user_slots, users, alike = scratch
     found = _shared_events(sources, history, places, weights, owners)
     if not found:
@@ -268,10 +271,13 @@ def _add_users(space, b, count, sources, history, scratch):
         for direction in range(2):
             place, vote = places[at], weights[at]
             for _ in range(AROUND):
-                place = previous(log, sources.seen, place) if direction else following(log, sources.seen, place)
+                if direction:
+                    place = earlier(before, log_user, seen, place)
+                else:
+                    place = later(after, log_user, seen, place)
                 if place < 0:
                     break
-                item = sources.catalogue_row[log.item[place]]
+                item = catalogue_row[log_item[place]]
                 votes += vote
                 if item >= 0:
                     into, count = _enter(slots, rows, sums, count, item)
@@ -291,24 +297,6 @@ def _scratch():
         np.zeros(most, np.int32), np.zeros(most), np.zeros(most, np.int64),
         np.full(_USER_SLOTS, -1, np.int32), np.zeros(most, np.int64), np.zeros(most),
     )  # fmt: skip
-
-
-@njit(cache=True)
-def _linear(sources, sums, row, weights):
-    """The part of the linear score that retrieval knows."""
-    chosen = sources.statistics_row[row]
-    lately = UNSEEN + (sources.items.chosen[chosen, 1] * sources.fades[1] if chosen >= 0 else 0.0)
-    back_off = np.float32(BACK_OFF * lately / sources.total + LEAST)
-    nothing, score = _log(back_off), np.float32(0.0)
-    for channel in range(TEXT):
-        score += weights[channel] * (_log(sums[channel] + back_off) if sums[channel] > 0 else nothing)
-    score += weights[TEXT] * np.float32(TEXT_SCALE) * sums[TEXT]
-    for at in range(4):
-        count = sources.items.chosen[chosen, at] * sources.fades[at] if chosen >= 0 else 0.0
-        score += weights[TEXT + 1 + at] * _log(count + UNSEEN)
-    if chosen >= 0 and sources.items.first[chosen] >= 0:
-        score += weights[TEXT + 5] * _log(1.0 + sources.seen - sources.items.first[chosen]) / np.float32(3.0)
-    return score
 
 
 @njit(cache=True, nogil=True)
@@ -383,23 +371,53 @@ def _sum_up(sources, asked, space, b, scratch):
 @njit(cache=True)
 def _best(sources, weights, space, b, count, chosen, scores, into, found, sums):
     """Fill up the candidates with those that the linear score puts first."""
+    _score(sources, weights, space.rows[b], space.sums[b], count, chosen, scores)
     known, room = 0, found.shape[1] - into
     for at in range(count):
         if chosen[at] == 0:
-            scores[known] = _linear(sources, space.sums[b, at], space.rows[b, at], weights)
+            scores[known] = scores[at]
             known += 1
     least = np.float32(-np.inf)
     if known > room > 0:
         least = np.partition(scores[:known], known - room)[known - room]
-    known = 0
+    known, rows = 0, space.rows[b]
     for at in range(count):
         if chosen[at] == 0:
             if scores[known] >= least and into < found.shape[1]:
-                found[b, into], sums[b, into] = space.rows[b, at], space.sums[b, at]
+                found[b, into] = rows[at]
+                sums[b, into] = space.sums[b, at]
                 into += 1
             known += 1
     found[b, into:] = -1
     sums[b, into : found.shape[1]] = 0.0
+
+
+@njit(cache=True)
+def _score(sources, weights, rows, sums, count, chosen, scores):
+    """The part of the linear score that retrieval knows, of every item with sums."""
+    statistics_row, counts, first = sources.statistics_row, sources.items.chosen, sources.items.first
+    fades, seen, share = sources.fades, sources.seen, BACK_OFF / sources.total
+    for at in range(count):
+        if chosen[at] != 0:
+            continue
+        row, score = statistics_row[rows[at]], np.float32(0.0)
+        back_off = np.float32(share * UNSEEN + LEAST)
+        if row >= 0:
+            back_off += np.float32(share * counts[row, 1] * fades[1])
+        nothing = _log(back_off)
+        for channel in range(TEXT):
+            amount = sums[at, channel]
+            score += weights[channel] * (_log(amount + back_off) if amount > 0 else nothing)
+        score += weights[TEXT] * np.float32(TEXT_SCALE) * sums[at, TEXT]
+        if row < 0:
+            for by in range(4):
+                score += weights[TEXT + 1 + by] * _log(np.float32(UNSEEN))
+        else:
+            for by in range(4):
+                score += weights[TEXT + 1 + by] * _log(np.float32(counts[row, by] * fades[by] + UNSEEN))
+            if first[row] >= 0:
+                score += weights[TEXT + 5] * _log(np.float32(1.0 + seen - first[row])) / np.float32(3.0)
+        scores[at] = score
 
 
 @njit(cache=True, nogil=True)
@@ -415,9 +433,12 @@ def look_around(sources, space, candidates, first, last, taste, had, had_from, a
     Shape: candidates (B, c), -1 for none -> spread, tasted, familiar (B, c).
     """
     taste_row, taste_items, taste_weights = taste
+    near, nearnesses, statistics_row = sources.near, sources.nearness, sources.statistics_row
+    counts, fade, share = sources.items.chosen, sources.fades[1], BACK_OFF / sources.total
     slots, rows = np.full(_SLOTS, -1, np.int32), np.zeros(_MOST, np.int32)
     nothing = np.zeros((_MOST, 0), np.float32)
     for b in range(first, last):
+        found_slots, found_rows, found_sums = space.slots[b], space.rows[b], space.sums[b]
         count = 0
         for row in had[had_from[b] : had_from[b + 1]]:
             _, count = _enter(slots, rows, nothing, count, row)
@@ -427,14 +448,19 @@ def look_around(sources, space, candidates, first, last, taste, had, had_from, a
                 continue
             weight, shared, led = np.float32(0.0), np.float32(0.0), np.float32(0.0)
             for slot in range(alike):
-                nearness = sources.nearness[item, slot]
+                nearness = nearnesses[item, slot]
                 if nearness <= 0:
                     continue
                 fourth = nearness * nearness * nearness * nearness
-                other = sources.near[item, slot]
+                other = near[item, slot]
                 weight += fourth
-                at = slot_of(space.slots[b], space.rows[b], other)
-                led += fourth * _led(sources, space, b, at, other)
+                row = statistics_row[other]
+                chosen = UNSEEN + (counts[row, 1] * fade if row >= 0 else 0.0)
+                amount = np.float32(2 * (share * chosen + LEAST))  # what popularity adds, in both tables of transitions
+                at = slot_of(found_slots, found_rows, other)
+                if at >= 0:
+                    amount += found_sums[at, 0] + found_sums[at, 1]
+                led += fourth * amount
                 if slot_of(slots, rows, other) >= 0:
                     shared += fourth
             spread[b, c] = led
@@ -448,15 +474,6 @@ def look_around(sources, space, candidates, first, last, taste, had, had_from, a
         _clear(slots, rows, count)
 
 
-@njit(cache=True)
-def _led(sources, space, b, at, row):
-    """What the last items lead to an item by, in both tables of transitions, with what popularity adds."""
-    chosen = sources.statistics_row[row]
-    lately = UNSEEN + (sources.items.chosen[chosen, 1] * sources.fades[1] if chosen >= 0 else 0.0)
-    back_off = np.float32(2 * (BACK_OFF * lately / sources.total + LEAST))
-    return back_off + space.sums[b, at, 0] + space.sums[b, at, 1] if at >= 0 else back_off
-
-
 @njit(cache=True, nogil=True)
 def carriers(sources, history, rows, channels, amounts):
     """How much each past event speaks for an item in one of the tables.
@@ -464,39 +481,52 @@ def carriers(sources, history, rows, channels, amounts):
     Shape: history (B, T), rows (B, k, r), channels (B, k, r) of CHANNELS, below 0 for none -> amounts (B, k, r, T).
     """
     tables = (sources.transitions, sources.recent, sources.next)
+    for channel in range(TABLES):
+        _carried_by_pairs(
+            tables[channel], sources.statistics_row, history, rows, channels, channel, amounts,
+            sources.factors[channel], sources.shrinks[channel], sources.decays[channel],
+        )  # fmt: skip
+    fitted = sources.ease_row, sources.ease_items, sources.ease_weights
+    _carried_by_rows(fitted, history, rows, channels, EASE, amounts, sources.decays[EASE])
+    texts = np.arange(len(sources.near)).astype(np.int32), sources.near, sources.nearness
+    _carried_by_rows(texts, history, rows, channels, TEXT, amounts, 1.0)
+
+
+@njit(cache=True)
+def _carried_by_pairs(pairs, statistics_row, history, rows, channels, channel, amounts, factor, shrink, decay):
+    starts, used, total, partners, weights = pairs.start, pairs.used, pairs.total, pairs.partner, pairs.weight
     for b in range(len(history)):
         for j in range(rows.shape[1]):
             for r in range(rows.shape[2]):
-                channel = channels[b, j, r]
-                if channel < 0 or channel == USERS:
+                partner = statistics_row[rows[b, j, r]]
+                if channels[b, j, r] != channel or partner < 0:
                     continue
-                recency, decay = 1.0, sources.decays[channel] if channel < TEXT - 1 else 1.0
+                recency = 1.0
                 for t in range(history.shape[1] - 1, -1, -1):
-                    item = history[b, t]
-                    if item >= 0:
-                        amounts[b, j, r, t] = recency * _led_from(sources, tables, channel, item, rows[b, j, r])
+                    row = statistics_row[history[b, t]] if history[b, t] >= 0 else -1
+                    if row >= 0:
+                        start = starts[row]
+                        for slot in range(start, start + min(used[row], WIDE)):
+                            if partners[slot] == partner:
+                                amounts[b, j, r, t] = recency * weights[slot] * factor / (total[row] * factor + shrink)
+                                break
                     recency *= decay
 
 
 @njit(cache=True)
-def _led_from(sources, tables, channel, item, wanted):
-    if channel < TABLES:
-        row, partner = sources.statistics_row[item], sources.statistics_row[wanted]
-        if row < 0 or partner < 0:
-            return 0.0
-        pairs = tables[channel]
-        for slot in range(pairs.start[row], pairs.start[row] + min(pairs.used[row], WIDE)):
-            if pairs.partner[slot] == partner:
-                factor = sources.factors[channel]
-                return pairs.weight[slot] * factor / (pairs.total[row] * factor + sources.shrinks[channel])
-        return 0.0
-    if channel == EASE:
-        row = sources.ease_row[item]
-        for slot in range(sources.ease_items.shape[1] if row >= 0 else 0):
-            if sources.ease_items[row, slot] == wanted:
-                return sources.ease_weights[row, slot]
-        return 0.0
-    for slot in range(sources.near.shape[1]):
-        if sources.near[item, slot] == wanted and sources.nearness[item, slot] > 0:
-            return sources.nearness[item, slot]
-    return 0.0
+def _carried_by_rows(table, history, rows, channels, channel, amounts, decay):
+    row_of, items, weights = table
+    for b in range(len(history)):
+        for j in range(rows.shape[1]):
+            for r in range(rows.shape[2]):
+                if channels[b, j, r] != channel:
+                    continue
+                wanted, recency = rows[b, j, r], 1.0
+                for t in range(history.shape[1] - 1, -1, -1):
+                    row = row_of[history[b, t]] if history[b, t] >= 0 else -1
+                    if row >= 0:
+                        for slot in range(items.shape[1]):
+                            if items[row, slot] == wanted:
+                                amounts[b, j, r, t] = recency * weights[row, slot]
+                                break
+                    recency *= decay
