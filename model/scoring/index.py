@@ -20,11 +20,11 @@ CELLS_FROM = 2_048
 """Items from which what is nearest to an interest is looked for in cells: comparing all takes longer."""
 NEIGHBOURS = 32
 """Nearest texts kept of an item."""
-LOOKUPS = 256
+LOOKUPS = 64
 """Beyond `EXACT` items, neighbours of so many items are looked up in one call at most; the others have to wait."""
 _COMPARED = 1_024  # items compared with all others at once
 _PROBED, _CELLS, _MOST_CELLS, _TRAINED_ON = 8, 2.0, 2_048, 40
-_FOUND = 2 * NEIGHBOURS  # by the index, of which the nearest by the whole vectors are kept
+_FOUND = 3 * NEIGHBOURS // 2  # by the index, of which the nearest by the whole vectors are kept
 _OLD_MEAN = 0.1  # the mean is computed anew when this share of the items is new
 
 

@@ -11,10 +11,8 @@ Weights that find are learnt on the whole catalogue, those that order on the can
 may want from one that nobody wants is not what tells it from the best hundred.
 """
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
 from typing import cast
 
 import numpy as np
@@ -28,8 +26,8 @@ from model.scoring.feedback import feedback, nearest_to_queries
 from model.scoring.retrieve import CHANNELS, Asked, Sources, Workspace, retrieve, workspace
 from model.scoring.signals import BEST, FAMILIES, computed
 from model.scoring.table import ItemTable
+from model.scoring.threads import over_users
 from model.signals import COLUMN, FINDING, SIGNALS
-from model.statistics import HALF_LIFE_2K
 
 FOUND = 256
 """Items that retrieval finds for a user."""
@@ -151,11 +149,6 @@ class Found:
 
 
 @cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="retrieve")
-
-
-@cache
 def _workspaces() -> list[Workspace]:
     return []
 
@@ -213,17 +206,7 @@ def _retrieve(
     rows = np.zeros((B, min(FOUND, max(1, len(table)))), np.int32)
     sums = np.zeros((B, rows.shape[1] + sample.shape[1], len(CHANNELS)), np.float32)
     allowed = np.zeros(sample.shape, bool)
-    threads = torch.get_num_threads()
-    if threads == 1 or B < 2 * threads:
-        retrieve(sources, asked, space, 0, B, rows, sums, allowed)
-    else:
-        bounds = np.linspace(0, B, 4 * threads + 1).astype(int).tolist()
-        parts = [
-            _pool(threads).submit(retrieve, sources, asked, space, first, last, rows, sums, allowed)
-            for first, last in pairwise(bounds)
-        ]
-        for part in parts:
-            part.result()
+    over_users(retrieve, B, sources, asked, space, rows, sums, allowed)
     return rows, sums, allowed, sources, space
 
 
@@ -274,11 +257,10 @@ def _had_last(batch: MicroBatch) -> np.ndarray:
 def _network_best(table: ItemTable, batch: MicroBatch, hidden: torch.Tensor) -> np.ndarray:
     """The items that the network puts first, without those that must not be listed; (B, NETWORK_BEST)."""
     searched = table.searched
-    every = np.arange(len(table)) if searched is None else searched
-    log_popularity = table.log_popularity(every.astype(np.int32))[:, HALF_LIFE_2K]
-    bias = table.bias(every, log_popularity)
-    items = table.items if searched is None else table.items[torch.from_numpy(searched)]
-    scores = torch.addmm(bias, hidden, items.mT)
+    if searched is None:
+        scores = torch.addmm(table.biases, hidden, table.items.mT)
+    else:
+        scores = torch.addmm(table.biases[torch.from_numpy(searched)], hidden, table.searched_items().mT)
     excluded, owner = batch.excluded, batch.excluded_owner
     if searched is not None and len(searched):
         at = np.searchsorted(searched, batch.host.excluded).clip(max=len(searched) - 1)
@@ -286,7 +268,8 @@ def _network_best(table: ItemTable, batch: MicroBatch, hidden: torch.Tensor) -> 
         excluded, owner = torch.from_numpy(at)[same], owner[same]
     scores[owner, excluded] = -torch.inf
     best = _topk(scores, min(NETWORK_BEST, scores.shape[1]))
-    rows = every[best.indices.cpu().numpy()]
+    rows = best.indices.cpu().numpy()
+    rows = rows if searched is None else searched[rows]
     return np.where(best.values.cpu().numpy() > -np.inf, rows, -1)
 
 

@@ -13,6 +13,7 @@ from model.scoring.ranker import Scored
 from model.scoring.retrieve import CHANNELS, carriers
 from model.scoring.signals import SHARPNESS
 from model.scoring.table import ItemTable
+from model.scoring.threads import over_users
 from model.signals import ALL, COLUMN, FINDING, NAMES, TERMS
 
 REASONS = 2
@@ -108,7 +109,7 @@ def _carriers(table: ItemTable, batch: MicroBatch, scored: Scored, rows: np.ndar
     history, kind = batch.host.history, _KIND[signal]
     amounts = np.zeros((*signal.shape, history.shape[1]), np.float32)
     of_signals = np.repeat(rows[..., None], signal.shape[2], 2).astype(np.int32)
-    carriers(scored.sources, history, of_signals, _CHANNEL[signal], amounts)
+    over_users(carriers, len(history), scored.sources, history, of_signals, _CHANNEL[signal], amounts)
     past, listed = batch.history.masked_fill(batch.history == batch.none, 0), torch.from_numpy(rows).to(table.device)
     for number, vectors in ((_ITEMS, partial(_item_vectors, table)), (_VECTORS, partial(_vectors, table))):
         wanted = kind == number

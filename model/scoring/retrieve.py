@@ -300,7 +300,7 @@ def _scratch():
 
 
 @njit(cache=True, nogil=True)
-def retrieve(sources, asked, space, first, last, found, sums, allowed):
+def retrieve(first, last, sources, asked, space, found, sums, allowed):
     """Find the candidates of users first to last of a micro-batch, and the sums of them and of the sampled items.
 
     Shape: found (B, C) rows, -1 for none; sums (B, C + R, CHANNELS); allowed (B, R) bool: not excluded.
@@ -421,7 +421,7 @@ def _score(sources, weights, rows, sums, count, chosen, scores):
 
 
 @njit(cache=True, nogil=True)
-def look_around(sources, space, candidates, first, last, taste, had, had_from, alike, spread, tasted, familiar):
+def look_around(first, last, sources, space, candidates, taste, had, had_from, alike, spread, tasted, familiar):
     """What is computed of the candidates alone, from the sums of others: `spread`, the share of what the nearest texts'
     items are led to by; `tasted` and `familiar`, what all that the user ever had says for an item.
 
@@ -475,7 +475,7 @@ def look_around(sources, space, candidates, first, last, taste, had, had_from, a
 
 
 @njit(cache=True, nogil=True)
-def carriers(sources, history, rows, channels, amounts):
+def carriers(first, last, sources, history, rows, channels, amounts):
     """How much each past event speaks for an item in one of the tables.
 
     Shape: history (B, T), rows (B, k, r), channels (B, k, r) of CHANNELS, below 0 for none -> amounts (B, k, r, T).
@@ -483,19 +483,21 @@ def carriers(sources, history, rows, channels, amounts):
     tables = (sources.transitions, sources.recent, sources.next)
     for channel in range(TABLES):
         _carried_by_pairs(
-            tables[channel], sources.statistics_row, history, rows, channels, channel, amounts,
+            first, last, tables[channel], sources.statistics_row, history, rows, channels, channel, amounts,
             sources.factors[channel], sources.shrinks[channel], sources.decays[channel],
         )  # fmt: skip
     fitted = sources.ease_row, sources.ease_items, sources.ease_weights
-    _carried_by_rows(fitted, history, rows, channels, EASE, amounts, sources.decays[EASE])
+    _carried_by_rows(first, last, fitted, history, rows, channels, EASE, amounts, sources.decays[EASE])
     texts = np.arange(len(sources.near)).astype(np.int32), sources.near, sources.nearness
-    _carried_by_rows(texts, history, rows, channels, TEXT, amounts, 1.0)
+    _carried_by_rows(first, last, texts, history, rows, channels, TEXT, amounts, 1.0)
 
 
 @njit(cache=True)
-def _carried_by_pairs(pairs, statistics_row, history, rows, channels, channel, amounts, factor, shrink, decay):
+def _carried_by_pairs(
+    first, last, pairs, statistics_row, history, rows, channels, channel, amounts, factor, shrink, decay
+):
     starts, used, total, partners, weights = pairs.start, pairs.used, pairs.total, pairs.partner, pairs.weight
-    for b in range(len(history)):
+    for b in range(first, last):
         for j in range(rows.shape[1]):
             for r in range(rows.shape[2]):
                 partner = statistics_row[rows[b, j, r]]
@@ -514,9 +516,9 @@ def _carried_by_pairs(pairs, statistics_row, history, rows, channels, channel, a
 
 
 @njit(cache=True)
-def _carried_by_rows(table, history, rows, channels, channel, amounts, decay):
+def _carried_by_rows(first, last, table, history, rows, channels, channel, amounts, decay):
     row_of, items, weights = table
-    for b in range(len(history)):
+    for b in range(first, last):
         for j in range(rows.shape[1]):
             for r in range(rows.shape[2]):
                 if channels[b, j, r] != channel:

@@ -18,6 +18,7 @@ from model.scoring.batch import MicroBatch
 from model.scoring.candidates import Candidates
 from model.scoring.retrieve import CHANNELS, TEXT, TEXT_SCALE, _clear, _enter, look_around, slot_of
 from model.scoring.table import ItemTable, back_off
+from model.scoring.threads import over_users
 from model.signals import FINDING, SIGNALS
 from model.statistics import HALF_LIFE_2K, HALF_LIFE_20K
 
@@ -64,16 +65,16 @@ def _had(table: ItemTable, batch: MicroBatch, found: Candidates) -> list[torch.T
     """How often the user had the item, how lately, and how many events ago; 0 for an item that the user never had."""
     shape = found.host_rows.shape
     often, lately, near = (np.zeros(shape, np.float32) for _ in range(3))
-    _had_at(found.host_rows, batch.host.had, batch.host.had_from, batch.host.had_times, batch.host.had_gaps_s,
+    over_users(_had_at, len(batch.history), found.host_rows, batch.host.had, batch.host.had_from, batch.host.had_times, batch.host.had_gaps_s,
             batch.host.history, often, lately, near)  # fmt: skip
     return [torch.from_numpy(part).to(found.rows.device) for part in (often, lately, near)]
 
 
 @njit(cache=True, nogil=True)
-def _had_at(candidates, had, had_from, times, gaps_s, history, often, lately, near):
+def _had_at(first, last, candidates, had, had_from, times, gaps_s, history, often, lately, near):
     slots, rows = np.full(1 << 14, -1, np.int32), np.zeros(1 << 13, np.int32)
     nothing = np.zeros((1 << 13, 0), np.float32)
-    for b in range(len(candidates)):
+    for b in range(first, last):
         count = 0
         for at in range(had_from[b], had_from[b + 1]):
             _, count = _enter(slots, rows, nothing, count, had[at])
@@ -112,8 +113,8 @@ def _whole_history(table: ItemTable, batch: MicroBatch, found: Candidates) -> li
     rows = found.host_rows
     spread, taste, familiar = (np.zeros(rows.shape, np.float32) for _ in range(3))
     table.index.look_up(np.unique(rows))
-    look_around(
-        found.sources, found.space, rows, 0, len(rows), (table.fitted_row, *table.fitted["taste"]),
+    over_users(
+        look_around, len(rows), found.sources, found.space, rows, (table.fitted_row, *table.fitted["taste"]),
         batch.host.had, batch.host.had_from, ALIKE, spread, taste, familiar,
     )  # fmt: skip
     inherited, tasted, known = (torch.from_numpy(part).to(found.rows.device) for part in (spread, taste, familiar))

@@ -27,10 +27,12 @@ HEADS = 48
 """So many of the items most chosen, by each half-life, are always looked at."""
 KNOWN = 20
 """Choices after which an item that came late is one like the others."""
-SAMPLE = 64
+SAMPLE = 32
 """Items drawn that stand for all that are no candidates."""
 EXACT_NETWORK = 16_384
 """On a CPU the network looks for its best among so many items, those most chosen."""
+SEARCHED_FOR = 1_000
+"""Examples after which it is looked again which items these are."""
 MOST_NEW = 4_096
 """So many new items are looked at for exploration, those that came last."""
 _HEADS_BY = (HALF_LIFE_20K, HALF_LIFE_2K, HALF_LIFE_200)
@@ -50,6 +52,7 @@ class ItemTable:
     _text: np.ndarray
     _keys: np.ndarray
     _late: np.ndarray
+    _bias: np.ndarray
 
     def __init__(self, scorer: "Scorer", statistics: ItemStatistics, index: CatalogueIndex) -> None:
         self.scorer, self.statistics, self.index = scorer, statistics, index
@@ -62,8 +65,10 @@ class ItemTable:
         self._statistics = 0  # rows of it that are mapped
         self.heads = self.sample = np.zeros(0, np.int32)
         self.new = np.zeros(0, np.int64)
+        self._unseen, self._unseen_of = UNSEEN, (-1, -1)
         self.searched: np.ndarray | None = None
         self._searched_at = 0
+        self._searched_items: torch.Tensor | None = None
         self._make_room(0)
         self.sync()
 
@@ -87,6 +92,7 @@ class ItemTable:
             ("statistics_row", (), np.int32, -1),
             ("trained_row", (), np.int32, -1),
             ("_late", (), bool, False),
+            ("_bias", (), np.float32, 0),
         ):
             new = np.full((self._room, *shape), empty, kind)
             old = getattr(self, name, new[:0])
@@ -106,6 +112,8 @@ class ItemTable:
             self._take_in(rows)
         counted = self._take_in_statistics()
         stale = np.unique(np.concatenate((rows, counted))) if len(counted) else rows
+        if self._unseen_is_old():
+            stale = np.arange(self._count)
         self._update_items(stale)
         if catalogue_changed or statistics.revision != self._revision:
             self._follow_popularity(catalogue_changed)
@@ -184,18 +192,42 @@ class ItemTable:
             text = torch.from_numpy(self._text[rows[has]]).to(self.device)
             vectors = network.items(text, ids, counts)
             self._items[rows[has]] = vectors.float().cpu().numpy()
+        self._bias[rows] = self._biases(rows)
         self._copy_rows(rows)
+
+    def _unseen_is_old(self) -> bool:
+        """Whether what every item is given, beside choices that are worth more with every event, has to be less now.
+
+        Between two such moments only what was chosen changes: the order of all others stays as it is.
+        """
+        base, seen = int(self.statistics.bases[HALF_LIFE_2K]), self.statistics.seen
+        if (base, seen // int(HALF_LIVES[HALF_LIFE_2K])) == self._unseen_of:
+            return False
+        self._unseen_of = base, seen // int(HALF_LIVES[HALF_LIFE_2K])
+        self._unseen = UNSEEN / float(self.statistics.factors()[HALF_LIFE_2K])
+        return True
+
+    def _biases(self, rows: np.ndarray) -> np.ndarray:
+        """The network's bias of items, up to a number that is the same for all; (r,)."""
+        network, at = self.scorer.network, self.statistics_row[rows]
+        counts = (
+            self.statistics.items.chosen[at.clip(min=0), HALF_LIFE_2K] if len(self.statistics) else np.zeros(len(at))
+        )
+        popularity = np.log(np.where(at >= 0, counts, 0.0) + self._unseen)
+        trained = self.trained_row[rows]
+        own = network.bias.detach().cpu().numpy()[trained.clip(min=0)] if len(network.bias) else np.zeros(len(rows))
+        return float(network.popularity) * popularity + np.where(trained >= 0, own, 0.0)
 
     def _copy_rows(self, rows: np.ndarray) -> None:
         """Bring changed rows to the card."""
         if self.device.type == "cpu":
             return
-        columns = {"items": self._items, "contrast": self.index._contrast}
+        columns = {"items": self._items, "contrast": self.index._contrast, "bias": self._bias}
         at = torch.from_numpy(rows).to(self.device)
         for name, column in columns.items():
             there = self._card.get(name)
             if there is None or len(there) < self._room:
-                self._card[name] = torch.zeros(self._room, column.shape[1], device=self.device)
+                self._card[name] = torch.zeros(self._room, *column.shape[1:], device=self.device)
                 self._card[name][: self._count] = torch.from_numpy(column[: self._count]).to(self.device)
             else:
                 there[at] = torch.from_numpy(column[rows]).to(self.device)
@@ -207,6 +239,11 @@ class ItemTable:
     def items(self) -> torch.Tensor:
         """Shape: (n, width)."""
         return self._column("items", self._items)[: self._count]
+
+    @property
+    def biases(self) -> torch.Tensor:
+        """The network's bias of every item, up to a number that is the same for all; (n,)."""
+        return self._column("bias", self._bias)[: self._count]
 
     @property
     def contrast(self) -> torch.Tensor:
@@ -243,16 +280,23 @@ class ItemTable:
         late = np.flatnonzero(self._late[:n])[-MOST_NEW:] if self.scorer.is_trained else np.zeros(0, np.int64)
         self.new = late[self._chosen(late, EVER) < KNOWN]
 
+    def searched_items(self) -> torch.Tensor:
+        """The network's vectors of the items `searched`, side by side; of a moment ago at most; (s, width)."""
+        if self._searched_items is None:
+            self._searched_items = self.items[torch.from_numpy(self.searched)]
+        return self._searched_items
+
     def _find_searched(self, anew: bool) -> None:
         if self.device.type != "cpu" or self._count <= EXACT_NETWORK:
             self.searched = None
-        elif anew or self.searched is None or self.statistics.seen > 1.1 * self._searched_at:
+        elif anew or self.searched is None or self.statistics.seen > self._searched_at + SEARCHED_FOR:
             counts = np.zeros(self._count)
             counted = self.catalogue_row[: len(self.statistics)]
             there = counted >= 0
             counts[counted[there]] = self.statistics.items.chosen[: len(counted)][there, HALF_LIFE_20K]
             self.searched = np.sort(_largest(counts, EXACT_NETWORK)).astype(np.int64)
             self._searched_at = self.statistics.seen
+            self._searched_items = None
 
     def sources(self) -> Sources:
         """What retrieval reads."""
