@@ -7,7 +7,7 @@ Source: Reimers and Gurevych, Sentence-BERT, 2019, arXiv:1908.10084 (mean poolin
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
@@ -21,7 +21,6 @@ from model.cache import Cache
 if TYPE_CHECKING:
     import torch
 
-    from model.int8 import Run
     from model.pooling import MeanPooling
 
 WEIGHTS = (".safetensors", ".bin")
@@ -137,13 +136,14 @@ class LanguageModel:
         model = AutoModel.from_pretrained(folder, dtype=torch.float32)
         longest = getattr(model.config, "max_position_embeddings", 512)
         self._max_tokens = min(self._tokenizer.model_max_length, longest, 512)
-        model = MeanPooling(model).eval().to(self.device, self.dtype)
-        self._run = self._in_int8(model, threads) if precision == "int8" else partial(self._in_torch, model)
+        pooled = MeanPooling(model).eval().to(self.device, self.dtype)
+        self._run: Callable[[Mapping[str, torch.Tensor]], np.ndarray] = partial(self._in_torch, pooled)
+        self.size_bytes = sum(weight.nbytes for weight in pooled.parameters())
+        if precision == "int8":
+            from model import int8
 
-    def _in_int8(self, model: "MeanPooling", threads: int | None) -> "Run":
-        from model import int8
-
-        return int8.compile(model, self._tokens(["one text", "and another one"]), threads)
+            compiled = int8.compiled(pooled, self._tokens(["one text", "and another one"]), threads)
+            self._run, self.size_bytes = compiled, compiled.size_bytes
 
     def _in_torch(self, model: "MeanPooling", tokens: "Mapping[str, torch.Tensor]") -> np.ndarray:
         with self._torch.inference_mode():

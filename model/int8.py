@@ -1,14 +1,14 @@
 """The language model in int8, run by ONNX Runtime on the CPU: 8 bits a weight, and a scale for 32 of them.
 
-Measured on one core with AVX-512 (`scripts/compression.py`), beside float32: torchao's int8 was slower for one text,
-torch's own is deprecated and further off (cosine .97), and ONNX Runtime's dynamic one, twice as fast, lets the vector
-of a text depend on the texts beside it (cosine .99).
+Chosen by measuring on one core with AVX-512, MiniLM, float32: 280 texts/s, 11 ms for one alone. This: 360, 3 ms, cosine
+.999 with float32. torchao 0.18: 410, 15 ms. torch's own dynamic int8: 620, 4.5 ms, cosine .97, deprecated. ONNX Runtime's
+dynamic int8: 770, 2 ms, cosine .99, and a text's vector depends on the texts beside it.
 """
 
 import logging
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,29 +26,34 @@ _INT8_ACTIVATIONS = 4
 """What ONNX Runtime calls products of int8 with int8."""
 
 
-Run = Callable[[Mapping[str, torch.Tensor]], np.ndarray]
-"""From tensors of tokens, (texts, tokens) each, to one row a text."""
+class Compiled:
+    """A model in int8: from tensors of tokens, (texts, tokens) each, to one row a text."""
+
+    def __init__(self, file: Path, threads: int | None) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or 0  # as many as it likes
+        self.size_bytes = file.stat().st_size
+        self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        self._names = {one.name.removeprefix("tokens_"): one.name for one in self._session.get_inputs()}
+
+    def __call__(self, tokens: Mapping[str, torch.Tensor]) -> np.ndarray:
+        return self._session.run(None, {of: tokens[name].numpy() for name, of in self._names.items()})[0]
 
 
-def compile(model: nn.Module, tokens: Mapping[str, torch.Tensor], threads: int | None) -> Run:
-    """A function that does in int8 what the model does.
+def compiled(model: nn.Module, tokens: Mapping[str, torch.Tensor], threads: int | None) -> Compiled:
+    """The model in int8.
 
     Args:
         model: takes a mapping of (texts, tokens) tensors, and returns one row a text.
         tokens: of some texts, at least two, and at least two tokens each.
-        threads: of the processor; None: as many as ONNX Runtime likes.
+        threads: of the processor.
     """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or 0
-    options.log_severity_level = 3
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
         _quantise(_exported(model, tokens), file)
-        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    names = {one.name.removeprefix("tokens_"): one.name for one in session.get_inputs()}
-    return lambda tokens: session.run(None, {of: tokens[name].numpy() for name, of in names.items()})[0]
+        return Compiled(file, threads)
 
 
 def _exported(model: nn.Module, tokens: Mapping[str, torch.Tensor]) -> "ModelProto":

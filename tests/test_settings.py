@@ -199,6 +199,7 @@ PROGRAMS = {
     "jobs/recommend.py": ["flink run -py jobs/recommend.py", "--half_life_s"],
     "jobs/finetune.py": ["python jobs/finetune.py", "--half_life_s"],
     "scripts/bench.py": ["takes no options"],
+    "scripts/compression.py": ["takes no options"],
     "scripts/models.py": ["rollback", "--half_life_s"],
     "scripts/stack.py": ["up [PART ...]", "--half_life_s", "STACK_TASKMANAGERS"],
     "scripts/replay.py": ["--speed", "--half_life_s"],
@@ -258,11 +259,12 @@ def test_a_file_that_cannot_be_written_ends_the_evaluation_before_the_work(capsy
     assert f"{option}: {tmp_path}: cannot be written; a file is wanted" in said
 
 
-def test_bench_takes_no_options():
+@pytest.mark.parametrize("name", ["bench", "compression"])
+def test_what_measures_speed_takes_no_options(name):
     """It would otherwise run for a minute without them."""
-    done = start("scripts/bench.py", "--fast")
+    done = start(f"scripts/{name}.py", "--fast")
 
-    assert (2, "headrace: --fast: bench takes no options\n") == (done.returncode, done.stderr)
+    assert (2, f"headrace: --fast: {name} takes no options\n") == (done.returncode, done.stderr)
 
 
 @pytest.mark.parametrize("variable, default, meaning", Place.rows())
