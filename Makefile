@@ -92,6 +92,6 @@ java:
 	echo "setup: .venv with $$python (Flink, torch and the rest: about 6 GB; a minute or two the first time)"; \
 	rm -f .venv/.ready; \
 	[ -x $(PYTHON) ] || $$uv venv --quiet --python $$python .venv; \
-	$$uv pip install --quiet --python $(PYTHON) --editable '.[test,check,evaluate]'; \
+	$$uv pip install --quiet --python $(PYTHON) --editable '.[test,check,evaluate,int8]'; \
 	touch .venv/.ready; \
 	echo "setup: done"

@@ -26,9 +26,9 @@ from pyflink.table import StreamTableEnvironment, Table
 from jobs import flow, topics
 from jobs.flow import present, step, vectorised
 from model.schema import RECORD_BYTES
-from udfs.embed import Embed, EmbedItems
+from udfs.embed import Embed, EmbedItems, EncoderConfig
 from udfs.interest import UpdateInterest, serving_versions, side_output
-from udfs.score import Follows, Score
+from udfs.score import Follows, ListConfig, Score
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,9 @@ def recommend(
     """
     kafka = (settings.bootstrap_servers, settings.topic("item-vectors"))
     worker = (settings.replica_path, settings.udf_threads)
+    encoder = EncoderConfig(settings.encoder, settings.device, settings.udf_threads, settings.encoder_precision)
 
-    embed = Embed(settings.encoder, settings.device, *kafka, *worker, settings.max_future_s, settings.max_event_bytes)
+    embed = Embed(encoder, *kafka, settings.replica_path, settings.max_future_s, settings.max_event_bytes)
     embedded = tables.to_data_stream(events.map(vectorised(embed, user_id="STRING", payload="BYTES")))
     embedded = step(embedded, "embed", source="read-events")
     # (user_id, Embedded | Rejected)
@@ -66,15 +67,16 @@ def recommend(
 
     examples = settings.topic("training-examples"), settings.replay_capacity
     follows = Follows(*kafka, *examples, settings.statistics())
-    score = Score(settings.rules(), settings.k, settings.device, follows, *worker, settings.registry_path)
+    made = ListConfig(settings.k, settings.answers, settings.network_precision)
+    score = Score(settings.rules(), made, settings.device, follows, *worker, settings.registry_path)
     queued = requests.rescale()  # scoring runs in a task of its own: a micro-batch fills while the one before is scored
     scored = tables.from_data_stream(queued).map(
         vectorised(score, user_id="STRING", recommendation="BYTES", rejected="BYTES")
     )
     lists = tables.from_data_stream(step(tables.to_data_stream(scored), "score"))
-    # (user_id, Recommendation, Rejected or null)
+    # (user_id, Recommendation or null, Rejected or null)
 
-    embed_items = EmbedItems(settings.encoder, settings.device, *worker, settings.max_event_bytes)
+    embed_items = EmbedItems(encoder, settings.replica_path, settings.max_event_bytes)
     vectors = items.map(vectorised(embed_items, item_id="STRING", item_vector="BYTES", rejected="BYTES"))
     vectors = tables.from_data_stream(step(tables.to_data_stream(vectors), "embed-items"))
     # (item_id, ItemVector or null, Rejected or null)
@@ -84,7 +86,7 @@ def recommend(
 
     rejected = side("rejected-events").union_all(present(lists, "rejected")).union_all(present(vectors, "rejected"))
     return Outputs(
-        recommendations=lists.select(lists.user_id, lists.recommendation),
+        recommendations=lists.filter(lists.recommendation.is_not_null).select(lists.user_id, lists.recommendation),
         item_vectors=vectors.filter(vectors.item_vector.is_not_null).select(vectors.item_id, vectors.item_vector),
         training_examples=flow.with_user_id(side("training-examples")),
         fine_tune_requests=side("fine-tune-requests"),

@@ -16,6 +16,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal, get_args, get_type_hints
 
@@ -31,6 +32,8 @@ _UNITS_S = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 LARGEST_SEED = 2**32 - 1
 LARGEST_COUNT = 2**31 - 1
 """What an `int` of the JVM holds."""
+OF_INT8 = ("onnxruntime", "onnx", "onnxscript")
+"""Packages of the extra `int8`."""
 _VALUE_CHARS = 100
 """So much of a wrong value stands in a message."""
 _OF_KUBERNETES = re.compile(r"(.*_)?(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT(_\d+_[A-Z]+(_[A-Z]+)?)?)")
@@ -88,6 +91,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     device: Annotated[
         str, Meta(description="where torch runs: auto, cpu, cuda, cuda:1", pattern=r"\A(auto|cpu|cuda(:[0-9]{1,3})?)\Z")
     ] = "auto"
+    encoder_precision: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16", "int8"],
+        Meta(description="the language model's: auto (GPU: float16, CPU: float32), float32, bfloat16, float16, int8"),
+    ] = "auto"
     udf_threads: _count("torch threads of a UDF's worker process, on the CPU", le=1_024) = 1
     replica_dir: _text("local folder for the workers' catalogue replicas and kept embeddings", min_length=1) = (
         "/tmp/headrace"
@@ -106,6 +113,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     exclude_after: _text(
         "how long an item is not listed after an action: action:time, comma separated; forever, 30d, 12h, 90s"
     ) = "dislike:forever,skip:forever,rating:forever,purchase:30d"
+    answers: Annotated[
+        Literal["every", "newest"],
+        Meta(
+            description="which of a user's events in one micro-batch get a list: every, or newest, the last one alone"
+        ),
+    ] = "every"
+    network_precision: Annotated[
+        Literal["float32", "int8"],
+        Meta(description="how scoring workers hold the network's own vectors of items: float32, or int8"),
+    ] = "float32"
     registry: _text("where model versions are kept: a folder or any fsspec address", min_length=1) = (
         "/tmp/headrace/registry"
     )
@@ -259,6 +276,7 @@ def load(argv: list[str], environ: Mapping[str, str]) -> Settings:
         values[name] = value
     settings = msgspec.convert(values, Settings, strict=False)
     settings.rules()
+    _check_int8(settings)
     return settings
 
 
@@ -272,8 +290,16 @@ def no_settings(environ: Mapping[str, str]) -> list[str]:
     return [key for key, name in names.items() if _OF_KUBERNETES.fullmatch(name) or not _meant(name.lower())]
 
 
+def _check_int8(settings: Settings) -> None:
+    if settings.encoder_precision == "int8" and settings.device.startswith("cuda"):
+        raise SettingsError(
+            f"encoder_precision=int8 and device={settings.device}: in int8 the language model runs on the CPU: "
+            "device auto or cpu is wanted, or float16, which a GPU is fast at"
+        )
+
+
 def check_encoder(settings: Settings) -> None:
-    """Raise a SettingsError where the encoder is given as a path and no model is there.
+    """Raise a SettingsError where the encoder is given as a path and no model is there, or where int8 cannot run.
 
     For the programs that read it, and for the one that submits the job: a job that fails on every TaskManager is found
     late.
@@ -284,6 +310,12 @@ def check_encoder(settings: Settings) -> None:
         raise SettingsError(f"--encoder {settings.encoder}: no such folder here; {wanted}")
     if folder.is_dir() and not (folder / "config.json").exists():
         raise SettingsError(f"--encoder {settings.encoder}: there is no config.json in this folder; {wanted}")
+    missing = [name for name in OF_INT8 if find_spec(name) is None] if settings.encoder_precision == "int8" else []
+    if missing:
+        raise SettingsError(
+            f"encoder_precision=int8: {', '.join(missing)} cannot be imported here: pip install '.[int8]', "
+            "on every machine of the job; bfloat16 needs nothing more"
+        )
 
 
 def load_or_exit(

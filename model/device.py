@@ -14,9 +14,15 @@ def choose(wanted: str = "auto") -> torch.device:
     return torch.device(wanted)
 
 
-def dtype(device: torch.device) -> torch.dtype:
-    """Half precision on a GPU, single on a CPU."""
-    return torch.float16 if device.type == "cuda" else torch.float32
+def dtype(device: torch.device, precision: str = "auto") -> torch.dtype:
+    """`auto` is half precision on a GPU, single on a CPU; what is run in int8 is single before.
+
+    >>> dtype(choose("cpu"), "bfloat16"), dtype(choose("cpu"), "int8")
+    (torch.bfloat16, torch.float32)
+    """
+    if precision == "auto":
+        precision = "float16" if device.type == "cuda" else "float32"
+    return {"float16": torch.float16, "bfloat16": torch.bfloat16}.get(precision, torch.float32)
 
 
 def batch_size(device: torch.device) -> int:

@@ -171,7 +171,8 @@ def encoder_of(settings: Settings, rest: list[str]) -> "Encoder":
     given = "HEADRACE_ENCODER" in os.environ or any(word.partition("=")[0] == "--encoder" for word in rest)
     name = settings.encoder if given else str(data.language_model())
     try:
-        return Encoder(name, settings.device, Path(settings.replica_path) / "evaluate")
+        kept = Path(settings.replica_path) / "evaluate"
+        return Encoder(name, settings.device, kept, precision=settings.encoder_precision)
     except (OSError, ValueError, KeyError) as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
         wanted = "the folder of a model or a name of Hugging Face's hub is wanted"
@@ -179,7 +180,7 @@ def encoder_of(settings: Settings, rest: list[str]) -> "Encoder":
     except Exception as error:
         if not is_held(error):  # by another evaluation
             raise
-        return Encoder(name, settings.device)
+        return Encoder(name, settings.device, precision=settings.encoder_precision)
 
 
 def embed(items: pd.DataFrame, encoder: "Encoder", seed: int) -> Catalogue:

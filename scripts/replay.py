@@ -11,6 +11,8 @@ ones follow at a steady rate, and their lists are timed and scored. A few broken
 import os
 import sys
 import time
+from collections import defaultdict, deque
+from collections.abc import Iterable
 
 from scripts import options
 
@@ -57,7 +59,16 @@ class Feed:
         servers = settings.bootstrap_servers.split(",")
         self._producer = KafkaProducer(bootstrap_servers=servers, linger_ms=10)
         self.sent: dict[str, float] = {}
-        self.read = self.unanswered = 0
+        self.read = self._without_list = 0
+        self._newest_only = settings.answers == "newest"
+        self._user_of: dict[str, str] = {}
+        self._waiting: defaultdict[str, deque[str]] = defaultdict(deque)  # events of a user, as they were sent
+        self._passed_over: set[str] = set()
+
+    @property
+    def unanswered(self) -> int:
+        """Records that call for no list, and with `answers=newest` those whose user got one for a later event."""
+        return self._without_list + len(self._passed_over)
 
     def items(self, items: pd.DataFrame) -> None:
         topic = self._settings.topic("items")
@@ -68,9 +79,22 @@ class Feed:
 
     def event(self, event: Event) -> None:
         """Send an event. One whose id was sent before, in the file or by us, calls for no second list."""
-        self.unanswered += event.action == "impression" or event.event_id in self.sent
+        if event.action == "impression" or event.event_id in self.sent:
+            self._without_list += 1
+        elif self._newest_only:
+            self._user_of[event.event_id] = event.user_id
+            self._waiting[event.user_id].append(event.event_id)
         self.sent.setdefault(event.event_id, time.time())
         self._send(event.user_id.encode(), encode_json(event))
+
+    def answered(self, event_ids: Iterable[str]) -> None:
+        """Lists came, in this order: with `answers=newest` events of the same users before these will get none."""
+        for event_id in event_ids if self._newest_only else ():
+            self._passed_over.discard(event_id)  # after a failure its list may come all the same
+            waiting = self._waiting[self._user_of[event_id]]
+            while event_id in waiting:
+                self._passed_over.add(waiting.popleft())
+            self._passed_over.discard(event_id)
 
     def broken(self) -> None:
         """Send the records that are to be refused."""
@@ -95,6 +119,7 @@ class Replay:
         self.quality = Quality(items.item_id, settings.rules().exclude_s)
         self.steady = max(1, min(int(len(events) * SHARE), int(speed * (LEAD_S + STEADY_S))))
         self.backlog_per_s = 0.0
+        self._answered = 0
         self._titles = dict(zip(items.item_id, items.title))
 
     def run(self) -> None:
@@ -147,7 +172,10 @@ class Replay:
 
     def accounted(self) -> int:
         """Records of which it is known what became of them."""
-        return len(self.watch.lists) + self.watch.rejected + self.feed.unanswered
+        answered = list(self.watch.lists)
+        self.feed.answered(answered[self._answered :])
+        self._answered = len(answered)
+        return len(answered) + self.watch.rejected + self.feed.unanswered
 
     def learn(self, examples: int) -> None:
         """Wait until a version that has learnt most of the backlog serves, or the learner has nothing more to learn."""
@@ -228,7 +256,7 @@ def wait(count, wanted: int, show) -> None:
 def report(figures: dict, replay: Replay, first_list_s: float | None, memory_mb: int, speed: float) -> None:
     """Print what came of it as a table, and last the figures as one line of JSON."""
     table = Table(title="What the replay did", show_header=False)
-    why = "repeated events, impressions: they call for no list"
+    why = "repeated events, impressions; with --answers newest: older ones of a micro-batch"
     live = ", ".join(sorted(replay.watch.versions)) or "none"
     p50, p99 = figures["freshness_ms_p50"], figures["freshness_ms_p99"]
     rows = {

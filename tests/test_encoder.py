@@ -1,5 +1,7 @@
 """The language model: a tiny one with random weights, whose vectors mean nothing but must behave."""
 
+import logging
+
 import numpy as np
 import pytest
 from rocksdict import Options, Rdict
@@ -48,8 +50,8 @@ def make(folders):
     """Makes an encoder on the CPU from the first folder, or another."""
     from model.encoder import Encoder
 
-    def make(folder=folders[0], keep=None) -> Encoder:
-        encoder = Encoder(folder, "cpu", keep)
+    def make(folder=folders[0], keep=None, precision="auto") -> Encoder:
+        encoder = Encoder(folder, "cpu", keep, precision=precision)
         encoder.forwarded = []
         forward = encoder._forward
 
@@ -283,3 +285,49 @@ def test_a_name_is_looked_up_on_the_hub_a_folder_is_not(folders, monkeypatch):
 
     assert [folders[0], folders[1]] == [folder_of("somebody/tiny-bert"), folder_of(folders[1])]
     assert [("somebody/tiny-bert", True)] == [(name, "*.onnx" in left_out) for name, left_out in asked]
+
+
+@pytest.fixture(scope="module")
+def int8(folders):
+    """An encoder in int8, loaded: that takes seconds. And whether it left the root logger as it was."""
+    from model.encoder import Encoder
+
+    root = logging.getLogger()
+    before = root.level, list(root.handlers)
+    encoder = Encoder(folders[0], "cpu", precision="int8")
+    encoder.load()
+    return encoder, before == (root.level, root.handlers)
+
+
+def test_in_int8_vectors_are_near_and_of_a_version_of_their_own(make, int8):
+    """So the catalogue never compares them with those of float32."""
+    single, (encoder, _) = make(), int8
+    vectors = encoder.embed(TEXTS)
+
+    assert f"{single.version}-int8" == encoder.version
+    assert ((len(TEXTS), DIM), np.float32) == (vectors.shape, vectors.dtype)
+    assert ((vectors * single.embed(TEXTS)).sum(1) > 0.98).all()
+
+
+def test_in_int8_too_company_does_not_change_a_vector(int8):
+    """Nor does the length of what is beside it; a very long text is cut."""
+    encoder, _ = int8
+    texts = [*TEXTS, "two men " * 5_000]
+    one_by_one = np.concatenate([encoder._forward([text]) for text in texts])
+
+    assert np.allclose(one_by_one, encoder._forward(texts), atol=2e-3)
+    assert np.allclose(1, np.linalg.norm(one_by_one, axis=1), atol=1e-6)
+
+
+def test_int8_leaves_the_root_logger_as_it_is(int8):
+    """A module of ONNX Runtime sets it up as it is imported."""
+    assert int8[1]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_other_precisions_differ_by_a_rounding_and_share_a_version(make, precision):
+    """What `auto` takes on a GPU has always been of the same version as what it takes on a CPU."""
+    single, other = make(), make(precision=precision)
+
+    assert single.version == other.version
+    assert ((single.embed(TEXTS) * other.embed(TEXTS)).sum(1) > 0.999).all()

@@ -16,7 +16,7 @@ from model.schema import item_key
 from model.score import Scorer, save, save_counts
 from model.scoring.network import Sizes
 from tests.test_udfs import DIM, VERSION, FakeFollower, FakeMetrics, scored
-from udfs.score import Score
+from udfs.score import ListConfig, Score
 
 
 @pytest.fixture
@@ -24,7 +24,9 @@ def worker(tmp_path, monkeypatch):
     """A worker that was opened as Flink opens it, over three items and a registry on disk."""
     monkeypatch.setattr(udfs.worker, "prepare", lambda threads: None)
     monkeypatch.setattr(udfs.replica, "CatalogueFollower", lambda *_: FakeFollower("a", "b", "c"))
-    score = Score(Rules(), 2, "cpu", "nowhere:9092", "item-vectors", str(tmp_path / "replica"), 1, str(tmp_path))
+    score = Score(
+        Rules(), ListConfig(2), "cpu", "nowhere:9092", "item-vectors", str(tmp_path / "replica"), 1, str(tmp_path)
+    )
     score.open(SimpleNamespace(get_metric_group=FakeMetrics))
     yield score
     score._follower.close = lambda: None
@@ -72,3 +74,20 @@ def test_versions_on_disk_serve_whatever_is_announced_beside_them(worker, tmp_pa
     for path, reason in bad.items():
         version, [why] = served(worker, path, f"{good}/counts-000001")
         assert ("v00001.1", True) == (version, reason in why)
+
+
+def test_a_version_is_held_in_int8_where_it_is_asked_for_and_saved_in_float32(worker, tmp_path):
+    """With its counts too, and with those of more items; the folder of the version stays as it was."""
+    worker._precision = "int8"
+    good = save_version(tmp_path, "v00001")
+    scorer = Scorer(Sizes(DIM), 4, VERSION)
+    scorer.keys = torch.from_numpy(np.array([item_key(item_id) for item_id in "abcd"], np.uint64).view(np.int64))
+    counts = save_counts(scorer, good, 2)
+    before = Path(good, "model.safetensors").read_bytes()
+
+    assert ("v00001", []) == served(worker, good)
+    assert ("v00001.2", []) == served(worker, counts, good)
+    assert [(torch.int8, 3), (torch.int8, 4)] == [
+        (held.network.ids.dtype, len(held.network.ids)) for held in worker._scorers._loaded.values()
+    ]
+    assert before == Path(good, "model.safetensors").read_bytes()

@@ -1,10 +1,12 @@
 """What the network may see, and that the short way gives what the long way gives."""
 
+import copy
+
 import pytest
 import torch
 
 from model.learning.adamw import AdamW
-from model.scoring.network import EVENT, GAPS, NOTHING, START, Dropout, Network, Sizes
+from model.scoring.network import EVENT, GAPS, NOTHING, START, Dropout, Network, Sizes, quantise
 
 SIZES = Sizes(dim=8, width=16, last_n=6)
 B, T = 3, 6
@@ -76,3 +78,28 @@ def test_the_steps_are_those_of_adamw():
     optimizer.step((module.table * torch.tensor([0.0, 1.0])).sum())
     moved = rate * 0.1 / (1 - 0.9**3) / (0.001 / (1 - 0.999**3)) ** 0.5
     assert module.table[1].item() == pytest.approx(7.0 - rate * decay * 7.0 - moved, abs=1e-5)
+
+
+@torch.no_grad()
+def test_items_in_int8_are_near_to_what_they_were(network):
+    """Within half a step of each dimension, of which the largest has 127; again changes nothing more."""
+    held = copy.deepcopy(network)
+    text, counts = torch.zeros(4, SIZES.width), torch.full((4,), 1e6)
+    quantise(held)
+    quantise(held)
+    was, now = (one.items(text, one.ids, counts) for one in (network, held))
+    half_a_step = network.ids.abs().amax(0) / 254
+
+    assert torch.int8 == held.ids.dtype
+    assert ((was - now).abs() <= half_a_step * 1.001).all()
+    assert not torch.equal(was, now)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("items", [0, 3])
+def test_items_that_nothing_was_learnt_of_stay_zeros_in_int8(items):
+    """As before there is a version, and in a catalogue without items."""
+    network = Network(SIZES, items)
+    quantise(network)
+
+    assert torch.equal(torch.zeros(items, 16), network.items(torch.zeros(items, 16), network.ids, torch.ones(items)))

@@ -18,8 +18,8 @@ from model.score import score
 from tests.test_evaluate import make_events
 from tests.test_score import DIM, make_catalogue
 from tests.test_udfs import FakeJob
-from udfs.embed import Embed
-from udfs.score import Score
+from udfs.embed import Embed, EncoderConfig
+from udfs.score import ListConfig, Score
 
 K, BEGIN_MS = 10, 1_700_000_001_000
 CYCLE = (
@@ -80,7 +80,9 @@ class Sent(NamedTuple):
 @pytest.fixture(scope="module")
 def sent(events, catalogue) -> list[Sent]:
     """Every event through embed and update-interest, each in its own micro-batch."""
-    embed = Embed("tiny", "cpu", "nowhere:9092", "item-vectors", "/nowhere", 1, max_future_s=300, max_bytes=10_000)
+    embed = Embed(
+        EncoderConfig("tiny", "cpu", 1), "nowhere:9092", "item-vectors", "/nowhere", max_future_s=300, max_bytes=10_000
+    )
     embed._encoder = SimpleNamespace(
         version=catalogue.encoder_version, embed=lambda texts: np.stack([query_vector(text) for text in texts])
     )
@@ -118,7 +120,7 @@ def pairs(events, sent, asked) -> list[tuple[Request, Request]]:
 
 def job_lists(requests: list[Request], catalogue, scorer) -> list[list[tuple[str, float]]]:
     """What the score UDF answers, with this scorer as the version that serves."""
-    udf = Score(Rules(), K, "cpu", "nowhere:9092", "item-vectors", "/nowhere", 1, "/nowhere")
+    udf = Score(Rules(), ListConfig(K), "cpu", "nowhere:9092", "item-vectors", "/nowhere", 1, "/nowhere")
     udf._score, udf._follower = score, SimpleNamespace(catalogue=catalogue, rejected=deque(), refresh=lambda: None)
     udf._scorers = SimpleNamespace(first=lambda versions, catalogue: ("v1", scorer, []))
     answers = udf.eval(pd.DataFrame({"request": [encode_packed(request) for request in requests]}))["recommendation"]

@@ -70,6 +70,32 @@ def test_events_that_call_for_no_list_are_counted(feed):
     assert (4, 2, first) == (feed.read, feed.unanswered, feed.sent["a1"])
 
 
+def test_events_that_a_later_one_is_answered_for_are_counted(monkeypatch):
+    """With `answers=newest`, once a list of a later event of their user came; the last one waits for its list."""
+    monkeypatch.setattr(replay, "KafkaProducer", Producer)
+    feed = replay.Feed(Settings(answers="newest"))
+    for event_id, user_id, action in (
+        ("a1", "ann", "view"), ("a2", "ann", "view"), ("b1", "bob", "view"), ("a3", "ann", "impression"),
+        ("a4", "ann", "view"), ("b1", "bob", "view"), ("a5", "ann", "forget"),
+    ):  # fmt: skip
+        feed.event(Event(event_id, user_id, action, T, None if action in ("impression", "forget") else "m1"))
+    counted = []
+    for lists in ([], ["a4"], ["b1", "a5"], ["a1"]):
+        feed.answered(lists)
+        counted.append(feed.unanswered)
+
+    assert [2, 4, 4, 3] == counted
+
+
+def test_where_every_event_is_answered_none_is_passed_over(feed):
+    """One whose list is late waits for it."""
+    for event_id in ("a1", "a2"):
+        feed.event(Event(event_id, "ann", "view", T, "m1"))
+    feed.answered(["a2"])
+
+    assert 0 == feed.unanswered
+
+
 def test_lists_of_events_that_somebody_else_sent_are_passed_over():
     """The ids of a file are its own, so a list is known by the event that it answers."""
     watch = object.__new__(Watch)

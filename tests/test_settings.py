@@ -4,9 +4,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 
+from jobs import settings as settings_module
 from jobs.settings import PREFIX, Settings, SettingsError, check_encoder, load, load_or_exit, no_settings, rows
 from model.interest import EXCLUDE_S, FOREVER, Rules
 from scripts import options
@@ -197,6 +199,7 @@ PROGRAMS = {
     "jobs/recommend.py": ["flink run -py jobs/recommend.py", "--half_life_s"],
     "jobs/finetune.py": ["python jobs/finetune.py", "--half_life_s"],
     "scripts/bench.py": ["takes no options"],
+    "scripts/compression.py": ["takes no options"],
     "scripts/models.py": ["rollback", "--half_life_s"],
     "scripts/stack.py": ["up [PART ...]", "--half_life_s", "STACK_TASKMANAGERS"],
     "scripts/replay.py": ["--speed", "--half_life_s"],
@@ -256,11 +259,12 @@ def test_a_file_that_cannot_be_written_ends_the_evaluation_before_the_work(capsy
     assert f"{option}: {tmp_path}: cannot be written; a file is wanted" in said
 
 
-def test_bench_takes_no_options():
+@pytest.mark.parametrize("name", ["bench", "compression"])
+def test_what_measures_speed_takes_no_options(name):
     """It would otherwise run for a minute without them."""
-    done = start("scripts/bench.py", "--fast")
+    done = start(f"scripts/{name}.py", "--fast")
 
-    assert (2, "headrace: --fast: bench takes no options\n") == (done.returncode, done.stderr)
+    assert (2, f"headrace: --fast: {name} takes no options\n") == (done.returncode, done.stderr)
 
 
 @pytest.mark.parametrize("variable, default, meaning", Place.rows())
@@ -285,6 +289,37 @@ WANTED = (
     ": ACTION:TIME is wanted, as purchase:30d; actions are cart, click, dislike, like, purchase, rating, skip, view, "
     "times forever or a number and one of d, h, m, s (default dislike:forever,skip:forever,rating:forever,purchase:30d)"
 )
+
+
+def test_int8_on_a_gpu_is_refused_with_what_is_wanted():
+    """Neither setting is wrong alone, wherever each comes from."""
+    with pytest.raises(SettingsError) as wrong:
+        load(["--encoder_precision", "int8"], {"HEADRACE_DEVICE": "cuda:1"})
+
+    assert (
+        "encoder_precision=int8 and device=cuda:1: in int8 the language model runs on the CPU: "
+        "device auto or cpu is wanted, or float16, which a GPU is fast at"
+    ) == str(wrong.value)
+    assert "int8" == load(["--encoder_precision", "int8"], {}).encoder_precision
+
+
+@pytest.mark.parametrize("name", ["encoder_precision", "network_precision", "answers"])
+def test_a_choice_that_is_none_is_told_with_those_there_are(name):
+    """The meaning of such a setting names each of them."""
+    choices = get_args(get_args(get_type_hints(Settings, include_extras=True)[name])[0])
+    with pytest.raises(SettingsError) as wrong:
+        load([f"--{name}", "some"], {})
+
+    assert f"--{name}=some: Invalid enum value 'some' ({name}: " in str(wrong.value)
+    assert [True] * len(choices) == [choice in str(wrong.value) for choice in choices]
+
+
+def test_int8_without_its_packages_is_refused_before_anything_starts(monkeypatch):
+    """Those that are missing are named, and how to get them; no other precision needs them."""
+    monkeypatch.setattr(settings_module, "find_spec", lambda name: None if name != "onnx" else object())
+    check_encoder(load(["--encoder_precision", "bfloat16"], {}))
+    with pytest.raises(SettingsError, match=r"^encoder_precision=int8: onnxruntime, onnxscript cannot be imported"):
+        check_encoder(load(["--encoder_precision", "int8"], {}))
 
 
 def test_how_long_an_item_is_left_out_is_set_by_action():

@@ -46,10 +46,10 @@ from model.schema import (
     rec_id,
 )
 from udfs import worker
-from udfs.embed import Embed, EmbedItems
+from udfs.embed import Embed, EmbedItems, EncoderConfig
 from udfs.interest import LearningPace, UpdateInterest
 from udfs.loading import Scorers
-from udfs.score import Score
+from udfs.score import ListConfig, Score
 
 DIM = 64
 NOW_MS = 1_700_000_000_000
@@ -104,7 +104,9 @@ def event(action: str = "click", item_id: str | None = "a", event_id: str = "e1"
 
 @pytest.fixture
 def embed():
-    embed = Embed("tiny", "cpu", "nowhere:9092", "item-vectors", "/nowhere", 1, max_future_s=300, max_bytes=10_000)
+    embed = Embed(
+        EncoderConfig("tiny", "cpu", 1), "nowhere:9092", "item-vectors", "/nowhere", max_future_s=300, max_bytes=10_000
+    )
     embed._encoder, embed._number, embed._interest_space = FakeEncoder(), encoder_number(VERSION), interest_space
     embed._follower = FakeFollower("a", "b")
     return embed
@@ -249,7 +251,7 @@ def test_an_empty_micro_batch_gives_an_empty_answer(embed):
 
 @pytest.fixture
 def embed_items():
-    embed_items = EmbedItems("tiny", "cpu", "/nowhere", 1, max_bytes=10_000)
+    embed_items = EmbedItems(EncoderConfig("tiny", "cpu", 1), "/nowhere", max_bytes=10_000)
     embed_items._encoder = FakeEncoder()
     return embed_items
 
@@ -739,7 +741,7 @@ def score(registry, clock, loads):
         return [[RecommendedItem(scorer.name, 1 / k)] for _ in requests]
 
     calls = []
-    score = Score(Rules(), 10, "cpu", "nowhere:9092", "item-vectors", "/nowhere", 1, "/nowhere")
+    score = Score(Rules(), ListConfig(10), "cpu", "nowhere:9092", "item-vectors", "/nowhere", 1, "/nowhere")
     score._score, score._follower = rank, FakeFollower("a")
     score._scorers = Scorers(registry.load, lambda dim: FakeScorer(f"untrained for {dim}"), loads.begin)
     score.calls = calls
@@ -894,6 +896,54 @@ def test_the_list_of_a_forgotten_user_is_judged_no_more(score):
     score.eval(pd.DataFrame({"request": packed}))
 
     assert 0 == score._twin.figures("untrained")["events"]
+
+
+def test_the_newest_event_of_each_user_alone_is_answered_where_it_is_asked_for(score):
+    """The last in the stream, whatever its time; a forget always; what is passed over is not scored."""
+    score._answers = "newest"
+    users = [("ann", 0), ("bob", 0), ("ann", 9), ("eve", 0), ("ann", 1), ("bob", 2), ("ann", 3)]
+    packed = [
+        encode_packed(Request(user, f"e{at}", NOW_MS + time_ms, ["r/v1"], "serving", b"", b"", forget=at == 5))
+        for at, (user, time_ms) in enumerate(users)
+    ]
+    answers = score.eval(pd.DataFrame({"request": packed}))
+    made = [value and decode_recommendation(value) for value in answers["recommendation"]]
+
+    assert [user for user, _ in users] == answers["user_id"].tolist()
+    assert [None, "e1", None, "e3", None, "e5", "e6"] == [one and one.event_id for one in made]
+    assert [5] == [at for at, one in enumerate(made) if one and one.forgotten]
+    assert [["e1", "e3", "e6"]] == score.calls
+
+
+def test_a_refused_version_is_told_beside_an_event_that_is_not_answered(score, registry):
+    """No record for `rejected-events` is lost with the list."""
+    score._answers, registry.broken = "newest", {"r/v1"}
+    packed = [encode_packed(Request("ann", f"e{at}", NOW_MS, ["r/v1"], "serving", b"", b"")) for at in range(2)]
+    answers = score.eval(pd.DataFrame({"request": packed}))
+
+    assert [True, False] == answers["recommendation"].isna().tolist()
+    assert ["r/v1: is broken", None] == [value and json.loads(value)["reason"] for value in answers["rejected"]]
+
+
+@pytest.mark.parametrize("answers, rate", [("every", 1.0), ("newest", 3 / 4)])
+def test_an_event_that_is_not_answered_is_judged_by_the_last_list_that_the_user_had(score, answers, rate):
+    """Every event but the first is judged: of 'a z z a z' in micro-batches of one, three and one, by lists that hold
+    what came last.
+    """
+    score._answers = answers
+    score._score = lambda scorer, catalogue, requests, *rest: [
+        [RecommendedItem(last[request.event_id], 0.1)] for request in requests
+    ]
+    job, last, packed = FakeJob(), {}, []
+    for number, item_id in enumerate("azzaz"):
+        [(_, request), _] = job.send(event("view", item_id, f"e{number}", NOW_MS + number), AXES[0])
+        last[f"e{number}"] = "zzaza"[number]
+        packed.append(encode_packed(request))
+    for start, end in ((0, 1), (1, 4), (4, 5)):
+        score.eval(pd.DataFrame({"request": packed[start:end]}))
+    figures = score._twin.figures("untrained")
+
+    assert (4, rate) == (figures["events"], figures["hr_at_10"])
 
 
 def test_where_no_version_can_be_used_lists_come_untrained(score, registry):
@@ -1198,7 +1248,7 @@ class Loading:
 @pytest.mark.parametrize("since_event_s, at_latest_s, loads", [(0.0, 600.0, 0), (2.0, 600.0, 1), (0.0, 0.0, 1)])
 def test_the_language_model_is_loaded_when_nothing_waits(monkeypatch, since_event_s, at_latest_s, loads):
     """Not while events come; once they pause; or at last, whatever comes."""
-    embed = Embed("", "cpu", "", "", "", 1, 60.0, 1_000)
+    embed = Embed(EncoderConfig("", "cpu", 1), "", "", "", 60.0, 1_000)
     embed._encoder, embed._closed, turns = Loading(), threading.Event(), iter([False, False, True])
     monkeypatch.setattr(embed._closed, "wait", lambda _: next(turns))
     monkeypatch.setattr("udfs.embed.WARM_UP_S", 0.0)

@@ -5,8 +5,10 @@ Both are vectorised: one call is a micro-batch. torch lives here, in a worker pr
 
 import threading
 import time
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -30,11 +32,30 @@ from model.schema import (
 from model.user import embedded
 from udfs import worker
 
+if TYPE_CHECKING:
+    from model.encoder import Encoder
+
 WARM_UP_S, CALM_S, WARM_UP_AT_LATEST_S = 60.0, 1.0, 600.0
 """The language model of `embed` is loaded by the first search; or so long after the start, once there has been no event
 for so long; or so long after the start, whatever comes. It takes 10 s of a processor, which first lists and a backlog
 need more.
 """
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Which language model, and how it runs: the arguments of `model.encoder.Encoder`."""
+
+    name: str
+    device: str
+    threads: int
+    precision: str = "auto"
+
+    def open(self, keep: Path) -> "Encoder":
+        """The encoder that keeps its embeddings in this folder."""
+        from model.encoder import Encoder
+
+        return Encoder(self.name, self.device, keep, self.threads, self.precision)
 
 
 class Embed(ScalarFunction):
@@ -45,32 +66,25 @@ class Embed(ScalarFunction):
 
     def __init__(
         self,
-        encoder: str,
-        device: str,
+        encoder: EncoderConfig,
         bootstrap_servers: str,
         item_vectors: str,
         replica_dir: str,
-        threads: int,
         max_future_s: float,
         max_bytes: int,
     ) -> None:
-        self._encoder_name, self._device = encoder, device
+        self._encoder_config, self._replica_dir = encoder, Path(replica_dir)
         self._kafka = (bootstrap_servers, item_vectors)
-        self._replica_dir, self._threads = Path(replica_dir), threads
         self._max_future_s, self._max_bytes = max_future_s, max_bytes
 
     def open(self, function_context) -> None:
         from model.cache import first_free
         from model.catalogue import encoder_number
-        from model.encoder import Encoder
         from model.interest import interest_space
         from udfs.replica import CatalogueFollower
 
         worker.prepare()
-        self._encoder = first_free(
-            self._replica_dir / "queries",
-            lambda folder: Encoder(self._encoder_name, self._device, folder, self._threads),
-        )
+        self._encoder = first_free(self._replica_dir / "queries", self._encoder_config.open)
         self._closed, self._busy_s = threading.Event(), time.monotonic()
         threading.Thread(target=self._warm_up, name="load-encoder", daemon=True).start()
         self._number = encoder_number(self._encoder.version)
@@ -144,20 +158,14 @@ class EmbedItems(ScalarFunction):
     beginning of the record's key, `value` and `whole` are those of `jobs.topics.bounded`.
     """
 
-    def __init__(self, encoder: str, device: str, replica_dir: str, threads: int, max_bytes: int) -> None:
-        self._encoder_name, self._device = encoder, device
-        self._replica_dir, self._threads = Path(replica_dir), threads
-        self._max_bytes = max_bytes
+    def __init__(self, encoder: EncoderConfig, replica_dir: str, max_bytes: int) -> None:
+        self._encoder_config, self._replica_dir, self._max_bytes = encoder, Path(replica_dir), max_bytes
 
     def open(self, function_context) -> None:
         from model.cache import first_free
-        from model.encoder import Encoder
 
         worker.prepare()
-        self._encoder = first_free(
-            self._replica_dir / "embeddings",
-            lambda folder: Encoder(self._encoder_name, self._device, folder, self._threads),
-        )
+        self._encoder = first_free(self._replica_dir / "embeddings", self._encoder_config.open)
 
     def close(self) -> None:
         self._encoder.close()

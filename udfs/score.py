@@ -3,6 +3,8 @@
 import gc
 import time
 from collections import defaultdict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,6 +45,15 @@ class Follows(NamedTuple):
     statistics: StatisticsConfig
 
 
+@dataclass(frozen=True)
+class ListConfig:
+    """How lists are made: of `k` items, which events are answered, and how the network's vectors of items are held."""
+
+    k: int
+    answers: str = "every"
+    network_precision: str = "float32"
+
+
 class Score(ScalarFunction):
     """(request) -> (user_id, recommendation, rejected); `rejected` is a model version that could not be loaded, or a
     record of `item-vectors` that could not be read.
@@ -53,15 +64,15 @@ class Score(ScalarFunction):
     def __init__(
         self,
         rules: interest.Rules,
-        k: int,
+        lists: ListConfig,
         device: str,
         follows: Follows,
         replica_dir: str,
         threads: int,
         registry: str,
     ) -> None:
-        self._rules, self._k, self._device = rules, k, device
-        self._follows = follows
+        self._rules, self._device, self._follows = rules, device, follows
+        self._k, self._answers, self._precision = lists.k, lists.answers, lists.network_precision
         self._replica_dir, self._threads, self._registry = Path(replica_dir), threads, registry
         self._refused: deque[bytes] = deque()
         self._twin = OnlineMetrics()
@@ -70,6 +81,7 @@ class Score(ScalarFunction):
     def open(self, function_context) -> None:
         worker.prepare(self._threads)
         from model import device, registry, score
+        from model.scoring import network
         from udfs.replica import CatalogueFollower
         from udfs.statistics import StatisticsFollower
 
@@ -84,6 +96,8 @@ class Score(ScalarFunction):
         def load(path: str, items: Catalogue) -> score.Scorer:
             registry.check_inside(path, self._registry)
             scorer = score.load(path, chosen)
+            if self._precision == "int8":
+                network.quantise(scorer.network)
             score.try_out(scorer, items, self._k, self._rules)
             return scorer
 
@@ -103,16 +117,18 @@ class Score(ScalarFunction):
         while self._follower.rejected and len(self._refused) < MOST_REFUSED:
             self._refused.append(self._follower.rejected.popleft().as_json())
         refused = [self._refused.popleft() if self._refused else None for _ in requests]
-        rows = [(request.user_id, encode_recommendation(lists[at]), refused[at]) for at, request in enumerate(requests)]
+        made = [encode_recommendation(lists[at]) if at in lists else None for at in range(len(requests))]
+        rows = list(zip([request.user_id for request in requests], made, refused))
         return pd.DataFrame(rows, columns=["user_id", "recommendation", "rejected"])
 
     def _lists(self, requests: list[Request]) -> dict[int, Recommendation]:
-        """Score the requests of each version together."""
+        """Score the requests of each version together; those that are not answered have no list."""
         groups, lists, popular = defaultdict(list), {}, {}
+        answered = newest_of(requests) if self._answers == "newest" else set(range(len(requests)))
         for at, request in enumerate(requests):
             if request.forget:
                 lists[at] = _recommendation(request, "", [], time.time_ns() // 1_000_000, 0)
-            else:
+            elif at in answered:
                 groups[tuple(request.versions)].append(at)
         for versions, places in groups.items():
             version, answers, most_chosen = self._rank(versions, [requests[at] for at in places])
@@ -123,15 +139,20 @@ class Score(ScalarFunction):
         for at, request in enumerate(requests):
             if request.forget:
                 self._twin.forget(request.user_id)
-            else:
-                self._judge(request, lists[at], popular[at])
+                continue
+            self._judge(request)
+            if at in answered:
+                self._show(request, lists[at], popular[at])
         return lists
 
-    def _judge(self, request: Request, made: Recommendation, popular: list[int]) -> None:
-        """Tell the live twin what came, and which list answers it."""
+    def _judge(self, request: Request) -> None:
+        """Tell the live twin what came: the list that the user had is judged by it, however many events ago it came."""
         item, action, event = interest.newest(request.interests) or (0, "", 0)
         if action in POSITIVE and event == event_key(request.event_id):
             self._twin.come(request.user_id, item)
+
+    def _show(self, request: Request, made: Recommendation, popular: list[int]) -> None:
+        """Tell the live twin which list the user has from now on."""
         rows = consumed.opened(request.consumed)
         had = set(
             rows["fingerprint"][consumed.excluded(rows, request.event_time_ms / 1_000, self._rules.exclude_s)].tolist()
@@ -159,6 +180,14 @@ class Score(ScalarFunction):
             except Exception as error:
                 if not self._scorers.refuse_last(error):
                     raise
+
+
+def newest_of(requests: Sequence[Request]) -> set[int]:
+    """The places of the requests that are answered where only the newest of each user is: the last one in the stream,
+    which knows of the others; a request that forgets a user is always answered.
+    """
+    newest = {request.user_id: at for at, request in enumerate(requests) if not request.forget}
+    return set(newest.values()) | {at for at, request in enumerate(requests) if request.forget}
 
 
 def _recommendation(

@@ -77,12 +77,12 @@ class OnlineMetrics:
         self._shown.pop(user_id, None)
 
     def come(self, user_id: str, item_key: int) -> str | None:
-        """Judge the user's list by the item that came.
+        """Judge the user's list by the item that came; the list stays until `show` brings a newer one.
 
         Returns:
             The version whose figures have changed, None if the user had no list.
         """
-        shown = self._shown.pop(user_id, None)
+        shown = self._shown.get(user_id)
         if shown is None:
             return None
         window = self._windows.setdefault(shown.version, Window(self._window))

@@ -86,11 +86,14 @@ class Network(nn.Module):
     An item is its text, projected, plus an embedding of its own that opens as the item is seen more often.
     """
 
+    step: torch.Tensor | None
+
     def __init__(self, sizes: Sizes, items: int) -> None:
         super().__init__()
         self.sizes = sizes
         self.project = nn.Linear(sizes.dim, sizes.width, bias=False)
         self.ids = nn.Parameter(torch.zeros(items, sizes.width))
+        self.register_buffer("step", None)  # (width,), of each dimension of `ids` where these are int8
         self.bias = nn.Parameter(torch.zeros(items))
         self.gate = nn.Parameter(torch.tensor([0.0, 0.5]))
         self.popularity = nn.Parameter(torch.tensor(0.5))
@@ -104,6 +107,7 @@ class Network(nn.Module):
 
     def items(self, text: torch.Tensor, ids: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
         """Shape: text (n, width), the projected vectors, ids (n, width), counts (n,) -> (n, width)."""
+        ids = ids if self.step is None else ids * self.step
         gate = torch.sigmoid(self.gate[0] + self.gate[1] * torch.log1p(counts) - 1)
         return text + gate[:, None] * ids
 
@@ -123,6 +127,20 @@ class Network(nn.Module):
         for block in self.blocks[:-1]:
             x = block(x, visible)
         return self.norm_out(self.blocks[-1](x, visible[:, :, -1:] if newest else visible))
+
+
+@torch.no_grad()
+def quantise(network: Network) -> None:
+    """Hold the items' own vectors in int8, with a step for each dimension, so that rows can be taken as before.
+
+    They are all of the network that grows with the catalogue. The rest, 300 KB, stays float32: its products, a tenth of
+    a list's time, were slower in int8 with torchao, and as fast as float32 with ONNX Runtime.
+    """
+    if network.step is not None:
+        return
+    largest = network.ids.abs().amax(0) if len(network.ids) else network.ids.new_zeros(network.sizes.width)
+    network.step = largest.clamp(min=1e-12) / 127
+    network.ids = nn.Parameter((network.ids / network.step).round_().to(torch.int8), requires_grad=False)
 
 
 def distances(T: int, device: torch.device) -> torch.Tensor:
