@@ -398,7 +398,12 @@ def resolve(user, rows, vectors, folding):
 
     Shape: rows (events,) of `vectors` (n, 64), -1 for none.
     """
-    graph = _graph(user, len(rows))
+    room = 0
+    for event in range(len(rows)):
+        room += rows[event] >= 0 and user.log[event].stamp & _PENDING > 0
+    if not room:
+        return user
+    graph = _graph(user, room)
     for event in range(len(rows)):
         stamp = user.log[event].stamp
         if stamp & _PENDING and rows[event] >= 0:
@@ -527,3 +532,87 @@ def update(  # noqa: PLR0913 - numba takes a number in no time, and a tuple in m
     vector, query = _halves(joined[vector_at : vector_at + vector_size]), _halves(joined[vector_at + vector_size :])
     folding = Folding(last_n, max_interests, half_life_ms, merge_similarity, search)
     return 0, pack(fold(user, row, strength, vector, query, (ratings, mean_rating), folding))
+
+
+# Many users
+
+
+@njit(cache=True)
+def survey(joined, starts, encoder, actions, search):
+    """What there is of each user, in bytes that stand one user's after the other's.
+
+    Returns:
+        Who is the first with a fault, and which; (users, 3) int64: how many interests, events, and numbers of a query,
+        those of another encoder left out.
+    """
+    sizes = np.zeros((len(starts) - 1, 3), np.int64)
+    for user in range(len(sizes)):
+        data = joined[starts[user] : starts[user + 1]]
+        wrong = fault(data, actions, search)
+        if wrong:
+            return user, wrong, sizes
+        header = _header(data)
+        sizes[user, 1] = header.events
+        if header.encoder == encoder:
+            sizes[user, 0], sizes[user, 2] = header.interests, header.dim
+    return 0, 0, sizes
+
+
+@njit(cache=True)
+def logs(joined, starts, log_starts, encoder):
+    """The events of each user, those of another encoder pending; (events,) of `EVENT`."""
+    log = np.empty(log_starts[-1], EVENT)
+    for user in range(len(starts) - 1):
+        data = joined[starts[user] : starts[user + 1]]
+        own, first, pending = _log(data), log_starts[user], _header(data).encoder != encoder
+        for event in range(len(own)):
+            log[first + event] = own[event]
+            if pending and own[event].item_key:
+                log[first + event].stamp |= _PENDING
+    return log
+
+
+@njit
+def _log(data):
+    return data[_places(_header(data))[2] :].view(EVENT)
+
+
+@njit(cache=True)
+def open_users(  # noqa: PLR0913 - see `update`
+    joined, starts, log_starts, encoder, rows, item_vectors, folding, vectors, weights, led_to
+):
+    """Lay the interests of users side by side, after what was pending is folded in.
+
+    Args:
+        vectors, weights, led_to: where to; what a user has not stays as it is.
+
+    Shape: rows (events,) of `item_vectors` (n, 64), -1 for none; vectors (users, most, 64); weights (users, most);
+    led_to (users, most): the edges from the last interest, the weights where none leads on.
+
+    Returns:
+        The most interests that a user has.
+    """
+    most = 0
+    for user in range(len(starts) - 1):
+        opened = use_encoder(unpack(joined[starts[user] : starts[user + 1]]), encoder)
+        opened = resolve(opened, rows[log_starts[user] : log_starts[user + 1]], item_vectors, folding)
+        most = max(most, len(opened.weights))
+        walked = np.float32(0)
+        for other in range(len(opened.weights)):
+            walked += opened.edges[opened.last, other] if opened.last >= 0 else 0
+        for number in range(len(opened.weights)):
+            _copy(opened.vectors[number], vectors[user, number])
+            weights[user, number] = opened.weights[number]
+            led_to[user, number] = opened.edges[opened.last, number] if walked > 0 else opened.weights[number]
+    return most
+
+
+@njit(cache=True)
+def queries(joined, starts, users, dim):
+    """The newest searches of some users; (users,) -> (users, dim)."""
+    vectors = np.empty((len(users), dim), np.float32)
+    for number in range(len(users)):
+        data = joined[starts[users[number]] : starts[users[number] + 1]]
+        _, query_at, log_at, _ = _places(_header(data))
+        _unit(data[query_at + 2 : log_at].view(np.int8), vectors[number])
+    return vectors

@@ -11,7 +11,7 @@ u32 (seconds), time of what was said u32 (seconds), how often u8 (255: or more),
 """
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -45,6 +45,17 @@ def opened(consumed: bytes | None) -> np.ndarray:
         StateError: the bytes are of an unknown layout, cut short, or hold an unknown action.
     """
     return np.frombuffer(consumed, ROW, offset=1) if consumed and _is_current(consumed) else np.zeros(0, ROW)
+
+
+def opened_together(each: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of many users, one user's after the other's, and whose each is: (n,) of `ROW`, (n,) int64.
+
+    Raises:
+        StateError: as `opened` does.
+    """
+    kept = [consumed[1:] if consumed and _is_current(consumed) else b"" for consumed in each]
+    lengths = np.array([len(rows) for rows in kept], np.int64) // ROW.itemsize
+    return np.frombuffer(b"".join(kept), ROW), np.repeat(np.arange(len(kept)), lengths)
 
 
 def _is_current(consumed: bytes) -> bool:

@@ -48,7 +48,8 @@ _SIZES = struct.Struct("<BBBbHIQH")
 _RATINGS, _RATINGS_AT = struct.Struct("<He"), 20
 _ROW = struct.Struct("<QQI")  # of EVENT
 _NUMBER = {action: number for number, action in enumerate(ACTIONS)}
-_KINDS = len(ACTIONS), _NUMBER["search"]
+KINDS = len(ACTIONS), _NUMBER["search"]
+"""How many actions there are, and which of them is a search."""
 _STRENGTH_UNIT, _MOST_RATINGS = 16, 0xFFFF
 _STRENGTH_OF = np.array([round(_STRENGTH_UNIT * STRENGTHS.get(action, 0.0)) & 0x7F for action in ACTIONS], np.uint64)
 _NO_VECTOR = np.zeros(0, np.float32)
@@ -137,7 +138,7 @@ def decode(data: bytes | None) -> Interests:
     """
     data = current(data)
     packed = np.frombuffer(bytearray(data), np.uint8)
-    if wrong := compiled.fault(packed, *_KINDS):
+    if wrong := compiled.fault(packed, *KINDS):
         refuse(data, wrong)
     return Interests(*compiled.unpack(packed))
 
@@ -258,7 +259,7 @@ def update(
     joined = bytearray().join((data, _row(event, item_key, strength, bool(vector)), vector, query))
     wrong, after = compiled.update(
         np.frombuffer(joined, np.uint8), len(data), len(vector), encoder, strength, ratings, mean,
-        rules.last_n, rules.max_interests, rules.half_life_s * 1_000.0, float(rules.merge_similarity), *_KINDS,
+        rules.last_n, rules.max_interests, rules.half_life_s * 1_000.0, float(rules.merge_similarity), *KINDS,
     )  # fmt: skip
     if wrong and wrong != SEEN:
         refuse(data, wrong)
@@ -293,7 +294,7 @@ def fold(
     strength, *rating = _strength(event, interests.ratings, interests.mean_rating, rules)
     row = np.frombuffer(bytearray(_row(event, item_key, strength, vector is not None)), EVENT)
     near, asked = (_NO_VECTOR if part is None else np.asarray(part, np.float32) for part in (vector, query))
-    _keep(interests, compiled.fold(_user(interests), row, strength, near, asked, tuple(rating), _folding(rules)))
+    _keep(interests, compiled.fold(_user(interests), row, strength, near, asked, tuple(rating), folding(rules)))
     return True
 
 
@@ -322,7 +323,7 @@ def _keep(interests: Interests, user: compiled.User) -> None:
         setattr(interests, name, value)
 
 
-def _folding(rules: Rules) -> compiled.Folding:
+def folding(rules: Rules) -> compiled.Folding:
     return compiled.Folding(
         rules.last_n, rules.max_interests, rules.half_life_s * 1_000.0, float(rules.merge_similarity), _NUMBER["search"]
     )
@@ -351,7 +352,7 @@ def resolve(interests: Interests, lookup: Callable[[int], np.ndarray | None], ru
     found = {event: vector for event, vector in enumerate(waiting) if vector is not None}
     rows, vectors = np.full(len(interests.log), -1), np.zeros((len(found), INTEREST_DIM), np.float32)
     rows[list(found)], vectors[:] = np.arange(len(found)), list(found.values()) or 0
-    _keep(interests, compiled.resolve(_user(interests), rows, vectors, _folding(rules)))
+    _keep(interests, compiled.resolve(_user(interests), rows, vectors, folding(rules)))
 
 
 assert NEGATIVE <= STRENGTHS.keys()
