@@ -24,7 +24,7 @@ import msgspec
 from msgspec import Meta
 
 from model.bounds import StatisticsConfig
-from model.interest import FOREVER, MOST_EVENTS, MOST_INTERESTS, Rules
+from model.rules import FOREVER, MOST_EVENTS, MOST_INTERESTS, Rules
 from model.schema import CONSUMING, RECORD_BYTES, HeadraceError
 
 PREFIX = "HEADRACE_"

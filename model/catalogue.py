@@ -18,8 +18,8 @@ import msgspec
 import numpy as np
 
 from model.cache import Cache, first_free
-from model.consumed import fingerprints
 from model.interest import INTEREST_DIM, interest_space
+from model.rows import Rows
 from model.schema import ItemVector, Rejected, decode_item_vector, decoded, encode_json, item_key
 
 COMPLETE = 0.9
@@ -70,7 +70,7 @@ class Matrix:
     def __init__(self, space: Space = NOWHERE) -> None:
         self.space = space
         self.item_ids: list[str] = []
-        self.row_of: dict[int, int] = {}
+        self.row_of = Rows()
         self._keys = np.zeros(0, np.uint64)
         self._vectors = np.zeros((0, space.dim), np.float32)
         self._interest_vectors = np.zeros((0, INTEREST_DIM), np.float32)
@@ -102,19 +102,17 @@ class Matrix:
 
     def put(self, item_ids: list[str], vectors: np.ndarray) -> np.ndarray:
         """Take over new and changed items; none comes twice. Returns their rows."""
-        rows = np.array([self._row_for(item_id) for item_id in item_ids])
+        keys = np.array([item_key(item_id) for item_id in item_ids], np.uint64)
+        rows = self.row_of.put(keys)
+        for item_id, row in zip(item_ids, rows.tolist()):
+            if row == len(self.item_ids):
+                self.item_ids.append(item_id)
         self._reserve()
         self._vectors[rows] = vectors
         if self._is_open:
             self._interest_vectors[rows] = interest_space(vectors)
-        self._keys[rows] = [item_key(item_id) for item_id in item_ids]
+        self._keys[rows] = keys
         return rows
-
-    def _row_for(self, item_id: str) -> int:
-        row = self.row_of.setdefault(item_key(item_id), len(self.item_ids))
-        if row == len(self.item_ids):
-            self.item_ids.append(item_id)
-        return row
 
     def _reserve(self) -> None:
         if len(self) > len(self._keys):
@@ -127,14 +125,13 @@ class Matrix:
 
     def delete(self, key: int) -> bool:
         """Take an item out, if it is there; the last row moves into its place."""
-        row = self.row_of.pop(key, -1)
+        last = len(self) - 1
+        row = self.row_of.pop(key, int(self._keys[last])) if len(self) else -1
         if row < 0:
             return False
         last_id = self.item_ids.pop()
-        last = len(self.item_ids)
         if row != last:
             self.item_ids[row] = last_id
-            self.row_of[item_key(last_id)] = row
             for name in self._arrays():
                 array = getattr(self, name)
                 array[row] = array[last]
@@ -145,14 +142,15 @@ class Matrix:
 
     def shared_with(self, other: "Matrix") -> int:
         """How many items both have."""
-        return len(self.row_of.keys() & other.row_of.keys())
+        return int((other.row_of.find(self.keys) >= 0).sum())
 
     def without(self, others: Iterable["Matrix"]) -> "Matrix":
         """The items that none of the others has."""
-        keys = self.row_of.keys() - set().union(*(other.row_of for other in others))
-        rows = sorted(self.row_of[key] for key in keys)
-        rest = Matrix(self.space)
-        if rows:
+        own = np.ones(len(self), bool)
+        for other in others:
+            own &= other.row_of.find(self.keys) < 0
+        rest, rows = Matrix(self.space), np.flatnonzero(own)
+        if len(rows):
             rest.put([self.item_ids[row] for row in rows], self.vectors[rows])
         return rest
 
@@ -183,7 +181,6 @@ class Catalogue:
         self.pinned = ""
         self.revision = 0
         self._changes: deque[tuple[int, np.ndarray]] = deque(maxlen=_KEPT_CHANGES)  # revision -> rows
-        self._by_fingerprint: tuple[int, np.ndarray, np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.serving)
@@ -215,24 +212,15 @@ class Catalogue:
 
     def row(self, key: int) -> int:
         """The row of an item key, or -1."""
-        return self.serving.row_of.get(key, -1)
+        return self.serving.row_of.row(key)
 
-    def rows(self, keys: Iterable[int]) -> np.ndarray:
-        """The rows of many item keys, -1 where there is none; (n,) -> (n,) int64."""
-        row_of = self.serving.row_of
-        return np.fromiter((row_of.get(key, -1) for key in keys), np.int64)
+    def rows(self, keys: np.ndarray | Iterable[int]) -> np.ndarray:
+        """The rows of many item keys, -1 where there is none; (n,) uint64 -> (n,) int64."""
+        return self.serving.row_of.find(keys if isinstance(keys, np.ndarray) else np.fromiter(keys, np.uint64))
 
     def rows_of_fingerprints(self, wanted: np.ndarray) -> np.ndarray:
         """The rows of items known by their fingerprints (model/consumed.py), -1 for none; (n,) uint32 -> (n,) int64."""
-        if not len(self):
-            return np.full(len(wanted), -1)
-        if self._by_fingerprint is None or self._by_fingerprint[0] != self.revision:
-            all_of_them = fingerprints(self.keys)
-            order = all_of_them.argsort()
-            self._by_fingerprint = self.revision, all_of_them[order], order
-        _, known, order = self._by_fingerprint
-        at = np.searchsorted(known, wanted).clip(max=len(known) - 1)
-        return np.where(known[at] == wanted, order[at], -1)
+        return self.serving.row_of.find_fingerprints(wanted)
 
     def changed_since(self, revision: int) -> np.ndarray | None:
         """The rows that have changed after a revision, also some that are gone; None where nobody knows any more."""
@@ -324,7 +312,7 @@ class Catalogue:
     def _delete(self, item_id: str) -> list[Place]:
         key = item_key(item_id)
         if key in self.serving.row_of:  # the last row moves into its place
-            self._change(np.array([self.serving.row_of[key], len(self) - 1]))
+            self._change(np.array([self.row(key), len(self) - 1]))
         return [(one.space, item_id) for one in (self.serving, *self.others.values()) if one.delete(key)]
 
     def _decide(self) -> list[Place]:
@@ -356,7 +344,8 @@ class Catalogue:
         if len(former):
             now, before = wanted.space.encoder_version, former.space.encoder_version
             logger.warning("%d items of encoder %s serve now, after %d of %s", len(wanted), now, len(former), before)
-        return [(former.space, item_id) for item_id in former.item_ids if item_key(item_id) not in rest.row_of]
+        gone = rest.row_of.find(former.keys) < 0
+        return [(former.space, former.item_ids[row]) for row in np.flatnonzero(gone)]
 
 
 def _what(record: ItemVector) -> Space | str:

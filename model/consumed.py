@@ -10,7 +10,8 @@ Layout: a version byte, then per item, in the order in which they came first, fi
 u32 (seconds), time of what was said u32 (seconds), how often u8 (255: or more), action u8 (of model.interest.ACTIONS).
 """
 
-from collections.abc import Mapping
+import struct
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -23,7 +24,9 @@ SAYING = frozenset({"purchase", "rating", "like", "dislike", "skip"})
 ROW = np.dtype([("fingerprint", "<u4"), ("last_s", "<u4"), ("said_s", "<u4"), ("times", "u1"), ("action", "u1")])
 
 _HEADER = bytes([LAYOUT])
-_LEVEL = np.array([(action in SAYING) + (action in SAYING and action != "rating") for action in ACTIONS])
+_LEVEL = [(action in SAYING) + (action in SAYING and action != "rating") for action in ACTIONS]
+_KNOWN = bytes(range(len(ACTIONS)))
+_ROW, _FINGERPRINT = struct.Struct("<IIIBB"), struct.Struct("<I")  # of ROW
 _MOST_S, _MOST_TIMES = 0xFFFFFFFF, 0xFF
 
 
@@ -41,16 +44,31 @@ def opened(consumed: bytes | None) -> np.ndarray:
     Raises:
         StateError: the bytes are of an unknown layout, cut short, or hold an unknown action.
     """
-    if not consumed or len(consumed) % 2 == 0:
-        return np.zeros(0, ROW)
+    return np.frombuffer(consumed, ROW, offset=1) if consumed and _is_current(consumed) else np.zeros(0, ROW)
+
+
+def opened_together(each: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of many users, one user's after the other's, and whose each is: (n,) of `ROW`, (n,) int64.
+
+    Raises:
+        StateError: as `opened` does.
+    """
+    kept = [consumed[1:] if consumed and _is_current(consumed) else b"" for consumed in each]
+    lengths = np.array([len(rows) for rows in kept], np.int64) // ROW.itemsize
+    return np.frombuffer(b"".join(kept), ROW), np.repeat(np.arange(len(kept)), lengths)
+
+
+def _is_current(consumed: bytes) -> bool:
+    """Whether the bytes are rows, and not the marks of release 0.1.0."""
+    if len(consumed) % 2 == 0:
+        return False
     if consumed[0] != LAYOUT or len(consumed) % ROW.itemsize != 1:
         raise StateError(
             f"{len(consumed)} bytes of consumed items of layout {consumed[0]}: layout {LAYOUT} can be read"
         )
-    rows = np.frombuffer(consumed, ROW, offset=1)
-    if len(rows) and rows["action"].max() >= len(ACTIONS):
-        raise StateError(f"consumed items are damaged: action {rows['action'].max()}: there are {len(ACTIONS)}")
-    return rows
+    if unknown := consumed[ROW.itemsize :: ROW.itemsize].translate(None, _KNOWN):
+        raise StateError(f"consumed items are damaged: action {max(unknown)}: there are {len(ACTIONS)}")
+    return True
 
 
 def packed(rows: np.ndarray) -> bytes:
@@ -64,21 +82,23 @@ def add(consumed: bytes | None, item_key: int, action: str, time_ms: int, limit:
     >>> len(once), opened(add(once, 7, "purchase", 2_000, 10)).tolist()
     (15, [(7, 2, 2, 2, 3)])
     """
-    rows = opened(consumed)
-    same = np.flatnonzero(rows["fingerprint"] == item_key & 0xFFFFFFFF)
-    if len(same):
-        rows = rows.copy()
-        at = int(same[0])
-    else:
-        rows, at = np.append(rows, np.zeros(1, ROW)), len(rows)
-    time_s = min(time_ms // 1_000, _MOST_S)
-    rows["fingerprint"][at] = item_key & 0xFFFFFFFF
-    rows["last_s"][at] = max(int(rows["last_s"][at]), time_s)
-    rows["times"][at] = min(int(rows["times"][at]) + 1, _MOST_TIMES)
-    stands = int(_LEVEL[rows["action"][at]]), int(rows["said_s"][at])
-    if (int(_LEVEL[ACTIONS.index(action)]), time_s) >= stands:
-        rows["said_s"][at], rows["action"][at] = time_s, ACTIONS.index(action)
-    return packed(_newest(rows, limit))
+    data = consumed if consumed and _is_current(consumed) else _HEADER
+    fingerprint, time_s, said = item_key & 0xFFFFFFFF, min(time_ms // 1_000, _MOST_S), ACTIONS.index(action)
+    at = _find(data, _FINGERPRINT.pack(fingerprint))
+    _, last_s, said_s, times, before = _ROW.unpack_from(data, at) if at < len(data) else (0, 0, 0, 0, 0)
+    stands = (_LEVEL[said], time_s) < (_LEVEL[before], said_s)
+    what = (said_s, min(times + 1, _MOST_TIMES), before) if stands else (time_s, min(times + 1, _MOST_TIMES), said)
+    row = _ROW.pack(fingerprint, max(last_s, time_s), *what)
+    added = b"".join((data[:at], row, data[at + ROW.itemsize :]))
+    return added if len(added) <= 1 + limit * ROW.itemsize else packed(_newest(opened(added), limit))
+
+
+def _find(data: bytes, fingerprint: bytes) -> int:
+    """Where an item's row begins; the end if it has none."""
+    at = data.find(fingerprint, 1)
+    while at >= 0 and (at - 1) % ROW.itemsize:
+        at = data.find(fingerprint, at + 1)
+    return at if at >= 0 else len(data)
 
 
 def of_events(item_keys: np.ndarray, actions: np.ndarray, times_ms: np.ndarray, limit: int) -> bytes:
@@ -92,7 +112,7 @@ def of_events(item_keys: np.ndarray, actions: np.ndarray, times_ms: np.ndarray, 
     rows["fingerprint"][order] = fingerprints(item_keys)
     np.maximum.at(rows["last_s"], order, seconds)
     rows["times"] = np.minimum(np.bincount(order), _MOST_TIMES)
-    newest = np.lexsort((seconds, _LEVEL[actions]))  # what says most last, of that the newest
+    newest = np.lexsort((seconds, np.array(_LEVEL)[actions]))  # what says most last, of that the newest
     rows["said_s"][order[newest]], rows["action"][order[newest]] = seconds[newest], actions[newest]
     return packed(_newest(rows, limit))
 
@@ -101,6 +121,8 @@ def _newest(rows: np.ndarray, limit: int) -> np.ndarray:
     """Without those had longest ago, where they are too many."""
     if len(rows) <= limit:
         return rows
+    if len(rows) == limit + 1:
+        return np.delete(rows, rows["last_s"].argmin())
     return rows[np.sort(np.argsort(rows["last_s"], kind="stable")[len(rows) - limit :])]
 
 

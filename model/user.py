@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from model import consumed, interest
-from model.interest import Interests, Rules
+from model.rules import Rules
 from model.schema import (
     CONSUMING,
     POSITIVE,
@@ -49,12 +49,13 @@ def update(state: bytes | None, record: Embedded, rules: Rules) -> Update:
     if event.action == "impression":
         return Update(state or b"", False)
     before = decode_user_state(state)
-    interests = interest.decode(before.interests)
-    shown = _last_list(event.user_id, interests)
-    if not _fold(interests, record, rules):
+    interests = interest.update(
+        before.interests, event, record.item_key, record.encoder, record.vector, record.query, rules
+    )
+    if interests is None:
         return Update(state or b"", False)
-    after = UserState(interest.encode(interests), _consume(before.consumed, record, rules.max_consumed))
-    return Update(encode_packed(after), True, _example(event, before.interests, shown))
+    after = UserState(interests, _consume(before.consumed, record, rules.max_consumed))
+    return Update(encode_packed(after), True, _example(event, before.interests))
 
 
 def request(state: bytes | None, user_id: str, event_id: str, time_ms: int, live: bool = True) -> Request:
@@ -74,13 +75,6 @@ def embedded(
     return Embedded(event, item_key, encoder, vector=packed, query=asked)
 
 
-def _fold(interests: Interests, record: Embedded, rules: Rules) -> bool:
-    vector = np.frombuffer(record.vector, "<f2").astype(np.float32) if record.vector else None
-    query = np.frombuffer(record.query, "<f2").astype(np.float32) if record.query else None
-    interest.use_encoder(interests, record.encoder)
-    return interest.fold(interests, record.event, record.item_key, vector, rules, query)
-
-
 def _consume(before: bytes, record: Embedded, most: int) -> bytes:
     event = record.event
     if event.action not in CONSUMING:
@@ -89,14 +83,14 @@ def _consume(before: bytes, record: Embedded, most: int) -> bytes:
     return consumed.add(before, record.item_key, event.action, event.event_time_ms, most)
 
 
-def _last_list(user_id: str, interests: Interests) -> str:
-    """The `rec_id` of the list that the user has now."""
-    if not len(interests.log):
-        return ""
-    return rec_id(user_id, int(interests.log["event_key"][-1]), int(interests.times_ms[-1]))
-
-
-def _example(event: Event, before: bytes, shown: str) -> Example | None:
+def _example(event: Event, before: bytes) -> Example | None:
     if event.action not in POSITIVE or event.item_id is None:
         return None
+    shown = _last_list(event.user_id, before)
     return Example(event.user_id, event.event_id, event.event_time_ms, event.item_id, event.action, before, shown)
+
+
+def _last_list(user_id: str, interests: bytes) -> str:
+    """The `rec_id` of the list that the user has now."""
+    newest = interest.newest(interests)
+    return rec_id(user_id, newest[2], interest.newest_event_ms(interests)) if newest else ""

@@ -11,7 +11,6 @@ from rich.table import Table
 
 from model.catalogue import Catalogue
 from model.evaluate import LEAST, LIVE, PARTS, Outcome, Protocol, Result, Targets
-from model.interest import FOREVER
 from model.metrics import (
     DRAWS,
     K,
@@ -26,6 +25,7 @@ from model.metrics import (
     sliding,
     user_bootstrap,
 )
+from model.rules import FOREVER
 from model.schema import Event, item_key
 from scripts.data import DataError
 

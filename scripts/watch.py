@@ -10,7 +10,7 @@ from kafka import KafkaConsumer, TopicPartition
 
 from jobs.settings import Settings
 from model.evaluation.baselines import best_rows
-from model.interest import EXCLUDE_S
+from model.rules import EXCLUDE_S
 from model.schema import POSITIVE, Event, ModelVersion, decode_item_vector, decode_model_version
 
 TOP = 10

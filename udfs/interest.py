@@ -13,7 +13,7 @@ from pyflink.datastream import OutputTag
 from pyflink.datastream.functions import KeyedBroadcastProcessFunction
 from pyflink.datastream.state import MapStateDescriptor, ValueStateDescriptor
 
-from model.interest import Rules
+from model.interest import Rules, prepare
 from model.schema import (
     RECORD_BYTES,
     Embedded,
@@ -59,6 +59,7 @@ class UpdateInterest(KeyedBroadcastProcessFunction):
         self._examples = side_output("training-examples")
         self._requests = side_output("fine-tune-requests")
         self._learning = LearningPace(*self._pace)
+        prepare()
         logger.warning("update-interest runs in %s", os.readlink("/proc/self/exe"))
 
     def process_element(self, value, ctx):

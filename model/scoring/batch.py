@@ -9,9 +9,10 @@ import torch
 
 from model import consumed, interest
 from model.catalogue import Catalogue
-from model.interest import ACTIONS, FOREVER, INTEREST_DIM, IS_NEGATIVE, Interests, Rules
+from model.interest import ACTIONS, FOREVER, IS_NEGATIVE, Interests, Rules
 from model.schema import Request, event_key
 from model.scoring.network import EVENT, NOTHING, START, UNKNOWN
+from model.scoring.users import Users, open_users
 
 CONTEXT = 8
 """Numbers that describe a request: see `_context`; the last one is what share of all that the user did was again."""
@@ -89,17 +90,17 @@ def open_requests(
     catalogue: Catalogue, requests: Sequence[Request], rules: Rules, last_n: int, device: torch.device
 ) -> MicroBatch:
     """Decode the interests of every request, fold what was pending, and lay the histories side by side."""
-    users = [_open(catalogue, request.interests, rules) for request in requests]
+    users = open_users(catalogue, [request.interests for request in requests], rules)
     now_ms = np.array([request.event_time_ms for request in requests], np.int64)
     live = np.array([request.live for request in requests], bool)
-    searching = np.array([searches(request) for request in requests], bool)
+    searching, queries = _searches(users, now_ms)
     draw = np.array([event_key(request.event_id) / 2**32 for request in requests], np.float32)
     had, again = _consumed(catalogue, requests, now_ms, searching, rules)
-    logs, none = _logs(catalogue, users, last_n), len(catalogue)
+    logs, none = _logs(users, last_n), len(catalogue)
     histories = _histories(logs, none, now_ms, live, last_n)
     ages_s = np.maximum(now_ms[logs.owner] - logs.times_ms, 0) / 1_000
     faded = logs._replace(strengths=logs.strengths * (0.5 ** (ages_s / rules.half_life_s)).astype(np.float32))
-    said = *_events(faded, len(users), none, last_n), searching, draw, *_queries(catalogue, users, now_ms)
+    said = *_events(faded, len(requests), none, last_n), searching, draw, *queries
     context = np.column_stack((histories[-1], again))
     tensors = (*histories[:-1], context.astype(np.float32), *_interests(users), *said, *had)
     host = _host(histories[0], none, *had)
@@ -115,14 +116,6 @@ def _host(history: np.ndarray, none: int, *consumed: np.ndarray) -> Host:
     return Host(rows, had.astype(np.int32), had_times, had_gaps_s, had_from, out.astype(np.int32), out_from)
 
 
-def _open(catalogue: Catalogue, data: bytes, rules: Rules) -> Interests:
-    opened = interest.decode(data)
-    interest.use_encoder(opened, catalogue.encoder)
-    if opened.pending.any():
-        interest.resolve(opened, catalogue.lookup, rules)
-    return opened
-
-
 class Logs(NamedTuple):
     """The last events of a group of users, one user after the other: rows of the catalogue, -1 for an unknown item.
 
@@ -136,12 +129,13 @@ class Logs(NamedTuple):
     strengths: np.ndarray
 
 
-def _logs(catalogue: Catalogue, users: list[Interests], last_n: int) -> Logs:
-    logs = [user.log[-last_n:] for user in users]
-    owner = np.repeat(np.arange(len(users)), [len(log) for log in logs])
-    joined = Interests(log=np.concatenate(logs))
-    rows = catalogue.rows(joined.item_keys.tolist())
-    return Logs(rows, owner, joined.times_ms.astype(np.int64), joined.actions.astype(np.int64), joined.strengths)
+def _logs(users: Users, last_n: int) -> Logs:
+    lengths = np.diff(users.ends, prepend=0)
+    owner = np.repeat(np.arange(len(lengths)), lengths)
+    last = np.flatnonzero(np.arange(len(owner)) >= users.ends[owner] - last_n)
+    events = Interests(log=users.log[last])
+    times_ms, actions = events.times_ms.astype(np.int64), events.actions.astype(np.int64)
+    return Logs(users.rows[last], owner[last], times_ms, actions, events.strengths)
 
 
 def _to_the_right(owner: np.ndarray, users: int, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -195,36 +189,24 @@ def _context(known: np.ndarray, gap_s: np.ndarray, live: np.ndarray) -> np.ndarr
     return np.stack(parts, 1).astype(np.float32)
 
 
-def _interests(users: list[Interests]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Shape: vectors (B, I, 64), weights (B, I), led_to (B, I): where the edges lead from the last interest."""
-    most = max(1, *(len(user.weights) for user in users))
-    vectors = np.zeros((len(users), most, INTEREST_DIM), np.float32)
-    weights = np.zeros((2, len(users), most), np.float32)
-    for at, user in enumerate(users):
-        count = len(user.weights)
-        if count:
-            vectors[at, :count] = user.vectors
-            weights[0, at, :count] = user.weights
-            led = user.edges[user.last] if user.last >= 0 else user.weights
-            weights[1, at, :count] = led if led.sum() > 0 else user.weights
-    weights /= np.maximum(weights.sum(2, keepdims=True), 1e-12)
-    return vectors, weights[0], weights[1]
+def _interests(users: Users) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Shape: vectors (B, I, 64), weights (B, I), led_to (B, I)."""
+    shares = (part / np.maximum(part.sum(1, keepdims=True), 1e-12) for part in (users.weights, users.led_to))
+    return users.vectors, *shares
 
 
-def _queries(
-    catalogue: Catalogue, users: list[Interests], now_ms: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The newest searches, how much each still says, and by whom; (q, dim), (q,), (q,)."""
-    asking = [at for at, user in enumerate(users) if len(user.query) == catalogue.vectors.shape[1] > 0]
-    ages = np.array([interest.since_search(users[at]) for at in asking], np.int64).reshape(-1, 2)
-    waited_s = np.maximum(now_ms[asking] - ages[:, 1], 0) / 1_000 if asking else np.zeros(0)
-    strengths = QUERY_LEFT ** ages[:, 0] * 0.5 ** (waited_s / QUERY_HALF_LIFE_S)
-    queries = (
-        np.stack([users[at].query for at in asking])
-        if asking
-        else np.zeros((0, catalogue.vectors.shape[1]), np.float32)
-    )
-    return queries, strengths.astype(np.float32), np.array(asking, np.int64)
+def _searches(users: Users, now_ms: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Whose newest event is a search; the newest searches, how much each still says, and by whom; (q, dim), (q,), (q,).
+
+    Shape: now_ms (B,) -> (B,) bool.
+    """
+    log, asking, ends = Interests(log=users.log), users.asking, users.ends
+    is_search = np.append(log.actions == ACTIONS.index("search"), False)
+    newest = np.maximum.accumulate(np.where(is_search, np.arange(len(is_search)), 0))[ends[asking] - 1]
+    waited_s = np.maximum(now_ms[asking] - log.times_ms[newest].astype(np.int64), 0) / 1_000
+    strengths = QUERY_LEFT ** (ends[asking] - 1 - newest) * 0.5 ** (waited_s / QUERY_HALF_LIFE_S)
+    searching = is_search[ends - 1] & (np.diff(ends, prepend=0) > 0)
+    return searching, (users.queries, strengths.astype(np.float32), asking)
 
 
 def searches(request: Request) -> bool:
@@ -247,15 +229,13 @@ def _consumed(
 
     Shape: (had, had_times, had_gaps_s, owner (p,); excluded, excluded_owner (x,)), again (B,).
     """
-    each = [consumed.opened(request.consumed) for request in requests]
-    rows = np.concatenate(each)
-    owner = np.repeat(np.arange(len(each)), [len(one) for one in each])
+    rows, owner = consumed.opened_together([request.consumed for request in requests])
     items = catalogue.rows_of_fingerprints(rows["fingerprint"])
     now_s = now_ms[owner] / 1_000
     left_out, found = (consumed.excluded(rows, now_s, exclusion(searched, rules)) for searched in (False, True))
     out = np.where(searching[owner], found, left_out) & (items >= 0)
     had = (items >= 0) & ~IS_NEGATIVE[rows["action"]]
     gaps_s = np.maximum(now_s - rows["last_s"], 0)[had].astype(np.float32)
-    events, distinct = np.bincount(owner, rows["times"], len(each)), np.bincount(owner, minlength=len(each))
+    events, distinct = np.bincount(owner, rows["times"], len(now_ms)), np.bincount(owner, minlength=len(now_ms))
     again = (events - distinct) / np.maximum(events, 1)
     return (items[had], rows["times"][had].astype(np.float32), gaps_s, owner[had], items[out], owner[out]), again
