@@ -199,7 +199,7 @@ PROGRAMS = {
     "jobs/recommend.py": ["flink run -py jobs/recommend.py", "--half_life_s"],
     "jobs/finetune.py": ["python jobs/finetune.py", "--half_life_s"],
     "scripts/bench.py": ["takes no options"],
-    "scripts/compression.py": ["takes no options"],
+    "scripts/benchmarks/compression.py": ["takes no options"],
     "scripts/models.py": ["rollback", "--half_life_s"],
     "scripts/stack.py": ["up [PART ...]", "--half_life_s", "STACK_TASKMANAGERS"],
     "scripts/replay.py": ["--speed", "--half_life_s"],
