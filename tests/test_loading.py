@@ -77,17 +77,13 @@ def test_versions_on_disk_serve_whatever_is_announced_beside_them(worker, tmp_pa
 
 
 def test_a_version_is_held_in_int8_where_it_is_asked_for_and_saved_in_float32(worker, tmp_path):
-    """With its counts too, and with those of more items; the folder of the version stays as it was."""
+    """It makes lists, and its folder stays as it was."""
     worker._precision = "int8"
     good = save_version(tmp_path, "v00001")
-    scorer = Scorer(Sizes(DIM), 4, VERSION)
-    scorer.keys = torch.from_numpy(np.array([item_key(item_id) for item_id in "abcd"], np.uint64).view(np.int64))
-    counts = save_counts(scorer, good, 2)
     before = Path(good, "model.safetensors").read_bytes()
 
     assert ("v00001", []) == served(worker, good)
-    assert ("v00001.2", []) == served(worker, counts, good)
-    assert [(torch.int8, 3), (torch.int8, 4)] == [
+    assert [(torch.int8, 3)] == [
         (held.network.ids.dtype, len(held.network.ids)) for held in worker._scorers._loaded.values()
     ]
     assert before == Path(good, "model.safetensors").read_bytes()

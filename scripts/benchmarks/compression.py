@@ -36,6 +36,7 @@ from model.evaluation.order import drawn_order
 from model.schema import Event, HeadraceError
 from model.score import Scorer, score
 from model.scoring.network import Network, Sizes, quantise
+from model.statistics import ItemStatistics
 from scripts import data
 from scripts.evaluate import embed
 
@@ -105,7 +106,7 @@ def networks(world: "World") -> Iterator[Compression]:
     quantise(held.scorer.network)
     held.scorer.changed()
     exact, some = lists(world), [step.request for step in world.steps[:USERS]]
-    seconds = seconds_of(*(partial(score, one.scorer, one.catalogue, some, K) for one in (world, held)))
+    seconds = seconds_of(*(partial(score, *one[:3], some, K) for one in (world, held)))
     for precision, one, took_s in zip(("float32", "int8"), (world, held), seconds):
         made = lists(one)
         yield Compression(
@@ -131,6 +132,7 @@ class World(NamedTuple):
     """A scorer that learnt from all but the newest events, and what is asked before each of these."""
 
     scorer: Scorer
+    statistics: ItemStatistics
     catalogue: Catalogue
     steps: list[PrequentialStep]
 
@@ -139,12 +141,12 @@ def learnt(events: Sequence[Event], catalogue: Catalogue) -> World:
     users, learner = Users(catalogue), new_learner(catalogue, Protocol())
     steps = [step for step in map(users.ask, events) if step.example is not None]
     learner.add([step.example for step in steps[:-PREDICTED] if step.example is not None])
-    return World(learner.fine_tune(), catalogue, steps[-PREDICTED:])
+    return World(learner.fine_tune(), learner.statistics, catalogue, steps[-PREDICTED:])
 
 
 def lists(world: World) -> list[list[str]]:
     """The items of each list, best first."""
-    made = score(world.scorer, world.catalogue, [step.request for step in world.steps], K, explained=False)
+    made = score(*world[:3], [step.request for step in world.steps], K, explained=False)
     return [[item.item_id for item in one] for one in made]
 
 
