@@ -9,7 +9,8 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+
+from model.jit import njit
 
 INTEREST_DIM = 64
 LEAST = 1e-6

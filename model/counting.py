@@ -7,7 +7,8 @@ more, so nothing is ever multiplied by what it fades.
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+
+from model.jit import njit
 
 LAGS = 20
 """So many of a user's last events are looked through for the item, and for the event itself."""

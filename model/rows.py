@@ -5,7 +5,8 @@ same table finds an item by its key and by its fingerprint (model/consumed.py).
 """
 
 import numpy as np
-from numba import njit
+
+from model.jit import njit
 
 _LEAST_BITS = 6
 

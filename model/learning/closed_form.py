@@ -5,8 +5,8 @@ Source: Steck, Embarrassingly Shallow Autoencoders for Sparse Data (EASE), 2019,
 
 import numpy as np
 import torch
-from numba import njit
 
+from model.jit import njit
 from model.learning.config import TrainingConfig
 from model.learning.replay import Flat
 from model.score import Scorer

@@ -14,9 +14,9 @@ Source: Ludewig and Jannach, Evaluation of session-based recommendation algorith
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from model.counting import Items, Log, Pairs, earlier, later
+from model.jit import njit
 
 CHANNELS = ("transitions", "recent-transitions", "next", "ease", "neighbour-users", "text")
 """Sums that retrieval makes of an item, in this order; the first ones are the counted tables of pairs."""

@@ -12,8 +12,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numba import njit
 
+from model.jit import njit
 from model.scoring.batch import MicroBatch
 from model.scoring.candidates import Candidates
 from model.scoring.retrieve import CHANNELS, TEXT, TEXT_SCALE, _clear, _enter, look_around, slot_of

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numba import njit
 
 from model.catalogue import Catalogue
+from model.jit import njit
 from model.scoring.index import CatalogueIndex
 from model.scoring.retrieve import BACK_OFF, LEAST, UNSEEN, Sources
 from model.signals import SIGNALS
