@@ -20,6 +20,9 @@ COPY jobs jobs
 COPY serving serving
 COPY scripts scripts
 
+# Compiled loops: the cache is made for a processor; another one compiles again.
+RUN python -m scripts.compile
+
 # Kafka, the connector, the language model and a Flink home, so that a container needs no network.
 RUN python -m scripts.stack prepare
 

@@ -93,5 +93,6 @@ java:
 	rm -f .venv/.ready; \
 	[ -x $(PYTHON) ] || $$uv venv --quiet --python $$python .venv; \
 	$$uv pip install --quiet --python $(PYTHON) --editable '.[test,check,evaluate,int8]'; \
+	$(PYTHON) -m scripts.compile; \
 	touch .venv/.ready; \
 	echo "setup: done"

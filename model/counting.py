@@ -101,13 +101,13 @@ def new_pairs(slots: int) -> Pairs:
     return Pairs(*rows, np.zeros(slots, np.int32), np.zeros(slots, np.float32), np.zeros(1, np.int64), np.full(5, -1))
 
 
-@njit(cache=True, inline="always")
+@njit(cache=True)
 def step_at(place, seen, length):
     """The number of the event that stands at a place."""
     return seen - 1 - (seen - 1 - place) % length
 
 
-@njit(cache=True, inline="always")
+@njit(cache=True)
 def earlier(links, same, seen, place):
     """The place that a link leads back to, of the same user or item; -1 where that event is not there any more.
 
@@ -119,7 +119,7 @@ def earlier(links, same, seen, place):
     return before if step_at(before, seen, length) < step_at(place, seen, length) else -1
 
 
-@njit(cache=True, inline="always")
+@njit(cache=True)
 def later(links, same, seen, place):
     """The place that a link leads on to, likewise."""
     after, length = links[place], len(links)

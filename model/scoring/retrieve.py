@@ -99,7 +99,7 @@ def workspace(users: int) -> Workspace:
     )
 
 
-@njit(cache=True, inline="always")
+@njit(cache=True)
 def _log(x):
     """The natural logarithm to three digits."""
     bits = np.float32(x).view(np.int32)
@@ -108,12 +108,12 @@ def _log(x):
     return np.float32(0.6931472) * (exponent + ((np.float32(-0.33582878) * m + 2) * m - np.float32(1.65871022)))
 
 
-@njit(cache=True, inline="always")
+@njit(cache=True)
 def _hash(row):
     return (row * np.int64(2654435761) >> 12) & (_SLOTS - 1)
 
 
-@njit(cache=True, inline="always")
+@njit(cache=True)
 def slot_of(slots, rows, row):
     """Where an item stands among the sums of a user, -1 for nowhere."""
     at = _hash(row)
@@ -124,7 +124,7 @@ def slot_of(slots, rows, row):
     return -1
 
 
-@njit(cache=True, inline="always")
+@njit(cache=True)
 def _enter(slots, rows, sums, count, row):
     """The place of an item among the sums, a new one if it has none, -1 without room; and how many there are."""
     at = _hash(row)
