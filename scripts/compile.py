@@ -13,10 +13,12 @@ from jobs.settings import help_or_go_on
 if __name__ == "__main__":
     help_or_go_on(sys.argv[1:], __doc__)
 
+import numpy as np
+
 from model.schema import Example
 from model.score import Scorer, score
 from model.statistics import ItemStatistics
-from scripts.benchmarks.scoring import DIM, K, RULES, build, request
+from scripts.benchmarks.scoring import DIM, RULES, K, build, request
 
 
 def main() -> None:
@@ -27,7 +29,7 @@ def main() -> None:
         score(scorer, world.statistics, world.catalogue, requests, K, RULES)
     statistics = ItemStatistics.restore(world.statistics.snapshot())
     statistics.has(Example("u1", "e", 1, "i1", "view"))
-    statistics.partners("transitions", statistics.items.newest[:1], 2)
+    statistics.partners("transitions", np.zeros(1, np.int32), 2)
     statistics.forget("u1")
     print(f"setup: loops compiled in {time.perf_counter() - began:.0f} s")
 
