@@ -196,7 +196,7 @@ def _largest(cosines: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _cells_of(contrast: np.ndarray) -> faiss.IndexIVFFlat:
-    count = min(_MOST_CELLS, int(_CELLS * np.sqrt(len(contrast))))
+    count = min(_MOST_CELLS, int(_CELLS * np.sqrt(len(contrast))), len(contrast) // _TRAINED_ON)
     cells = faiss.IndexIVFFlat(faiss.IndexFlatIP(INTEREST_DIM), INTEREST_DIM, count, faiss.METRIC_INNER_PRODUCT)
     cells.nprobe = _PROBED
     drawn = np.random.default_rng(0).choice(len(contrast), min(len(contrast), _TRAINED_ON * count), replace=False)
