@@ -96,7 +96,8 @@ class Interests:
     @property
     def strengths(self) -> np.ndarray:
         """float32: how much each event says; below 0 it pushes away."""
-        return strengths(self.log["stamp"])
+        bits = ((self.log["stamp"] >> np.uint64(1)) & np.uint64(0x7F)).astype(np.int64)
+        return ((bits ^ 0x40) - 0x40).astype(np.float32) / _STRENGTH_UNIT
 
     @property
     def pending(self) -> np.ndarray:
@@ -117,12 +118,6 @@ def interest_space(vectors: np.ndarray) -> np.ndarray:
 def _projection(dim: int) -> np.ndarray:
     square = np.random.Generator(np.random.PCG64(dim)).standard_normal((max(dim, INTEREST_DIM), INTEREST_DIM))
     return np.linalg.qr(square)[0][:dim].astype(np.float32)
-
-
-def strengths(stamps: np.ndarray) -> np.ndarray:
-    """How much each event says; (n,) uint64 -> (n,) float32."""
-    bits = ((stamps >> np.uint64(1)) & np.uint64(0x7F)).astype(np.int64)
-    return ((bits ^ 0x40) - 0x40).astype(np.float32) / _STRENGTH_UNIT
 
 
 def encode(interests: Interests) -> bytes:

@@ -31,7 +31,7 @@ FORBIDDEN = {
     "serving": {"pyflink", "torch", "transformers"},
     "scripts": {"pyflink"},
 }
-IN_THE_JVM = ["model.schema", "model.interest", "model.consumed", "model.versions", "udfs.interest"]
+IN_THE_JVM = ["model.schema", "model.interest", "model.compiled", "model.consumed", "model.versions", "udfs.interest"]
 FILES = [file for layer in MAY_USE for file in sorted((ROOT / layer).glob("**/*.py"))]
 
 
@@ -72,6 +72,14 @@ def test_a_layer_keeps_away_from_libraries_that_are_not_its_own(file):
 def test_what_runs_inside_the_jvm_loads_no_torch():
     """Torch belongs in the workers of the vectorised UDFs, a process of their own."""
     asked = f"import sys, {', '.join(IN_THE_JVM)}; print({{'torch', 'transformers', 'rocksdict'}} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", asked], cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+    assert "set()\n" == done.stdout, done.stderr
+
+
+def test_settings_and_the_page_load_nothing_that_compiles():
+    """They begin in a fraction of a second; numba alone takes half of one."""
+    asked = "import sys, jobs.settings, serving.app; print({'torch', 'numba', 'pyflink'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", asked], cwd=ROOT, capture_output=True, text=True, timeout=60)
 
     assert "set()\n" == done.stdout, done.stderr
