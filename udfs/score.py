@@ -114,6 +114,7 @@ class Score(ScalarFunction):
         requests = [decode_packed_request(packed) for packed in frame.iloc[:, 0]]
         with self._statistics.lock:  # what is counted does not change under a micro-batch
             lists = self._lists(requests)
+            self._statistics.answered(requests)
         while self._follower.rejected and len(self._refused) < MOST_REFUSED:
             self._refused.append(self._follower.rejected.popleft().as_json())
         refused = [self._refused.popleft() if self._refused else None for _ in requests]

@@ -6,12 +6,14 @@ newest snapshot ─► read on from its offsets ─► counted in the follower's
 import logging
 import threading
 import time
+from collections import OrderedDict
+from collections.abc import Sequence
 
 from kafka.consumer.fetcher import ConsumerRecord
 
 from model import snapshot
 from model.bounds import StatisticsConfig
-from model.schema import Example, decode_example, decoded
+from model.schema import Example, Request, decode_example, decoded
 from model.statistics import ItemStatistics
 from udfs.follow import TopicFollower
 from udfs.loading import limited
@@ -22,8 +24,15 @@ CATCH_UP_S = 30.0
 """So long a worker that starts waits until it has read what was there; then it makes lists with what it has."""
 COUNTED_AT_ONCE = 100
 """Examples counted between two lists: a millisecond or two."""
+HELD_S = 60.0
+"""So long an example waits at most for the list that answers its event."""
+MOST_HELD, MOST_USERS = 100_000, 100_000
+"""So many examples wait; so many answers and users are remembered, the newest."""
 
 logger = logging.getLogger(__name__)
+
+Key = tuple[str, str]
+"""A user and an event."""
 
 
 class StatisticsFollower:
@@ -38,6 +47,9 @@ class StatisticsFollower:
         self, bootstrap_servers: str, topic: str, registry: str, newest: int, config: StatisticsConfig
     ) -> None:
         self._config, self.lock, self.passed_over = config, threading.Lock(), 0
+        self._held: OrderedDict[Key, tuple[float, Example]] = OrderedDict()
+        self._answered: OrderedDict[Key, None] = OrderedDict()
+        self._users: OrderedDict[str, None] = OrderedDict()
         opened = self._open(registry)
         self.statistics = opened.statistics
         self._follower = TopicFollower(
@@ -69,8 +81,43 @@ class StatisticsFollower:
             good = [example for example in examples if isinstance(example, Example)]
             self.passed_over += len(examples) - len(good)
             with self.lock:
-                self.statistics.apply(good)
+                self.statistics.apply([example for example in good if not self._hold(example)])
             time.sleep(0)  # whoever waits for the lock comes first
+
+    def answered(self, requests: Sequence[Request]) -> None:
+        """Lists are made for these: what came of their events is counted. To be called with the `lock`."""
+        ready = []
+        for request in requests:
+            key = request.user_id, request.event_id
+            if key in self._held:
+                ready.append(self._held.pop(key)[1])
+            else:
+                _remember(self._answered, key, MOST_HELD)
+            _remember(self._users, request.user_id, MOST_USERS)
+        late = time.monotonic() - HELD_S
+        while self._held and (len(self._held) > MOST_HELD or next(iter(self._held.values()))[0] < late):
+            ready.append(self._held.popitem(last=False)[1][1])
+        self.statistics.apply(ready)
+
+    def _hold(self, example: Example) -> bool:
+        """Whether an example has to wait: its user's lists are made here, and the one that answers it is not yet."""
+        key = example.user_id, example.event_id
+        if example.forget:
+            self._held = OrderedDict((at, one) for at, one in self._held.items() if at[0] != example.user_id)
+            return False
+        if example.user_id not in self._users or key in self._answered:
+            self._answered.pop(key, None)
+            return False
+        self._held[key] = time.monotonic(), example
+        return True
 
     def close(self) -> None:
         self._follower.close()
+
+
+def _remember(kept: OrderedDict, key: object, most: int) -> None:
+    """Keep the newest keys."""
+    kept[key] = None
+    kept.move_to_end(key)
+    if len(kept) > most:
+        kept.popitem(last=False)
