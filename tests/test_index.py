@@ -65,7 +65,8 @@ def assert_exact(index: CatalogueIndex) -> None:
 @pytest.mark.parametrize("items", [0, 1, 2, 5, NEIGHBOURS, NEIGHBOURS + 1, 200])
 def test_neighbours_are_those_with_the_nearest_texts(items):
     """Fewer than there is room for where there are fewer; none of none."""
-    assert_exact(CatalogueIndex(make_catalogue(items)))
+    catalogue = make_catalogue(items)
+    assert_exact(CatalogueIndex(catalogue))
 
 
 def test_neighbours_stay_exact_when_those_of_before_are_gone():
@@ -102,7 +103,8 @@ def assert_centred(index: CatalogueIndex, atol: float = 1e-5) -> None:
 
 def test_another_encoder_leaves_nothing_of_the_one_before():
     """Also where another item comes before the index looks again: mean, contrast and neighbours are the new ones."""
-    catalogue = make_catalogue(50)
+    catalogue = make_catalogue(49)
+    catalogue.apply([item(49)])
     index = CatalogueIndex(catalogue)
     index.sync()
     catalogue.apply(item(number, 5, "e2") for number in range(50))
@@ -164,7 +166,7 @@ def recall(index: CatalogueIndex) -> float:
     """How many of the true neighbours are found; whatever is found has its true cosine."""
     wanted, found, there = all_cosines(index.catalogue), 0, 0
     for row, have in enumerate(told(index)):
-        best = set(np.argsort(-wanted[row])[:NEIGHBOURS].tolist())
+        best = {other for other in np.argsort(-wanted[row])[:NEIGHBOURS].tolist() if wanted[row, other] > 0}
         assert [have[other] for other in have] == pytest.approx([wanted[row, other] for other in have], abs=1e-5)
         assert row not in have
         found, there = found + len(best & have.keys()), there + len(best)
@@ -173,7 +175,8 @@ def recall(index: CatalogueIndex) -> float:
 
 def test_beyond_what_is_compared_neighbours_are_found_in_cells(cells):
     """Most of them, with their true cosines; in calls of so many items at most."""
-    index = CatalogueIndex(make_catalogue(700))
+    catalogue = make_catalogue(700)
+    index = CatalogueIndex(catalogue)
     index.sync()
     assert not index.tables()[1].any()
     index.look_up(np.arange(700))
@@ -181,7 +184,7 @@ def test_beyond_what_is_compared_neighbours_are_found_in_cells(cells):
     for _ in range(700 // index_module.LOOKUPS + 1):
         index.look_up(np.arange(700))
 
-    assert recall(index) > 0.8
+    assert recall(index) > 0.9
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -200,9 +203,9 @@ def test_in_cells_nothing_stale_is_ever_used(cells, seed):
             catalogue.apply(gone(number) for number in left)
             index.sync()
         catalogue.apply(item(number, at + 50) for number in random.integers(0, 600, 3).tolist())
-        for _ in range(3):
+        for _ in range(0, len(catalogue), index_module.LOOKUPS):
             share = recall(index)
-        assert share > 0.6
+        assert share > 0.9
         if len(catalogue) <= 150:
             assert_exact(index)
 
@@ -226,7 +229,8 @@ def test_the_nearest_to_a_vector_are_found_with_and_without_cells(cells):
 
 @pytest.mark.parametrize("items", [0, 3])
 def test_there_are_no_more_nearest_than_items(items):
-    index = CatalogueIndex(make_catalogue(items))
+    catalogue = make_catalogue(items)
+    index = CatalogueIndex(catalogue)
     index.sync()
 
     assert (2, items) == index.nearest(np.ones((2, INTEREST_DIM)), 10).shape
