@@ -388,7 +388,7 @@ def test_a_version_whose_tables_lead_nowhere_is_refused(tmp_path, trained, name)
     registry.write(str(tmp_path), "v1", tensors | {name: BROKEN[name](tensors[name]).contiguous()}, about)
 
     told = {"fitted_keys": "ease"}.get(name, name.removesuffix("_items").removesuffix("_weights"))
-    with pytest.raises(VersionError, match=f"v1: {told}.* no tables of"):
+    with pytest.raises(VersionError, match=f"v1: {told}.* (no tables of|hold what is no number)"):
         load(path)
 
 
