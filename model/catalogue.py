@@ -230,9 +230,13 @@ class Catalogue:
             return None
         return np.unique(np.concatenate([rows for at, rows in self._changes if at > revision]))
 
-    def _change(self, rows: np.ndarray) -> None:
+    def _change(self, rows: np.ndarray | None) -> None:
+        """Note that these rows have changed; None for all of them."""
         self.revision += 1
-        self._changes.append((self.revision, rows))
+        if rows is None:
+            self._changes.clear()
+        else:
+            self._changes.append((self.revision, rows))
 
     def lookup(self, key: int) -> np.ndarray | None:
         """The vector of an item key in the interest space, shape (64,), or None."""
@@ -276,12 +280,12 @@ class Catalogue:
     def restore(self, serving: Matrix, others: Iterable[Matrix], pinned: str) -> None:
         """Go on with what was here before."""
         self.serving, self.others, self.pinned = serving.opened(), {other.space: other for other in others}, pinned
-        self.revision += 1
+        self._change(None)
 
     def clear(self) -> None:
         """Forget everything."""
         self.serving, self.others, self.pinned = Matrix(), {}, ""
-        self.revision += 1
+        self._change(None)
 
     def _put(self, space: Space, run: list[ItemVector]) -> list[Place]:
         newest = {item.item_id: item.vector for item in run}
@@ -337,7 +341,7 @@ class Catalogue:
         if wanted is former:
             return []
         self.serving = self.others.pop(wanted.space).opened()
-        self.revision += 1
+        self._change(None)
         rest = former.without([self.serving, *self.others.values()])
         if len(rest):
             self.others[former.space] = rest

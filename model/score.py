@@ -254,7 +254,7 @@ def _score(
 ) -> list[list[RecommendedItem]]:
     table = scorer.table(statistics, catalogue)
     batch = open_requests(catalogue, requests, rules, scorer.sizes.last_n, scorer.device)
-    scored = rerank(scorer.ranker, table, batch)
+    scored = rerank(scorer.ranker, table, batch, k)
     explored, lifted = explore(table, batch, scored, k)
     was = torch.where((scored.rows == explored[:, None]) & (lifted > -torch.inf)[:, None], -torch.inf, scored.scores)
     best = torch.cat((was, lifted[:, None]), 1).topk(min(k, len(catalogue), was.shape[1]))

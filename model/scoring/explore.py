@@ -43,7 +43,7 @@ def explore(table: ItemTable, batch: MicroBatch, scored: Scored, k: int) -> tupl
     items = new[_drawn(near >= (best - _AS_NEAR)[:, None], batch.draw)]
     first = scored.scores.topk(min(place, scored.scores.shape[1]))
     last = first.values[:, -1]
-    listed = (scored.rows.gather(1, first.indices) == items[:, None]).any(1)
+    listed = ((scored.rows.gather(1, first.indices) == items[:, None]) & (first.values > -torch.inf)).any(1)
     lifted = (best >= LEAST_NEAR) & ~listed & ~batch.searching
     return items, torch.where(lifted, torch.nextafter(last, torch.full_like(last, torch.inf)), nothing)
 

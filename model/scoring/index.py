@@ -8,6 +8,8 @@ Neighbours of an item are looked up when they are needed first, and kept; an ite
 those to which it is near.
 """
 
+from weakref import ref
+
 import faiss
 import numpy as np
 
@@ -25,20 +27,20 @@ LOOKUPS = 64
 _COMPARED = 1_024  # items compared with all others at once
 _PROBED, _CELLS, _MOST_CELLS, _TRAINED_ON = 8, 2.0, 2_048, 40
 _FOUND = 3 * NEIGHBOURS // 2  # by the index, of which the nearest by the whole vectors are kept
-_OLD_MEAN = 0.1  # the mean is computed anew when this share of the items is new
+_OLD_MEAN = 0.1  # the mean is computed anew when this share of the items has come, gone or changed
 
 
 class CatalogueIndex:
-    """Follows a catalogue; `sync` takes in what has changed.
+    """Follows a catalogue, which whoever asks holds; `sync` takes in what has changed.
 
     Shape: contrast (n, 64) the interest vectors without their `mean` (64,), unit length; near (n, NEIGHBOURS) int32
     rows, -1 for none, and nearness (n, NEIGHBOURS), their cosines.
     """
 
     def __init__(self, catalogue: Catalogue) -> None:
-        self.catalogue = catalogue
+        self._catalogue = ref(catalogue)
         self.mean = np.zeros(INTEREST_DIM, np.float32)
-        self._revision, self._mean_of, self._count = -1, 0, 0
+        self._revision, self._unlike_mean, self._count = -1, 0, 0
         self._contrast = np.zeros((0, INTEREST_DIM), np.float32)
         self._near = np.zeros((0, NEIGHBOURS), np.int32)
         self._nearness = np.zeros((0, NEIGHBOURS), np.float32)
@@ -53,8 +55,17 @@ class CatalogueIndex:
         return self._count
 
     @property
+    def catalogue(self) -> Catalogue:
+        catalogue = self._catalogue()
+        assert catalogue is not None, "the catalogue of this index is gone"
+        return catalogue
+
+    @property
     def contrast(self) -> np.ndarray:
         return self._contrast[: self._count]
+
+    def is_of(self, catalogue: Catalogue) -> bool:
+        return self._catalogue() is catalogue
 
     def sync(self) -> None:
         """Take in what has changed in the catalogue."""
@@ -66,18 +77,26 @@ class CatalogueIndex:
         rows = np.arange(max(n, before)) if changed is None else changed
         self._reserve(n)
         self._generation[rows[rows < len(self._generation)]] += 1
-        self._known[rows[rows < len(self._known)]] = False
+        self._forget(rows[rows < len(self._known)])
         self._count, self._revision = n, catalogue.revision
-        self._center(rows[rows < n])
+        there = rows[rows < n]
+        moved = self._center(rows, anew=changed is None)
         self.changes += 1
-        self._changed_at[rows[rows < len(self._changed_at)]] = self.changes
+        self._changed_at[np.arange(n) if moved else there] = self.changes
         self._update_cells(rows, before)
         if n <= EXACT:
-            self._compare(rows[rows < n])
+            self._known[:n] &= before <= EXACT  # what was found in cells may not be all
+            self._compare(there)
+        else:
+            self._tell(there)
 
     def changed_since(self, changes: int) -> np.ndarray:
         """The rows that have changed after so many changes."""
         return np.flatnonzero(self._changed_at[: self._count] > changes)
+
+    def _forget(self, rows: np.ndarray) -> None:
+        """Other items stand in these rows, or with other vectors: their neighbours are not known."""
+        self._known[rows], self._nearness[rows] = False, 0.0
 
     def _reserve(self, n: int) -> None:
         if n <= len(self._contrast):
@@ -89,15 +108,18 @@ class CatalogueIndex:
             new[: len(old)] = old
             setattr(self, name, new)
 
-    def _center(self, rows: np.ndarray) -> None:
-        """Compute what is beside the mean; the mean of few more items is the mean of before."""
-        vectors = self.catalogue.interest_vectors
-        if abs(self._count - self._mean_of) > _OLD_MEAN * self._mean_of:
+    def _center(self, rows: np.ndarray, anew: bool) -> bool:
+        """Compute what is beside the mean; the mean of a few other items is the mean of before. Whether it moved."""
+        vectors, there = self.catalogue.interest_vectors, rows[rows < self._count]
+        contrast = _unit(vectors[there] - self.mean)
+        self._unlike_mean += len(rows) - len(there) + int((contrast != self._contrast[there]).any(1).sum())
+        anew |= self._unlike_mean > _OLD_MEAN * self._count
+        if anew:
             self.mean = vectors.mean(0) if self._count else np.zeros(INTEREST_DIM, np.float32)
-            self._mean_of, rows = self._count, np.arange(self._count)
-            self._cells = None
-        apart = vectors[rows] - self.mean
-        self._contrast[rows] = apart / np.maximum(np.linalg.norm(apart, axis=1, keepdims=True), 1e-12)
+            self._unlike_mean, self._cells = 0, None
+            there, contrast = np.arange(self._count), _unit(vectors - self.mean)
+        self._contrast[there] = contrast
+        return anew
 
     def _update_cells(self, rows: np.ndarray, before: int) -> None:
         """Keep the index up with the items, where there are so many that there is one."""
@@ -143,13 +165,27 @@ class CatalogueIndex:
         missing = np.unique(rows[~self._known[rows]])[:LOOKUPS]
         if not len(missing):
             return
-        found = self._cells.search(self.contrast[missing], _FOUND)[1]
-        vectors = _unit(self.catalogue.vectors[missing])
+        self._keep(missing, *self._search(missing))
+
+    def _search(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The neighbours of these items by the cells, best first, and their cosines, 0 for none."""
+        assert self._cells is not None
+        found = self._cells.search(self.contrast[rows], _FOUND)[1]
+        vectors = _unit(self.catalogue.vectors[rows])
         others = _unit(self.catalogue.vectors[found.clip(min=0)].reshape(-1, vectors.shape[1]))
         cosines = np.einsum("rd,rfd->rf", vectors, others.reshape(*found.shape, -1))
-        cosines[(found < 0) | (found == missing[:, None])] = 0.0
+        cosines[(found < 0) | (found == rows[:, None])] = 0.0
         order = np.argsort(-cosines, axis=1)[:, :NEIGHBOURS]
-        self._keep(missing, np.take_along_axis(found, order, 1).clip(min=0), np.take_along_axis(cosines, order, 1))
+        return np.take_along_axis(found, order, 1).clip(min=0), np.take_along_axis(cosines, order, 1)
+
+    def _tell(self, changed: np.ndarray) -> None:
+        """Items to which a changed one is nearer than the furthest of their neighbours are looked up anew."""
+        if len(changed) > _OLD_MEAN * self._count:
+            self._known[:] = False
+            return
+        for start in range(0, len(changed), LOOKUPS):
+            near, cosines = self._search(changed[start : start + LOOKUPS])
+            self._known[near[cosines > self._nearness[near].min(2)]] = False
 
     def _keep(self, rows: np.ndarray, near: np.ndarray, nearness: np.ndarray) -> None:
         width = near.shape[1]
@@ -159,26 +195,27 @@ class CatalogueIndex:
         self._known[rows] = True
 
     def _compare(self, changed: np.ndarray) -> None:
-        """Find the neighbours of changed items among all, and let them enter the rows of the others."""
+        """Find the neighbours of changed items, and of those that have lost one, among all; let the changed ones enter
+        the rows of the others.
+        """
         n = self._count
         if not n:
             return
         vectors = _unit(self.catalogue.vectors)
-        is_changed = np.zeros(n, bool)
-        is_changed[changed] = True
-        same = np.flatnonzero(~is_changed)
-        for start in range(0, len(changed), _COMPARED):
-            block = changed[start : start + _COMPARED]
+        lost = (self._generation[self._near[:n]] != self._seen[:n]) & (self._nearness[:n] > 0)
+        is_anew = lost.any(1) | ~self._known[:n]
+        anew, same = np.flatnonzero(is_anew), np.flatnonzero(~is_anew)
+        for start in range(0, len(anew), _COMPARED):
+            block = anew[start : start + _COMPARED]
             cosines = vectors[block] @ vectors.T
             cosines[np.arange(len(block)), block] = 0.0
             self._keep(block, *_largest(cosines))
         for start in range(0, len(same) if len(changed) else 0, _COMPARED):
             block = same[start : start + _COMPARED]
-            near, nearness = self.neighbours(block)
             found, cosines = _largest(vectors[block] @ vectors[changed].T)
-            both = np.concatenate((nearness, cosines), 1)
+            both = np.concatenate((self._nearness[block], cosines), 1)
             order = np.argsort(-both, axis=1, kind="stable")[:, :NEIGHBOURS]
-            items = np.concatenate((near, changed[found]), 1)
+            items = np.concatenate((self._near[block], changed[found]), 1)
             self._keep(block, np.take_along_axis(items, order, 1), np.take_along_axis(both, order, 1))
 
 

@@ -12,7 +12,7 @@ may want from one that nobody wants is not what tells it from the best hundred.
 """
 
 from dataclasses import dataclass
-from functools import cache
+from threading import local
 from typing import cast
 
 import numpy as np
@@ -148,22 +148,23 @@ class Found:
     sampled: int
 
 
-@cache
-def _workspaces() -> list[Workspace]:
-    return []
+_kept = local()
+"""Each thread's workspace: a version is tried beside the lists."""
 
 
 @torch.inference_mode()
-def find(ranker: Ranker, table: ItemTable, batch: MicroBatch, sample: np.ndarray | None = None) -> Found:
+def find(ranker: Ranker, table: ItemTable, batch: MicroBatch, sample: np.ndarray | None = None, k: int = 0) -> Found:
     """Retrieve, and score linearly.
 
     Args:
         sample: rows (B, R) whose signals are wanted too; those of the table if not given.
+        k: there are so many candidates at least, where there are as many items.
     """
     B, weights = len(batch.history), ranker.find(batch.context)
     sample = np.broadcast_to(table.sample, (B, len(table.sample))) if sample is None else sample
     hidden = hidden_of(table, batch)
-    rows, sums, allowed, sources, space = _retrieve(ranker, table, batch, hidden, weights, sample)
+    most = min(max(FOUND, 2 * k), max(1, len(table)))
+    rows, sums, allowed, sources, space = _retrieve(table, batch, hidden, weights, sample, most)
     device = batch.history.device
     there = torch.from_numpy(np.concatenate((rows >= 0, allowed), 1)).to(device)
     every = np.concatenate((rows, sample), 1)
@@ -174,7 +175,7 @@ def find(ranker: Ranker, table: ItemTable, batch: MicroBatch, sample: np.ndarray
     signals, terms = computed(FAMILIES, table, batch, found), feedback(table, batch, found)
     linear = (signals @ weights[:, : len(FINDING), None])[..., 0] + terms.sum(2)
     linear = linear.masked_fill(~there, -torch.inf)
-    best = linear[:, : rows.shape[1]].topk(min(CANDIDATES, rows.shape[1]), sorted=False).indices
+    best = linear[:, : rows.shape[1]].topk(min(max(CANDIDATES, k), rows.shape[1]), sorted=False).indices
     return Found(found, signals, terms, linear, best, sample.shape[1])
 
 
@@ -193,7 +194,7 @@ def _rows(items: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
 
 
 def _retrieve(
-    ranker: Ranker, table: ItemTable, batch: MicroBatch, hidden: torch.Tensor, weights: torch.Tensor, sample: np.ndarray
+    table: ItemTable, batch: MicroBatch, hidden: torch.Tensor, weights: torch.Tensor, sample: np.ndarray, most: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, Sources, Workspace]:
     B = len(batch.history)
     table.index.look_up(np.unique(batch.host.history))
@@ -201,9 +202,10 @@ def _retrieve(
     asked = Asked(
         batch.host.history, weights[:, [COLUMN[name] for name in _RETRIEVING]].cpu().numpy().astype(np.float32), forced,
         table.heads, np.ascontiguousarray(sample, dtype=np.int32), batch.host.excluded, batch.host.excluded_from,
+        len(table),
     )  # fmt: skip
     sources, space = table.sources(), _space(B)
-    rows = np.zeros((B, min(FOUND, max(1, len(table)))), np.int32)
+    rows = np.zeros((B, most), np.int32)
     sums = np.zeros((B, rows.shape[1] + sample.shape[1], len(CHANNELS)), np.float32)
     allowed = np.zeros(sample.shape, bool)
     over_users(retrieve, B, sources, asked, space, rows, sums, allowed)
@@ -211,11 +213,11 @@ def _retrieve(
 
 
 def _space(users: int) -> Workspace:
-    """A workspace for so many users, made once."""
-    kept = _workspaces()
-    if not kept or len(kept[0].slots) < users:
-        kept[:] = [workspace(users)]
-    return kept[0]
+    """A workspace for so many users, made once for each thread."""
+    kept: Workspace | None = getattr(_kept, "space", None)
+    if kept is None or len(kept.slots) < users:
+        kept = _kept.space = workspace(users)
+    return kept
 
 
 def _forced(table: ItemTable, batch: MicroBatch, hidden: torch.Tensor) -> np.ndarray:
@@ -287,9 +289,11 @@ def _topk(scores: torch.Tensor, k: int) -> torch.return_types.topk:
 
 
 @torch.inference_mode()
-def rerank(ranker: Ranker, table: ItemTable, batch: MicroBatch) -> Scored:
-    """Retrieve, and order the candidates; what they weigh together beside all others is by the linear score."""
-    found = find(ranker, table, batch)
+def rerank(ranker: Ranker, table: ItemTable, batch: MicroBatch, k: int = 0) -> Scored:
+    """Retrieve, and order the candidates, k at least; what they weigh together beside all others is by the linear
+    score.
+    """
+    found = find(ranker, table, batch, k=k)
     given, best = found.candidates, found.best
     C = found.linear.shape[1] - found.sampled
     chosen = chosen_of(given, table, best)

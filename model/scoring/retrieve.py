@@ -78,7 +78,8 @@ class Asked(NamedTuple):
 
     Shape: history (B, T) rows of the catalogue, the newest last, -1 for none; weights (B, CHANNELS + 5) of the linear
     score: of every sum, the popularities, and the age; forced (B, F) rows that are candidates anyway, -1 for none;
-    heads (h,), sample (B, R) rows; excluded (x,) rows, those of user b from excluded_from[b] on, (B + 1,).
+    heads (h,), sample (B, R) rows; excluded (x,) rows, those of user b from excluded_from[b] on, (B + 1,); items, how
+    many there are.
     """
 
     history: np.ndarray
@@ -88,6 +89,7 @@ class Asked(NamedTuple):
     sample: np.ndarray
     excluded: np.ndarray
     excluded_from: np.ndarray
+    items: int
 
 
 def workspace(users: int) -> Workspace:
@@ -252,6 +254,17 @@ def _alike(owners, weights, found, slots, users, alike):
 
 
 @njit(cache=True)
+def _bound(values, most):
+    """The least of the largest values, at most so many, and how many of those that equal it are among them."""
+    if most <= 0:
+        return values.dtype.type(np.inf), 0
+    if len(values) <= most:
+        return values.dtype.type(-np.inf), most
+    least = np.partition(values, len(values) - most)[len(values) - most]
+    return least, most - np.sum(values > least)
+
+
+@njit(cache=True)
 def _add_users(space, b, count, sources, history, scratch):
     """What stands near the last items in the histories of those who are most alike; its sums make 1."""
     slots, rows, sums, seen = space.slots[b], space.rows[b], space.sums[b], sources.seen
@@ -262,12 +275,12 @@ def _add_users(space, b, count, sources, history, scratch):
     if not found:
         return count
     _alike(owners, weights, found, user_slots, users, alike)
-    least = np.partition(weights[:found], found - SHARED)[found - SHARED] if found > SHARED else 0.0
-    votes, used = 0.0, 0
+    least, level = _bound(weights[:found], SHARED)
+    votes = 0.0
     for at in range(found):
-        if weights[at] < least or used == SHARED:
+        if weights[at] < least or (weights[at] == least and level == 0):
             continue
-        used += 1
+        level -= weights[at] == least
         for direction in range(2):
             place, vote = places[at], weights[at]
             for _ in range(AROUND):
@@ -311,6 +324,7 @@ def retrieve(first, last, sources, asked, space, found, sums, allowed):
         count = _sum_up(sources, asked, space, b, scratch)
         slots, rows = space.slots[b], space.rows[b]
         excluded = asked.excluded[asked.excluded_from[b] : asked.excluded_from[b + 1]]
+        count = _fill_up(space, b, count, excluded, asked.items, found.shape[1])
         chosen[:count] = 0
         for row in excluded:
             at = slot_of(slots, rows, row)
@@ -369,6 +383,28 @@ def _sum_up(sources, asked, space, b, scratch):
 
 
 @njit(cache=True)
+def _fill_up(space, b, count, excluded, items, wanted):
+    """Where fewer are found than are wanted, the items that came last join them: no list is short while there are more
+    that may be on it.
+    """
+    slots, rows, sums, listed = space.slots[b], space.rows[b], space.sums[b], count
+    for row in excluded:
+        listed -= slot_of(slots, rows, row) >= 0
+    if listed >= wanted:
+        return count
+    for row in excluded:
+        _, count = _enter(slots, rows, sums, count, row)
+    for row in range(items - 1, -1, -1):
+        if listed == wanted:
+            break
+        before = count
+        _, count = _enter(slots, rows, sums, count, row)
+        listed += count - before
+    space.counts[b] = count
+    return count
+
+
+@njit(cache=True)
 def _best(sources, weights, space, b, count, chosen, scores, into, found, sums):
     """Fill up the candidates with those that the linear score puts first."""
     _score(sources, weights, space.rows[b], space.sums[b], count, chosen, scores)
@@ -377,13 +413,12 @@ def _best(sources, weights, space, b, count, chosen, scores, into, found, sums):
         if chosen[at] == 0:
             scores[known] = scores[at]
             known += 1
-    least = np.float32(-np.inf)
-    if known > room > 0:
-        least = np.partition(scores[:known], known - room)[known - room]
+    least, level = _bound(scores[:known], room)
     known, rows = 0, space.rows[b]
     for at in range(count):
         if chosen[at] == 0:
-            if scores[known] >= least and into < found.shape[1]:
+            if scores[known] > least or (scores[known] == least and level > 0):
+                level -= scores[known] == least
                 found[b, into] = rows[at]
                 sums[b, into] = space.sums[b, at]
                 into += 1

@@ -77,7 +77,7 @@ class ItemTable:
 
     def is_of(self, statistics: ItemStatistics, catalogue: Catalogue) -> bool:
         """Whether it follows these, and the encoder is still the same."""
-        same = self.statistics is statistics and self.index.catalogue is catalogue
+        same = self.statistics is statistics and self.index.is_of(catalogue)
         return same and self.encoder_version == catalogue.encoder_version
 
     def _make_room(self, n: int) -> None:
