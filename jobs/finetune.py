@@ -141,12 +141,11 @@ class ServingVersion:
 
 
 class Snapshots:
-    """Writes the item statistics now and then: so seldom that no example costs more than `BYTES_AN_EXAMPLE`.
+    """Writes the item statistics now and then: so seldom that no example costs more than `snapshot.BYTES_AN_EXAMPLE`.
 
     After a user was forgotten the next one is written soon, and none is kept from before.
     """
 
-    BYTES_AN_EXAMPLE = 1_000
     FORGET_S = 60.0
 
     def __init__(self, folder: str, seen: int) -> None:
@@ -155,7 +154,7 @@ class Snapshots:
         self.forgot = False
 
     def is_due(self, statistics: ItemStatistics) -> bool:
-        paid = (statistics.seen - self._seen) * self.BYTES_AN_EXAMPLE
+        paid = (statistics.seen - self._seen) * snapshot.BYTES_AN_EXAMPLE
         soon = self.forgot and time.monotonic() - self._written > self.FORGET_S
         return soon or paid >= max(self._bytes, statistics.used_bytes() // 2)
 

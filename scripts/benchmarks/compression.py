@@ -7,33 +7,21 @@ is the rows as one line of JSON.
 """
 
 import copy
-import json
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from statistics import median
 from typing import NamedTuple
 
-from jobs.settings import help_or_go_on
-
-if __name__ == "__main__":
-    help_or_go_on(sys.argv[1:], __doc__)
-    if sys.argv[1:]:
-        print(f"headrace: {' '.join(sys.argv[1:])}: compression takes no options", file=sys.stderr)
-        raise SystemExit(2)
-
 import numpy as np
-import torch
-from rich.console import Console
 from rich.table import Table
 
 from model.catalogue import Catalogue
 from model.encoder import Encoder
 from model.evaluate import PrequentialStep, Protocol, Users, new_learner
 from model.evaluation.order import drawn_order
-from model.schema import Event, HeadraceError
+from model.schema import Event
 from model.score import Scorer, score
 from model.scoring.network import Network, Sizes, quantise
 from model.statistics import ItemStatistics
@@ -178,18 +166,3 @@ def show(rows: list[Compression]) -> Table:
             row.model, row.precision, f"{row.per_s:,.0f}", f"{ratio:.2f} x", f"{row.ms:.1f}", f"{row.mb:.1f}", *quality
         )
     return table
-
-
-def main() -> None:
-    torch.set_num_threads(1)
-    try:
-        rows = list(compression())
-    except HeadraceError as error:
-        print(f"headrace: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    Console(width=120).print(show(rows))
-    print(json.dumps([asdict(row) for row in rows]))
-
-
-if __name__ == "__main__":
-    main()

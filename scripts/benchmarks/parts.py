@@ -1,15 +1,11 @@
-"""How fast the parts are, each beside a simpler way of doing the same work.
+"""How fast the parts of an event's way are, each beside a simpler way of doing the same work.
 
-Both ways take turns in the same run, so on a busy machine the ratios are worth more than the speeds. Nothing is
-asserted. The last line of stdout is the ratios as one line of JSON.
-
-    python scripts/bench.py        takes no options
+Both ways take turns in the same run, so on a busy machine the ratios are worth more than the speeds.
 """
 
 import json
 import math
 import pickle
-import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -17,40 +13,18 @@ from operator import mul
 from statistics import median
 from typing import NamedTuple, get_args
 
-from jobs.settings import help_or_go_on
-
-if __name__ == "__main__":
-    help_or_go_on(sys.argv[1:], __doc__)
-    if sys.argv[1:]:
-        print(f"headrace: {' '.join(sys.argv[1:])}: bench takes no options", file=sys.stderr)
-        raise SystemExit(2)
-
 import numpy as np
-import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Table
 
-from model import interest, user
-from model.catalogue import Catalogue
-from model.encoder import Encoder
-from model.finetune import Learner
+from model import interest
 from model.interest import INTEREST_DIM, Rules
-from model.learning.config import TrainingConfig
 from model.schema import (
     Action,
     Event,
-    Example,
-    HeadraceError,
     InvalidRecord,
-    ItemVector,
-    Request,
     decode_event,
     event_key,
     item_key,
 )
-from model.score import Scorer, score
-from scripts import data
 
 REPEATS, DIM, RULES, ACTIONS = 5, 384, Rules(), frozenset(get_args(Action))
 NOW_MS = 1_800_000_000_000
@@ -174,60 +148,6 @@ def decode_plainly(raw: bytes) -> dict:
     return event
 
 
-def scoring() -> Iterator[Pair]:
-    """Lists of 20 from random items for users with 20 events."""
-    for items in (1_700, 10_000):
-        catalogue = Catalogue()
-        catalogue.apply(
-            ItemVector(f"i{at}", "bench", row.tobytes()) for at, row in enumerate(units(items, DIM).astype("<f2"))
-        )
-        scorer, requests = learnt(catalogue), [request(catalogue, f"u{number}") for number in range(256)]
-        alone = partial(score_all, scorer, catalogue, [requests[at : at + 1] for at in range(16)])
-        for size in (64, 256):
-            together = partial(score_all, scorer, catalogue, [requests[:size]])
-            yield Pair(f"scoring {items:,} items by {size}", "lists/s", together, "one request at a time", alone)
-
-
-def learnt(catalogue: Catalogue) -> Scorer:
-    """A scorer that has counted 30,000 events of 1,000 users, a tenth on 1 % of the items; its network is new."""
-    chosen = (len(catalogue) * random.random(30_000) ** 2).astype(int).tolist()
-    learner = Learner(catalogue, config=TrainingConfig(warm_up_epochs=0.0, epochs_per_event=0.0, sample_rate=0.0))
-    learner.add(
-        [
-            Example(f"u{at % 1_000}", f"e{at}", NOW_MS + at * 60_000, f"i{item}", "view")
-            for at, item in enumerate(chosen)
-        ]
-    )
-    return learner.fine_tune()
-
-
-def score_all(scorer: Scorer, catalogue: Catalogue, micro_batches: list[list[Request]], _: int) -> int:
-    return sum(len(score(scorer, catalogue, micro_batch, 20)) for micro_batch in micro_batches)
-
-
-def request(catalogue: Catalogue, user_id: str) -> Request:
-    state = b""
-    for at, item_id in enumerate(random.choice(catalogue.item_ids, RULES.last_n).tolist()):
-        key, event = item_key(item_id), view(item_id, f"e{at}", NOW_MS + at * 60_000)
-        state = user.update(state, user.embedded(event, key, catalogue.encoder, catalogue.lookup(key)), RULES).state
-    return user.request(state, user_id, "e", NOW_MS + 2_000_000)
-
-
-def embedding() -> Iterator[Pair]:
-    """200 titles of MovieLens; what is put after each makes it a text that has not been embedded yet."""
-    encoder = Encoder(data.language_model(), "cpu")
-    titles = data.public("ml-100k")[1].title.head(200).tolist()
-
-    def embed(size: int, step: int, mark: str, number: int) -> int:
-        texts = [f"{title} {mark}{number}" for title in titles[::step]]
-        return sum(len(encoder.embed(texts[at : at + size])) for at in range(0, len(texts), size))
-
-    yield Pair(
-        "embedding by length", "texts/s", partial(embed, 200, 1, "a"), "one text at a time", partial(embed, 1, 4, "b")
-    )
-    yield Pair("embeddings kept", "texts/s", partial(embed, 200, 1, "a"), "computed anew", partial(embed, 200, 1, "c"))
-
-
 def measure(pair: Pair, done: Callable[[], None]) -> tuple[float, float, float]:
     """(our speed, the other's, how many times ours is the other's): medians over the repetitions after a first one."""
     speeds = []
@@ -239,32 +159,3 @@ def measure(pair: Pair, done: Callable[[], None]) -> tuple[float, float, float]:
         speeds.append((*turn, turn[0] / turn[1]))
         done()
     return tuple(map(median, zip(*speeds[1:])))
-
-
-def main() -> None:
-    torch.set_num_threads(1)
-    table = Table("what", "speed", "beside", "speed", "ratio", title="Headrace beside simpler ways")
-    ratios = {}
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=Console(stderr=True)
-    ) as progress:
-        for kind in (updating, decoding, scoring, embedding):
-            task = progress.add_task(kind.__name__, total=None)
-            try:
-                pairs = list(kind())
-            except HeadraceError as error:
-                progress.stop()
-                print(f"headrace: {error}", file=sys.stderr)
-                raise SystemExit(2) from None
-            progress.update(task, total=len(pairs) * (REPEATS + 1))
-            for pair in pairs:
-                ours, other, ratios[pair.name] = measure(pair, partial(progress.advance, task))
-                table.add_row(
-                    pair.name, f"{ours:,.0f} {pair.unit}", pair.other_way, f"{other:,.0f}", f"{ratios[pair.name]:.2f} x"
-                )
-    Console(width=120).print(table)
-    print(json.dumps({name: round(ratio, 2) for name, ratio in ratios.items()}))
-
-
-if __name__ == "__main__":
-    main()

@@ -19,10 +19,11 @@ from model.catalogue import Catalogue
 from model.finetune import Learner
 from model.interest import Rules
 from model.learning.config import TrainingConfig
-from model.schema import Event, Example, ItemVector, Request, item_key
+from model.schema import Event, Example, ItemVector, Request, encode_json, item_key
 from model.score import Scorer, score
 from model.scoring.batch import open_requests
 from model.scoring.ranker import CANDIDATES, find
+from model.snapshot import BYTES_AN_EXAMPLE
 from model.statistics import ItemStatistics
 
 DIM, TOPICS, USERS, EVENTS = 384, 500, 1_000, 30_000
@@ -156,5 +157,12 @@ def measure(items: int, device: str, micro_batches: tuple[int, ...]) -> dict[str
     columns = world.statistics.snapshot()
     figures["snapshot_mb"] = sum(column.nbytes for column in columns.values()) / 1e6
     ItemStatistics.restore(columns)
-    figures["snapshot_and_restore_s"] = time.perf_counter() - began
+    figures["start_s"] = world.seconds["table"] + time.perf_counter() - began  # of a worker, its catalogue being there
+    figures["bytes_per_event"] = written_per_event(world)
     return figures | {f"{name} s": seconds for name, seconds in world.seconds.items()}
+
+
+def written_per_event(world: World) -> float:
+    """Bytes of an example on its topic, and the share of snapshots that it pays for at most."""
+    example = Example("u1", "e1", NOW_MS, "i1", "view", request(world, 1).interests)
+    return len(encode_json(example)) + BYTES_AN_EXAMPLE
