@@ -30,6 +30,11 @@ AROUND, SHARED = 10, 96
 _ALIKE, _NEARER = 0.9, 0.9  # what a shared item counts beside the next newer one; what one place further away counts
 BACK_OFF, LEAST, UNSEEN = 0.02, 1e-6, 0.05
 TEXT_SCALE = 5.0
+STANDING = 7
+"""What retrieval knows of an item, whoever asks: the logs of its popularities and its age, what popularity adds to its
+share of a table (back-off), and the log of that.
+"""
+_BACK_OFF, _LOG_BACK_OFF = 5, 6
 _SLOTS, _MOST = 1 << 14, 1 << 13  # of a hash table; items in it
 _USER_SLOTS = 1 << 12
 
@@ -50,7 +55,7 @@ class Sources(NamedTuple):
     """Where partners come from. Rows of statistics become rows of the catalogue by `catalogue_row`, -1 for none.
 
     Shape: statistics_row (n,), catalogue_row (m,); factors, shrinks, decays (TABLES,); ease_row (n,) rows of ease_items
-    and ease_weights (t, w), -1 for none; near, nearness (n, NEIGHBOURS).
+    and ease_weights (t, w), -1 for none; near, nearness (n, NEIGHBOURS); standing (n, 7): see `STANDING`.
     """
 
     statistics_row: np.ndarray
@@ -69,8 +74,7 @@ class Sources(NamedTuple):
     log: Log
     items: Items
     seen: int
-    fades: np.ndarray  # (HALF_LIVES,) what turns what is kept of a popularity into its weight now
-    total: float  # of the popularity that backs off, with what every item is given
+    standing: np.ndarray
 
 
 class Asked(NamedTuple):
@@ -407,7 +411,7 @@ def _fill_up(space, b, count, excluded, items, wanted):
 @njit(cache=True)
 def _best(sources, weights, space, b, count, chosen, scores, into, found, sums):
     """Fill up the candidates with those that the linear score puts first."""
-    _score(sources, weights, space.rows[b], space.sums[b], count, chosen, scores)
+    _score(sources.standing, weights, space.rows[b], space.sums[b], count, chosen, scores)
     known, room = 0, found.shape[1] - into
     for at in range(count):
         if chosen[at] == 0:
@@ -428,30 +432,19 @@ def _best(sources, weights, space, b, count, chosen, scores, into, found, sums):
 
 
 @njit(cache=True)
-def _score(sources, weights, rows, sums, count, chosen, scores):
+def _score(standing, weights, rows, sums, count, chosen, scores):
     """The part of the linear score that retrieval knows, of every item with sums."""
-    statistics_row, counts, first = sources.statistics_row, sources.items.chosen, sources.items.first
-    fades, seen, share = sources.fades, sources.seen, BACK_OFF / sources.total
     for at in range(count):
         if chosen[at] != 0:
             continue
-        row, score = statistics_row[rows[at]], np.float32(0.0)
-        back_off = np.float32(share * UNSEEN + LEAST)
-        if row >= 0:
-            back_off += np.float32(share * counts[row, 1] * fades[1])
-        nothing = _log(back_off)
+        row, score = rows[at], np.float32(0.0)
+        back_off, nothing = standing[row, _BACK_OFF], standing[row, _LOG_BACK_OFF]
         for channel in range(TEXT):
             amount = sums[at, channel]
             score += weights[channel] * (_log(amount + back_off) if amount > 0 else nothing)
         score += weights[TEXT] * np.float32(TEXT_SCALE) * sums[at, TEXT]
-        if row < 0:
-            for by in range(4):
-                score += weights[TEXT + 1 + by] * _log(np.float32(UNSEEN))
-        else:
-            for by in range(4):
-                score += weights[TEXT + 1 + by] * _log(np.float32(counts[row, by] * fades[by] + UNSEEN))
-            if first[row] >= 0:
-                score += weights[TEXT + 5] * _log(np.float32(1.0 + seen - first[row])) / np.float32(3.0)
+        for part in range(_BACK_OFF):
+            score += weights[TEXT + 1 + part] * standing[row, part]
         scores[at] = score
 
 
@@ -468,8 +461,7 @@ def look_around(first, last, sources, space, candidates, taste, had, had_from, a
     Shape: candidates (B, c), -1 for none -> spread, tasted, familiar (B, c).
     """
     taste_row, taste_items, taste_weights = taste
-    near, nearnesses, statistics_row = sources.near, sources.nearness, sources.statistics_row
-    counts, fade, share = sources.items.chosen, sources.fades[1], BACK_OFF / sources.total
+    near, nearnesses, standing = sources.near, sources.nearness, sources.standing
     slots, rows = np.full(_SLOTS, -1, np.int32), np.zeros(_MOST, np.int32)
     nothing = np.zeros((_MOST, 0), np.float32)
     for b in range(first, last):
@@ -489,9 +481,7 @@ def look_around(first, last, sources, space, candidates, taste, had, had_from, a
                 fourth = nearness * nearness * nearness * nearness
                 other = near[item, slot]
                 weight += fourth
-                row = statistics_row[other]
-                chosen = UNSEEN + (counts[row, 1] * fade if row >= 0 else 0.0)
-                amount = np.float32(2 * (share * chosen + LEAST))  # what popularity adds, in both tables of transitions
+                amount = np.float32(2.0) * standing[other, _BACK_OFF]  # in both tables of transitions
                 at = slot_of(found_slots, found_rows, other)
                 if at >= 0:
                     amount += found_sums[at, 0] + found_sums[at, 1]

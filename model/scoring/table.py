@@ -16,7 +16,7 @@ import torch
 from model.catalogue import Catalogue
 from model.jit import njit
 from model.scoring.index import CatalogueIndex
-from model.scoring.retrieve import BACK_OFF, LEAST, UNSEEN, Sources
+from model.scoring.retrieve import BACK_OFF, LEAST, STANDING, UNSEEN, Sources
 from model.signals import SIGNALS
 from model.statistics import EVER, HALF_LIFE_2K, HALF_LIFE_20K, HALF_LIFE_200, HALF_LIVES, PAIRS, ItemStatistics
 
@@ -53,6 +53,7 @@ class ItemTable:
     _keys: np.ndarray
     _late: np.ndarray
     _bias: np.ndarray
+    _standing: np.ndarray
 
     def __init__(self, scorer: "Scorer", statistics: ItemStatistics, index: CatalogueIndex) -> None:
         self.scorer, self.statistics, self.index = scorer, statistics, index
@@ -93,6 +94,7 @@ class ItemTable:
             ("trained_row", (), np.int32, -1),
             ("_late", (), bool, False),
             ("_bias", (), np.float32, 0),
+            ("_standing", (STANDING,), np.float32, 0),
         ):
             new = np.full((self._room, *shape), empty, kind)
             old = getattr(self, name, new[:0])
@@ -193,6 +195,7 @@ class ItemTable:
             vectors = network.items(text, ids, counts)
             self._items[rows[has]] = vectors.float().cpu().numpy()
         self._bias[rows] = self._biases(rows)
+        self._standing[rows] = self._stand(rows)
         self._copy_rows(rows)
 
     def _unseen_is_old(self) -> bool:
@@ -200,12 +203,21 @@ class ItemTable:
 
         Between two such moments only what was chosen changes: the order of all others stays as it is.
         """
-        base, seen = int(self.statistics.bases[HALF_LIFE_2K]), self.statistics.seen
-        if (base, seen // int(HALF_LIVES[HALF_LIFE_2K])) == self._unseen_of:
+        every = HALF_LIVES[HALF_LIFE_200 if self._count <= EXACT_NETWORK else HALF_LIFE_2K]
+        now = int(self.statistics.bases[HALF_LIFE_2K]), int(self.statistics.seen // every)
+        if now == self._unseen_of:
             return False
-        self._unseen_of = base, seen // int(HALF_LIVES[HALF_LIFE_2K])
+        self._unseen_of = now
         self._unseen = UNSEEN / float(self.statistics.factors()[HALF_LIFE_2K])
         return True
+
+    def _stand(self, rows: np.ndarray) -> np.ndarray:
+        """What retrieval knows of items whoever asks; as of the last change, or of 2,000 events ago at most."""
+        logs = self.log_popularity(rows)
+        first = self.first(rows)
+        age = np.where(first < 0, 0.0, np.log1p(np.maximum(self.statistics.seen - first, 0)) / 3)
+        back_off = BACK_OFF * np.exp(logs[:, HALF_LIFE_20K]) + LEAST
+        return np.column_stack((logs, age, back_off, np.log(back_off))).astype(np.float32)
 
     def _biases(self, rows: np.ndarray) -> np.ndarray:
         """The network's bias of items, up to a number that is the same for all; (r,)."""
@@ -309,7 +321,7 @@ class ItemTable:
             factors[len(HALF_LIVES) :], np.array([rule.shrink for rule in rules]),
             np.array([*(rule.decay for rule in rules), SIGNALS["ease"].decay]),
             self.fitted_row, *self.fitted["ease"], near, nearness, statistics.log, statistics.items, statistics.seen,
-            factors[: len(HALF_LIVES)], self._total(HALF_LIFE_20K),
+            self._standing,
         )  # fmt: skip
 
     def _total(self, by: int) -> float:
