@@ -50,14 +50,15 @@ class Counted(NamedTuple):
 class ItemStatistics:
     """Everything counted of items and of users alike. Not for two threads at once.
 
-    `seen` is how many examples it has counted; one that comes again is passed over.
+    `seen` is how many examples it has counted; one that comes again is passed over. `forgotten` is how many users were
+    taken out: only then does any popularity fall that did not fade.
 
     Shape: keys (m,) uint64 of the items that were chosen, in the order in which they came.
     """
 
     def __init__(self, config: StatisticsConfig = StatisticsConfig()) -> None:
         self.config = config
-        self.seen = self.revision = 0
+        self.seen = self.revision = self.forgotten = 0
         self._popular: tuple[int, list[int]] | None = None
         self.row_of: dict[int, int] = {}
         self._user_row: dict[int, int] = {}
@@ -147,6 +148,7 @@ class ItemStatistics:
             )  # fmt: skip
             self._drop_user(row)
             self.revision += 1
+            self.forgotten += 1
 
     def _reserve(self, examples: int) -> None:
         """Room for what so many examples may add; weights are brought to a new base before they grow too large."""

@@ -59,7 +59,7 @@ class ItemTable:
         self.scorer, self.statistics, self.index = scorer, statistics, index
         self.device, self.encoder_version = scorer.device, index.catalogue.encoder_version
         self._changes, self._seen, self._revision, self._count = -1, -1, -1, 0
-        self._room = 0
+        self._room = self._forgotten = 0
         self._trained = _sorted(scorer.keys.cpu().numpy().view(np.uint64))
         self._settled = np.sort(scorer.settled.cpu().numpy().view(np.uint64))
         self.catalogue_row = np.full(1, -1, np.int32)
@@ -279,7 +279,7 @@ class ItemTable:
             drawn = np.random.default_rng(0).permutation(n)[:SAMPLE]
             self.sample = np.sort(drawn).astype(np.int32)
         counted = self.catalogue_row[: len(statistics)]
-        if anew or self._seen < 0:
+        if anew or self._seen < 0 or self._forgotten != statistics.forgotten:
             rows = np.flatnonzero(counted >= 0)
         else:
             rows = np.concatenate((statistics.changed_since(self._seen - 1), self.statistics_row[self.heads]))
@@ -288,6 +288,7 @@ class ItemTable:
         self.heads = (
             np.unique(np.concatenate([counted[rows[at]] for at in heads])) if len(rows) else np.zeros(0, np.int32)
         )
+        self._forgotten = statistics.forgotten
         self._find_searched(anew)
         late = np.flatnonzero(self._late[:n])[-MOST_NEW:] if self.scorer.is_trained else np.zeros(0, np.int64)
         self.new = late[self._chosen(late, EVER) < KNOWN]
