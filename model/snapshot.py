@@ -15,7 +15,7 @@ from model.bounds import StatisticsConfig
 from model.schema import HeadraceError
 from model.statistics import ItemStatistics
 
-BYTES_AN_EXAMPLE = 800
+BYTES_AN_EXAMPLE = 500
 """Snapshots are written so seldom that no example pays for more, on average."""
 KEPT = 2
 """So many are kept: whoever reads one is a little behind whoever writes."""

@@ -37,5 +37,5 @@ class Candidates:
     def contrast(self, table: ItemTable) -> torch.Tensor:
         """Their texts in the interest space, beside the mean; (B, c, 64)."""
         if self._vectors is None:
-            self._vectors = table.contrast[self.rows]
+            self._vectors = table.contrast_at(self.rows)
         return self._vectors

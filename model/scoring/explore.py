@@ -36,7 +36,7 @@ def explore(table: ItemTable, batch: MicroBatch, scored: Scored, k: int) -> tupl
         return torch.zeros(B, dtype=torch.int64, device=nothing.device), nothing
     new = torch.from_numpy(table.new.astype(np.int64)).to(nothing.device)
     interests = F.normalize(batch.interests - table.mean, dim=2)
-    near = interests @ table.contrast[new].mT  # (B, I, new)
+    near = interests @ table.contrast_at(new).mT  # (B, I, new)
     near = near.masked_fill(batch.weights[..., None] < _LEAST_WEIGHT, -1.0).amax(1)  # (B, new)
     near[_excluded(table.new, batch)] = -1.0
     best = near.amax(1)

@@ -81,6 +81,6 @@ def _nearness(table: ItemTable, batch: MicroBatch, found: Candidates, amounts: t
     """How near items are to the events that amount to something, never below 0; amounts (B, T) -> (B, c)."""
     T, none = amounts.shape[1], batch.events == batch.none
     recency = _RECENCY ** torch.arange(T - 1, -1, -1, device=amounts.device)
-    events = table.contrast[batch.events.masked_fill(none, 0)]  # (B, T, 64)
+    events = table.contrast_at(batch.events.masked_fill(none, 0))  # (B, T, 64)
     sums = (amounts * recency).masked_fill(none, 0.0)[:, None] @ events  # (B, 1, 64)
     return (found.contrast(table) @ sums.mT)[..., 0].clamp(min=0)

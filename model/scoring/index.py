@@ -22,7 +22,7 @@ CELLS_FROM = 2_048
 """Items from which what is nearest to an interest is looked for in cells: comparing all takes longer."""
 NEIGHBOURS = 32
 """Nearest texts kept of an item."""
-LOOKUPS = 64
+LOOKUPS = 16
 """Beyond `EXACT` items, neighbours of so many items are looked up in one call at most; the others have to wait."""
 _COMPARED = 1_024  # items compared with all others at once
 _PROBED, _CELLS, _MOST_CELLS, _TRAINED_ON = 8, 2.0, 2_048, 40

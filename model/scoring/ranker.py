@@ -182,15 +182,9 @@ def find(ranker: Ranker, table: ItemTable, batch: MicroBatch, sample: np.ndarray
 def hidden_of(table: ItemTable, batch: MicroBatch) -> torch.Tensor:
     """What the network makes of the last events; (B, width)."""
     network = table.scorer.network
-    tokens = (
-        F.pad(table.items, (0, 0, 0, 1))[batch.history] if len(table) < 1 << 15 else _rows(table.items, batch.history)
-    )
+    none = batch.history == batch.none
+    tokens = table.items_at(batch.history.masked_fill(none, 0)).masked_fill(none[..., None], 0.0)
     return network(tokens, batch.gaps, batch.actions, batch.kind, newest=True)[:, 0]
-
-
-def _rows(items: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    none = rows == len(items)
-    return items[rows.masked_fill(none, 0)].masked_fill_(none[..., None], 0.0)
 
 
 def _retrieve(
@@ -260,9 +254,9 @@ def _network_best(table: ItemTable, batch: MicroBatch, hidden: torch.Tensor) -> 
     """The items that the network puts first, without those that must not be listed; (B, NETWORK_BEST)."""
     searched = table.searched
     if searched is None:
-        scores = torch.addmm(table.biases, hidden, table.items.mT)
+        scores = _products(hidden, table.items, table.biases)
     else:
-        scores = torch.addmm(table.biases[torch.from_numpy(searched)], hidden, table.searched_items().mT)
+        scores = _products(hidden, table.searched_items(), table.biases[torch.from_numpy(searched)])
     excluded, owner = batch.excluded, batch.excluded_owner
     if searched is not None and len(searched):
         at = np.searchsorted(searched, batch.host.excluded).clip(max=len(searched) - 1)
@@ -273,6 +267,13 @@ def _network_best(table: ItemTable, batch: MicroBatch, hidden: torch.Tensor) -> 
     rows = best.indices.cpu().numpy()
     rows = rows if searched is None else searched[rows]
     return np.where(best.values.cpu().numpy() > -np.inf, rows, -1)
+
+
+def _products(hidden: torch.Tensor, items: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """The network's scores of items; (B, width), (n, width), (n,) -> (B, n)."""
+    if items.dtype == torch.float32:
+        return torch.addmm(bias, hidden, items.mT)
+    return (hidden.to(items.dtype) @ items.mT).float().add_(bias)
 
 
 def _topk(scores: torch.Tensor, k: int) -> torch.return_types.topk:

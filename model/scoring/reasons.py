@@ -101,7 +101,7 @@ def _vectors(table: ItemTable, rows: torch.Tensor) -> torch.Tensor:
 
 def _item_vectors(table: ItemTable, rows: torch.Tensor) -> torch.Tensor:
     """The network's; (...) rows -> (..., width)."""
-    return table.items[rows]
+    return table.items_at(rows)
 
 
 def _carriers(table: ItemTable, batch: MicroBatch, scored: Scored, rows: np.ndarray, signal: np.ndarray) -> np.ndarray:

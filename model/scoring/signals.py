@@ -34,7 +34,7 @@ _STEP_BACK = 0.8  # what one event further back counts
 
 def _network(table: ItemTable, batch: MicroBatch, found: Candidates) -> list[torch.Tensor]:
     """What the network makes of the last events."""
-    products = (table.items[found.rows] @ found.hidden[:, :, None])[..., 0]
+    products = (table.items_at(found.rows) @ found.hidden[:, :, None])[..., 0]
     return [products + table.bias(found.host_rows, found.log_popularity[..., HALF_LIFE_2K].cpu().numpy())]
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from model import device
 from model.catalogue import Catalogue
 from model.jit import njit
 from model.scoring.index import CatalogueIndex
@@ -58,6 +59,8 @@ class ItemTable:
     def __init__(self, scorer: "Scorer", statistics: ItemStatistics, index: CatalogueIndex) -> None:
         self.scorer, self.statistics, self.index = scorer, statistics, index
         self.device, self.encoder_version = scorer.device, index.catalogue.encoder_version
+        self.dtype = device.dtype(self.device)
+        self._has_copy = self.device.type != "cpu" or self.dtype != torch.float32
         self._changes, self._seen, self._revision, self._count = -1, -1, -1, 0
         self._room = self._forgotten = 0
         self._trained = _sorted(scorer.keys.cpu().numpy().view(np.uint64))
@@ -232,25 +235,39 @@ class ItemTable:
 
     def _copy_rows(self, rows: np.ndarray) -> None:
         """Bring changed rows to the card."""
-        if self.device.type == "cpu":
+        if not self._has_copy:
             return
         columns = {"items": self._items, "contrast": self.index._contrast, "bias": self._bias}
         at = torch.from_numpy(rows).to(self.device)
         for name, column in columns.items():
             there = self._card.get(name)
             if there is None or len(there) < self._room:
-                self._card[name] = torch.zeros(self._room, *column.shape[1:], device=self.device)
-                self._card[name][: self._count] = torch.from_numpy(column[: self._count]).to(self.device)
+                self._card[name] = torch.zeros(
+                    self._room, *column.shape[1:], device=self.device, dtype=self._dtype_of(name)
+                )
+                self._card[name][: self._count] = torch.from_numpy(column[: self._count]).to(self.device, self.dtype)
             else:
-                there[at] = torch.from_numpy(column[rows]).to(self.device)
+                there[at] = torch.from_numpy(column[rows]).to(self.device, there.dtype)
 
     def _column(self, name: str, column: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(column) if self.device.type == "cpu" else self._card[name]
+        return self._card[name] if self._has_copy else torch.from_numpy(column)
+
+    def _dtype_of(self, name: str) -> torch.dtype:
+        """Vectors are kept in half precision on a card, where lists stay the same; what is added to products is not."""
+        return torch.float32 if name == "bias" else self.dtype
 
     @property
     def items(self) -> torch.Tensor:
         """Shape: (n, width)."""
         return self._column("items", self._items)[: self._count]
+
+    def items_at(self, rows: torch.Tensor) -> torch.Tensor:
+        """The network's vectors of these items; rows (...) -> (..., width), single precision."""
+        return self.items[rows].float()
+
+    def contrast_at(self, rows: torch.Tensor) -> torch.Tensor:
+        """Their texts in the interest space, beside the mean; rows (...) -> (..., 64), single precision."""
+        return self.contrast[rows].float()
 
     @property
     def biases(self) -> torch.Tensor:
