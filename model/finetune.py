@@ -191,8 +191,9 @@ class Learner:
         if not self._scorer.fits(self.catalogue):
             self.resume(self._new_scorer())
         self._scorer.encoder_version = self.catalogue.encoder_version
-        if not len(self._scorer.settled) and not self._scorer.is_trained:
+        if not self._scorer.is_trained and len(self._scorer.settled) != len(self.catalogue):
             self._scorer.settled = torch.from_numpy(np.sort(self.catalogue.keys).view(np.int64).copy())
+            self._scorer.changed()
 
     def _count(self, examples: list[BufferEntry], share: float) -> None:
         """The ranker looks at a share of the examples, then all are counted."""

@@ -257,9 +257,10 @@ def _score(
     scored = rerank(scorer.ranker, table, batch, k)
     explored, lifted = explore(table, batch, scored, k)
     was = torch.where((scored.rows == explored[:, None]) & (lifted > -torch.inf)[:, None], -torch.inf, scored.scores)
-    best = torch.cat((was, lifted[:, None]), 1).topk(min(k, len(catalogue), was.shape[1]))
+    every = torch.cat((was, lifted[:, None]), 1)
+    best = every.topk(min(k, len(catalogue), was.shape[1]))
     rows = torch.cat((scored.rows, explored[:, None]), 1).gather(1, best.indices)
-    chances = scored.probabilities(best.values)
+    chances = scored.probabilities(best.values, every)
     ids = catalogue.item_ids
     reasons = explain(table, batch, scored, best.indices, rows, ids) if explained else repeat(repeat([]))
     return [

@@ -11,11 +11,13 @@ from model.catalogue import Catalogue
 from model.finetune import Learner
 from model.interest import Rules
 from model.learning.config import TrainingConfig
-from model.schema import Event, Example, ItemVector
-from model.score import Scorer, load, save, save_counts, score
-from model.scoring.batch import excluded_items, open_requests
+from model.schema import Event, Example, ItemVector, RecommendedItem, Request
+from model.score import Scorer, load, save, score
+from model.scoring.batch import open_requests
 from model.scoring.explore import PLACE, explore
-from model.scoring.table import KNOWN
+from model.scoring.ranker import rerank
+from model.scoring.table import KNOWN, ItemTable
+from model.statistics import ItemStatistics
 from tests.test_feedback import KINDS, axis_of
 from tests.test_score import click, ids, make_request, request_after
 
@@ -67,8 +69,19 @@ class World:
             self.learner.add(views(f"{item_id} {number}", item_id, from_ms=10**9 + 1_000 * number))
         self.scorer = self.learner.fine_tune()
 
+    @property
+    def statistics(self) -> ItemStatistics:
+        return self.learner.statistics
+
+    @property
+    def table(self) -> ItemTable:
+        return self.scorer.table(self.statistics, self.catalogue)
+
+    def score(self, requests: list[Request], k: int, rules: Rules = Rules()) -> list[list[RecommendedItem]]:
+        return score(self.scorer, self.statistics, self.catalogue, requests, k, rules)
+
     def list_of(self, *viewed: str, rules: Rules = Rules(), k: int = K):
-        [list_] = score(self.scorer, self.catalogue, [make_request(self.catalogue, list(viewed))], k, rules)
+        [list_] = self.score([make_request(self.catalogue, list(viewed))], k, rules)
         return list_
 
 
@@ -84,6 +97,11 @@ def shop() -> World:
 def world(shop) -> World:
     """A copy that may be changed."""
     return copy.deepcopy(shop)
+
+
+def new_by(learner: Learner, scorer: Scorer) -> list[int]:
+    """The rows of the items that are new to a version."""
+    return scorer.table(learner.statistics, learner.catalogue).new.tolist()
 
 
 def reasons(list_, item_id: str) -> list[tuple[str, float]]:
@@ -108,14 +126,17 @@ def test_an_item_takes_the_tenth_place_before_the_learner_knows_of_it(world):
     assert ids(list_).index("shoe-90") < PLACE
 
 
-def explored(world: World, *viewed: str, scores: list[float]) -> tuple[list[int], bool]:
-    """The rows in the order of these scores, after exploring, and whether an item was lifted."""
-    batch = open_requests(
-        world.catalogue, [make_request(world.catalogue, list(viewed))], Rules(), 20, torch.device("cpu")
+def explored(world: World, request: Request, order: list[int], k: int = K) -> tuple[list[int], bool]:
+    """The rows in this order of scores, after exploring, and whether an item was lifted."""
+    batch = open_requests(world.catalogue, [request], Rules(), 20, torch.device("cpu"))
+    scored = rerank(world.scorer.ranker, world.table, batch)
+    scored.rows, scored.there = torch.tensor([order]), torch.ones(1, len(order), dtype=torch.bool)
+    scored.scores = -torch.arange(float(len(order)))[None]
+    [item], [lifted] = (one.tolist() for one in explore(world.table, batch, scored, k))
+    after = sorted(
+        order, key=lambda row: lifted if row == item and lifted > -np.inf else -order.index(row), reverse=True
     )
-    scores = torch.tensor([scores])
-    _, lifted = explore(world.scorer.table(world.catalogue), batch, scores, K)
-    return scores.argsort(descending=True, stable=True)[0].tolist(), bool(lifted)
+    return after, lifted > -np.inf
 
 
 def test_an_item_that_stands_further_up_anyway_stays_there(world):
@@ -125,13 +146,27 @@ def test_an_item_that_stands_further_up_anyway_stays_there(world):
     for place in (0, 8, 9, 10, 40):
         order = [number for number in range(len(world.catalogue)) if number != row]
         order.insert(place, row)
-        after, lifted = explored(
-            world, *LIKES_SHOES, scores=[-float(order.index(number)) for number in range(len(order))]
-        )
+        after, lifted = explored(world, make_request(world.catalogue, list(LIKES_SHOES)), order)
 
         assert min(place, 9) == after.index(row)
         assert lifted == (place > 9)
         assert [number for number in after if number != row] == [number for number in order if number != row]
+
+
+def test_an_item_that_is_no_candidate_is_lifted_too(world):
+    """Nothing that is learnt leads to it. Where fewer candidates are left than the first ten, it joins them."""
+    world.add("shoe-90")
+    row, request = world.catalogue.item_ids.index("shoe-90"), make_request(world.catalogue, list(LIKES_SHOES))
+    batch = open_requests(world.catalogue, [request], Rules(), 20, torch.device("cpu"))
+    for left in (30, 10):
+        scored = rerank(world.scorer.ranker, world.table, batch)
+        scored.scores[scored.rows == row] = -torch.inf
+        scored.there &= scored.rows != row
+        scored.scores[0, scored.scores[0].argsort(descending=True)[left:]] = -torch.inf
+        [item], [score_] = explore(world.table, batch, scored, K)
+
+        assert row == item
+        assert PLACE - 1 == (scored.scores[0] > score_).sum()
 
 
 def test_only_the_nearest_new_item_is_lifted(world):
@@ -139,7 +174,7 @@ def test_only_the_nearest_new_item_is_lifted(world):
     world.add("shoe-90", "shoe-91", "hat-92")
     list_ = world.list_of(*LIKES_SHOES)
     new = [item.item_id for item in list_ if [reason.signal for reason in item.reasons] == ["new"]]
-    table = world.scorer.table(world.catalogue)
+    table = world.table
     interests = open_requests(
         world.catalogue, [make_request(world.catalogue, list(LIKES_SHOES))], Rules(), 20, torch.device("cpu")
     ).interests
@@ -173,9 +208,9 @@ def test_an_item_that_must_not_be_listed_does_not(world):
     request = request_after(
         world.catalogue, [*(click(item, at) for at, item in enumerate(LIKES_SHOES)), click("shoe-90", 9, "dislike")]
     )
-    [list_] = score(world.scorer, world.catalogue, [request], 100)
+    [list_] = world.score([request], 100)
     world.add("shoe-91")
-    [then] = score(world.scorer, world.catalogue, [request], 100)
+    [then] = world.score([request], 100)
 
     assert "shoe-90" not in ids(list_) + ids(then)
     assert "new" not in [reason.signal for item in list_ for reason in item.reasons]
@@ -187,9 +222,9 @@ def test_an_item_that_was_chosen_twenty_times_is_new_no_more(world):
     world.add("shoe-90")
     row = world.catalogue.item_ids.index("shoe-90")
     world.chosen("shoe-90", KNOWN - 1)
-    before = world.scorer.table(world.catalogue).new.tolist()
+    before = world.table.new.tolist()
     world.chosen("shoe-90", 1, begin=KNOWN)
-    after = world.scorer.table(world.catalogue).new.tolist()
+    after = world.table.new.tolist()
 
     assert ([row], []) == (before, after)
 
@@ -201,8 +236,8 @@ def test_nothing_is_new_where_nothing_was_added(world):
     unchosen = Learner(world.catalogue, config=QUICK)
     unchosen.add(views("u", "shoe-1", "hat-2"))
 
-    for scorer in (world.scorer, unchosen.fine_tune()):
-        assert [] == scorer.table(world.catalogue).new.tolist()
+    for learner in (world.learner, unchosen):
+        assert [] == new_by(learner, learner.fine_tune())
     assert "new" not in [reason.signal for item in world.list_of(*LIKES_SHOES) for reason in item.reasons]
 
 
@@ -213,7 +248,7 @@ def test_nothing_is_new_before_anything_is_learnt(world):
     put(world.catalogue, "shoe-90")
 
     for scorer in (Scorer.untrained(DIM), nothing_yet.fine_tune()):
-        assert [] == scorer.table(world.catalogue).new.tolist()
+        assert [] == new_by(nothing_yet, scorer)
 
 
 def test_an_item_that_came_before_the_first_example_was_learnt_is_not_new(world):
@@ -223,7 +258,7 @@ def test_an_item_that_came_before_the_first_example_was_learnt_is_not_new(world)
     put(world.catalogue, "shoe-90")
     learner.add(views("u", "shoe-1", "hat-2"))
 
-    assert [] == learner.fine_tune().table(world.catalogue).new.tolist()
+    assert [] == new_by(learner, learner.fine_tune())
 
 
 @pytest.mark.parametrize("kinds", [("shoe",), ("shoe", "hat"), KINDS])
@@ -231,7 +266,7 @@ def test_probabilities_still_fall_from_place_to_place(world, kinds):
     """And sum to 1 over the whole catalogue, with a lifted item among them; whatever the length of the list."""
     world.add(*(f"{kind}-{number}" for kind in kinds for number in (90, 91)))
     request = make_request(world.catalogue, [f"{kind}-{number}" for number in range(4) for kind in kinds])
-    lists = [score(world.scorer, world.catalogue, [request], k)[0] for k in (5, PLACE, K, len(world.catalogue))]
+    lists = [world.score([request], k)[0] for k in (5, PLACE, K, len(world.catalogue))]
 
     for list_ in lists:
         chances = [item.probability for item in list_]
@@ -248,8 +283,8 @@ def test_a_short_list_shows_a_new_item_in_its_last_place(world, k):
     world.add("shoe-90")
     request = make_request(world.catalogue, LIKES_SHOES)
 
-    assert "shoe-90" == ids(score(world.scorer, world.catalogue, [request], k)[0])[-1]
-    assert "shoe-90" not in ids(score(world.scorer, world.catalogue, [request], 2)[0])
+    assert "shoe-90" == ids(world.score([request], k)[0])[-1]
+    assert "shoe-90" not in ids(world.score([request], 2)[0])
 
 
 def test_a_catalogue_of_ten_items_or_fewer_explores_nothing(world):
@@ -260,7 +295,8 @@ def test_a_catalogue_of_ten_items_or_fewer_explores_nothing(world):
     learner.add(views("u", "shoe-1", "hat-1"))
     learner.fine_tune()
     put(small, "shoe-90")
-    [list_] = score(learner.fine_tune(), small, [make_request(small, ["shoe-1", "shoe-2"])], 10)
+    scorer = learner.fine_tune()
+    [list_] = score(scorer, learner.statistics, small, [make_request(small, ["shoe-1", "shoe-2"])], 10)
 
     assert 4 == len(list_) and "new" not in [reason.signal for item in list_ for reason in item.reasons]
 
@@ -273,7 +309,7 @@ def test_where_all_but_a_few_items_are_left_out_nothing_breaks(world):
         world.catalogue,
         [click(item, at, "dislike" if item[:4] != "shoe" else "purchase") for at, item in enumerate(everything)],
     )
-    [list_] = score(world.scorer, world.catalogue, [request], K)
+    [list_] = world.score([request], K)
 
     assert {"shoe-90", "shoe-0", "hat-0"} == set(ids(list_))
     assert 1 == pytest.approx(sum(item.probability for item in list_), abs=1e-4)
@@ -286,39 +322,31 @@ def test_a_micro_batch_gives_what_one_by_one_gives(world):
         make_request(world.catalogue, items)
         for items in (list(LIKES_SHOES), ["hat-1", "hat-2", "hat-3"], [], ["tea-1"])
     ]
-    together = score(world.scorer, world.catalogue, requests, K)
+    together = world.score(requests, K)
 
-    assert [ids(score(world.scorer, world.catalogue, [request], K)[0]) for request in requests] == [
-        ids(list_) for list_ in together
-    ]
+    assert [ids(world.score([request], K)[0]) for request in requests] == [ids(list_) for list_ in together]
     assert [["shoe-90"], ["hat-91"], [], []] == [
         [item.item_id for item in list_ if item.reasons and item.reasons[0].signal == "new"] for list_ in together
     ]
 
 
-def test_which_items_are_new_is_saved_with_the_version_and_its_counts(world, tmp_path):
-    """A version knows when its items came, and so do the counts that are refreshed beside it."""
+def test_which_items_are_new_is_saved_with_the_version(world, tmp_path):
+    """A version knows which items were there when learning began."""
     world.add("shoe-90")
     path = save(world.scorer, str(tmp_path), "v1", {})
-    counts = save_counts(world.scorer, path, 1)
-    rows = [world.catalogue.item_ids.index("shoe-90")]
 
-    assert [rows, rows] == [load(one).table(world.catalogue).new.tolist() for one in (path, counts)]
+    assert [world.catalogue.item_ids.index("shoe-90")] == new_by(world.learner, load(path))
 
 
-def test_excluded_items_are_not_counted_as_the_tenth(world):
-    """What must not be listed scores -inf before and after."""
+def test_what_must_not_be_listed_is_not_lifted(world):
+    """Who disliked the only new item that is near sees what there was without it."""
     world.add("shoe-90")
-    request = request_after(world.catalogue, [click(item, at, "purchase") for at, item in enumerate(LIKES_SHOES)])
-    batch, table = (
-        open_requests(world.catalogue, [request], Rules(), 20, torch.device("cpu")),
-        world.scorer.table(world.catalogue),
-    )
-    excluded = excluded_items(batch, len(world.catalogue))
-    scores = torch.zeros(1, len(world.catalogue)).masked_fill(excluded, -torch.inf)
-    explore(table, batch, scores, K)
+    events = [click(item, at) for at, item in enumerate(LIKES_SHOES)]
+    request = request_after(world.catalogue, [*events, click("shoe-90", 9, "dislike")])
+    order = [row for row in range(len(world.catalogue)) if world.catalogue.item_ids[row] != "shoe-90"]
 
-    assert torch.equal(excluded, scores == -torch.inf)
+    assert (order, False) == explored(world, request, order)
+    assert explored(world, request_after(world.catalogue, events), order)[1]
 
 
 def test_who_searches_is_not_shown_a_new_item_instead(world):
@@ -329,8 +357,7 @@ def test_who_searches_is_not_shown_a_new_item_instead(world):
     )
     searching = [click("shoe-0", 0), click("shoe-1", 1), Event("s", "u", "search", 2_000, query="tea")]
     (explored,), (searched,) = (
-        score(world.scorer, world.catalogue, [one], K)
-        for one in (request, request_after(world.catalogue, searching, 2_000, embed=axis_of))
+        world.score([one], K) for one in (request, request_after(world.catalogue, searching, 2_000, embed=axis_of))
     )
 
     assert "shoe-50" in ids(explored)[:PLACE]
@@ -346,7 +373,7 @@ def test_new_items_that_are_as_near_take_turns(world):
         )
         for at in range(60)
     ]
-    lists, again = ([ids(one)[:PLACE] for one in score(world.scorer, world.catalogue, asked, K)] for _ in range(2))
+    lists, again = ([ids(one)[:PLACE] for one in world.score(asked, K)] for _ in range(2))
     shown = {item for one in lists for item in one if item in {f"shoe-{number}" for number in range(50, 54)}}
 
     assert lists == again

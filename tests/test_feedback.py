@@ -12,14 +12,18 @@ from model.interest import Rules
 from model.learning.config import TrainingConfig
 from model.schema import Event, Example, ItemVector, Request
 from model.score import Scorer, score
+from model.scoring import feedback as feedback_module
 from model.scoring.batch import MicroBatch, open_requests
-from model.scoring.feedback import DISLIKED, LIKED, SEARCH, TERMS, feedback
-from model.scoring.table import Table
+from model.scoring.candidates import Candidates
+from model.scoring.feedback import DISLIKED, LIKED, SEARCH, feedback, nearest_to_queries
+from model.scoring.ranker import find
+from model.signals import TERMS
+from model.statistics import ItemStatistics
 from tests.test_score import click, ids, request_after
 
 KINDS = ("shoe", "hat", "tea", "lamp")
 EACH, DIM = 8, 32
-CPU = torch.device("cpu")
+CPU, NOTHING = torch.device("cpu"), ItemStatistics()
 
 
 def axis_of(kind: str) -> np.ndarray:
@@ -72,7 +76,13 @@ def opened(world: Catalogue, *requests: Request) -> MicroBatch:
 
 
 def terms(world: Catalogue, scorer: Scorer, *requests: Request) -> dict[str, torch.Tensor]:
-    return feedback(scorer.table(world), opened(world, *requests))
+    """Those that say anything, of every item; (B, n) each."""
+    table, batch = scorer.table(NOTHING, world), opened(world, *requests)
+    found = find(scorer.ranker, table, batch).candidates
+    rows = torch.arange(len(world)).expand(len(requests), -1)
+    there, sums = torch.ones(rows.shape, dtype=torch.bool), torch.zeros(*rows.shape, found.sums.shape[2])
+    every = Candidates(rows, there, sums, found.hidden, found.sources, found.space).open(table, rows.numpy())
+    return {name: term for name, term in zip(TERMS, feedback(table, batch, every).unbind(2)) if term.any()}
 
 
 def by_kind(world: Catalogue, term: torch.Tensor) -> dict[str, float]:
@@ -101,7 +111,9 @@ def test_a_search_lifts_what_is_near_its_query(world, untrained):
 
 def test_a_search_leads_the_next_list(world, untrained):
     """Whatever the user looked at before; all that is searched for comes first."""
-    (list_,) = score(untrained, world, [asked(world, *(f"shoe-{at}" for at in range(6)), ("search", "tea"))], EACH)
+    (list_,) = score(
+        untrained, NOTHING, world, [asked(world, *(f"shoe-{at}" for at in range(6)), ("search", "tea"))], EACH
+    )
 
     assert {f"tea-{at}" for at in range(EACH)} == set(ids(list_))
     assert {"search"} <= {reason.signal for reason in list_[0].reasons}
@@ -174,7 +186,10 @@ def test_after_a_dislike_what_is_near_stands_below_where_it_was(world, untrained
         asked(world, *viewed, *events)
         for events in ([], [("dislike", "shoe-1")], [("dislike", "shoe-1"), ("dislike", "shoe-2")])
     ]
-    chances = [{item.item_id: item.probability for item in list_} for list_ in score(scorer, world, requests, 4 * EACH)]
+    chances = [
+        {item.item_id: item.probability for item in list_}
+        for list_ in score(scorer, NOTHING, world, requests, 4 * EACH)
+    ]
     shoes = [sum(one.get(f"shoe-{at}", 0.0) for at in range(3, EACH)) for one in chances]
 
     assert shoes[0] > shoes[1] > shoes[2]
@@ -247,7 +262,7 @@ def test_on_a_list_what_was_said_lifts_monotonically(world, untrained, learnt, a
     what = "tea" if action == "search" else "tea-1"
     for scorer in (untrained, learnt):
         requests = [asked(world, "shoe-0", "tea-0", "shoe-1", one) for one in ("tea-1", (action, what))]
-        lists = score(scorer, world, requests, 4 * EACH)
+        lists = score(scorer, NOTHING, world, requests, 4 * EACH)
         viewed, said = (
             sum(item.probability for item in list_ if item.item_id in {f"tea-{at}" for at in range(2, EACH)})
             for list_ in lists
@@ -367,7 +382,7 @@ ASKED = (
 
 def teas(world: Catalogue, scorer: Scorer) -> list[int]:
     """How many of the first eight are teas, after each of `ASKED`."""
-    lists = score(scorer, world, [asked(world, *events) for events in ASKED], EACH)
+    lists = score(scorer, NOTHING, world, [asked(world, *events) for events in ASKED], EACH)
     return [sum(item_id.startswith("tea") for item_id in ids(list_)) for list_ in lists]
 
 
@@ -390,12 +405,15 @@ def test_learning_does_not_unlearn_what_is_said_outright(world, rewarded):
     assert [EACH] * len(ASKED) == teas(world, learn(world, 120, rewarded))
 
 
-def test_a_table_holds_the_texts_that_searches_are_held_against(world, untrained):
-    """As the encoder gave them, of unit length: a query is not projected."""
-    table: Table = untrained.table(world)
+@pytest.mark.parametrize("exact", [True, False])
+def test_what_is_nearest_to_a_search_is_found(world, untrained, monkeypatch, exact):
+    """By the encoder's own vectors, of whatever length; in a large catalogue by the index."""
+    monkeypatch.setattr(feedback_module, "EXACT_SEARCH", 1_000 if exact else 1)
+    table = untrained.table(NOTHING, world)
+    batch = opened(world, asked(world, ("search", "tea")), asked(world, "shoe-0"), asked(world, ("search", "hat")))
+    found = [{world.item_ids[row] for row in one} for one in nearest_to_queries(table, batch, EACH).tolist()]
 
-    assert torch.allclose(table.texts(), torch.from_numpy(world.vectors), atol=1e-3)
-    assert torch.allclose(table.texts().norm(dim=1), torch.ones(len(world)))
+    assert [{f"{kind}-{at}" for at in range(EACH)} for kind in ("tea", "hat")] == found
 
 
 # Several things said
@@ -407,7 +425,7 @@ def test_a_search_leads_whatever_of_its_kind_was_disliked_before(world, untraine
     events = did(*(("dislike", f"tea-{at}") for at in range(3)))
     search = Event("e9", "u", "search", 1_000 * (before_s + 9), query="tea")
     (list_,) = score(
-        untrained, world, [request_after(world, [*events, search], search.event_time_ms, embed=axis_of)], 5
+        untrained, NOTHING, world, [request_after(world, [*events, search], search.event_time_ms, embed=axis_of)], 5
     )
 
     assert {f"tea-{at}" for at in range(3, EACH)} == set(ids(list_))
@@ -426,7 +444,7 @@ def test_a_search_finds_what_was_bought_lately(world, untrained):
     events = did(("purchase", "tea-0"), ("dislike", "tea-1"), "shoe-0")
     searched = [*events, Event("e9", "u", "search", 9_000, query="tea")]
     other, found = (
-        ids(score(untrained, world, [request_after(world, one, 9_000, embed=axis_of)], 40)[0])
+        ids(score(untrained, NOTHING, world, [request_after(world, one, 9_000, embed=axis_of)], 40)[0])
         for one in (events, searched)
     )
 

@@ -1,4 +1,4 @@
-"""How the blend learns from a sample of the items."""
+"""How the ranker learns from a sample of the items."""
 
 import numpy as np
 import torch
@@ -11,12 +11,13 @@ ITEMS, CANDIDATES, DRAWN, EXAMPLES = 50, 12, 8, 20_000
 def test_what_is_drawn_stands_for_all_that_could_be_on_a_list():
     """Of 50 items 12 are candidates, one of which came and two are excluded; 4 others too: 44 could be listed."""
     random = np.random.default_rng(0)
-    candidates = torch.arange(CANDIDATES).expand(EXAMPLES, -1)
-    excluded = torch.zeros(EXAMPLES, ITEMS, dtype=torch.bool)
-    excluded[:, [3, 4, 20, 21, 22, 23]] = True
+    excluded = torch.tensor([3, 4, 20, 21, 22, 23])
+    places = torch.arange(CANDIDATES).expand(EXAMPLES, -1)
+    candidates = places.masked_fill(torch.isin(places, excluded), -1)
     target = torch.full((EXAMPLES, 1), 7)
     drawn, uniform = (torch.from_numpy(random.integers(0, among, (EXAMPLES, DRAWN))) for among in (CANDIDATES, ITEMS))
-    weights = offsets(target, candidates, drawn, uniform, excluded).exp()
+    rows = torch.cat((target, drawn, uniform), 1)
+    weights = offsets(target, candidates, rows, ~torch.isin(rows, excluded), ITEMS).exp()
 
     assert (1.0 == weights[:, 0]).all()
     of_candidates, of_all = (part.sum(1).mean().item() for part in weights[:, 1:].split(DRAWN, 1))
@@ -26,8 +27,8 @@ def test_what_is_drawn_stands_for_all_that_could_be_on_a_list():
 
 
 def test_what_came_counts_once_though_it_is_no_candidate():
-    target, candidates, drawn, uniform = (torch.tensor([rows]) for rows in ([9], [0, 1], [0, 0], [9, 5]))
+    target, candidates, rows = (torch.tensor([rows]) for rows in ([9], [0, 1], [9, 0, 0, 9, 5]))
 
     assert [[1.0, 1.0, 1.0, 0.0, 5.0]] == offsets(
-        target, candidates, drawn, uniform, torch.zeros(1, 10, dtype=torch.bool)
+        target, candidates, rows, torch.ones(1, 5, dtype=torch.bool), 10
     ).exp().round(decimals=3).tolist()

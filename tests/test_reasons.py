@@ -7,11 +7,11 @@ from model.interest import Rules
 from model.schema import Reason
 from model.score import Scorer
 from model.scoring.batch import open_requests
-from model.scoring.feedback import TERMS
-from model.scoring.ranker import Scores
-from model.scoring.reasons import NAMES, explain
-from model.scoring.signals import SIGNALS
-from serving.words import PHRASES, say
+from model.scoring.ranker import Scored, find
+from model.scoring.reasons import explain
+from model.signals import ALL, COLUMN, FINDING, NAMES, SIGNALS, TERMS
+from model.statistics import ItemStatistics
+from serving.words import say
 from tests.test_score import DIM, make_catalogue, make_request
 
 
@@ -22,20 +22,24 @@ def given(
 
     Args:
         more: further signals; `had` weighs as much as the others, against the item.
-        said: terms of what the user said outright, (1, n) each.
+        said: terms of what the user said outright.
         explored: the numbers of items that explore.
     """
-    catalogue = make_catalogue(len(popular))
+    catalogue, n = make_catalogue(len(popular)), len(popular)
     batch = open_requests(catalogue, [make_request(catalogue, ["i0"])], Rules(), 20, torch.device("cpu"))
-    found = {
-        name: torch.tensor([values])
-        for name, values in {"popularity": popular, "popularity-2k": trending, **more}.items()
-    }
-    rows = torch.arange(len(popular))[None]
+    table = Scorer.untrained(DIM).table(ItemStatistics(), catalogue)
+    names = torch.zeros(1, n, len(NAMES))
+    for name, values in {"popularity": popular, "popularity-2k": trending, **more, **(said or {})}.items():
+        names[0, :, COLUMN[name]] = torch.tensor(values)
+    signals, terms = names.split((len(SIGNALS), len(TERMS)), 2)
+    rows, there = torch.arange(n)[None], torch.ones(1, n, dtype=torch.bool)
     weights = torch.tensor([[-1.0 if name == "had" else 1.0 for name in SIGNALS]])
-    scored = Scores(found, said or {}, weights, rows, sum(found.values()))
-    new = torch.tensor([[number in explored for number in range(len(popular))]])
-    [told] = explain(Scorer.untrained(DIM).table(catalogue), batch, scored, rows, new, catalogue.item_ids)
+    scores = (signals @ weights[..., None])[..., 0] + terms.sum(2)
+    found = find(table.scorer.ranker, table, batch).candidates
+    average, rest = names[..., [COLUMN[name] for name in (*FINDING, *TERMS)]], torch.full((1,), -torch.inf)
+    scored = Scored(rows, there, signals, terms, scores, weights, average, rest, found.sources, found)
+    columns = torch.tensor([[n if number in explored else number for number in range(n)]])
+    [told] = explain(table, batch, scored, columns, rows, catalogue.item_ids)
     return [[(reason.signal, reason.share) for reason in reasons] for reasons in told]
 
 
@@ -60,7 +64,7 @@ def test_what_a_user_said_outright_is_a_reason_beside_the_signals():
     """A search that lifts an item by three times what its popularity does has three quarters of it, whatever the
     signals weigh; what it pushes down has no reason from it.
     """
-    near, far = given(popular=[0.5, -0.5], trending=[0.0, 0.0], said={"search": torch.tensor([[1.5, -1.5]])})
+    near, far = given(popular=[0.5, -0.5], trending=[0.0, 0.0], said={"search": [1.5, -1.5]})
 
     assert [("search", 0.75), ("popularity", 0.25)] == near
     assert [] == far
@@ -92,7 +96,7 @@ def test_that_a_user_never_had_an_item_is_no_reason_for_it():
 
 def test_every_reason_can_be_said_in_words():
     """Each signal, each term and `new`, with past events and without; there are no words for what no longer exists."""
-    assert sorted([*NAMES, "new"]) == sorted(PHRASES)
-    for name in PHRASES:
+    assert sorted([*NAMES, "new"]) == sorted(ALL)
+    for name in ALL:
         assert "Heat and Alien" in say(Reason(name, 0.5, items=["m1", "m2"]), {"m1": "Heat", "m2": "Alien"}.get)
         assert say(Reason(name, 0.5), str) and "{}" not in say(Reason(name, 0.5), str)

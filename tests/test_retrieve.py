@@ -295,7 +295,7 @@ def test_with_every_item_in_the_sample_p_is_the_softmax_over_the_catalogue(world
 
     assert torch.allclose(exact_rest(world, scored), scored.rest, atol=1e-4)
     assert torch.allclose(dense.logsumexp(1), torch.logaddexp(scored.scores.logsumexp(1), scored.rest), atol=1e-4)
-    inside = scored.probabilities(scored.scores).sum(1)
+    inside = scored.probabilities(scored.scores, scored.scores).sum(1)
     assert torch.allclose((scored.rest - dense.logsumexp(1)).exp(), 1 - inside, atol=1e-4)
 
 

@@ -201,9 +201,9 @@ def offsets(
     candidates and of those drawn from all, listed likewise whether they could be -> (b, 1 + 2 r).
     """
     r = (rows.shape[1] - 1) // 2
-    count = (candidates >= 0).sum(1, keepdim=True)
     drawn, uniform = rows[:, 1 : 1 + r], rows[:, 1 + r :]
-    of_candidates = (count / r).log().expand(-1, r).masked_fill(~listed[:, 1 : 1 + r] | (drawn == target), -torch.inf)
+    of_candidates = torch.full(drawn.shape, float(np.log(candidates.shape[1] / r)))
+    of_candidates.masked_fill_(~listed[:, 1 : 1 + r] | (drawn == target), -torch.inf)
     is_candidate = (uniform[..., None] == candidates[:, None]).any(2)
     none = ~listed[:, 1 + r :] | is_candidate | (uniform == target)
     of_all = torch.full(uniform.shape, float(np.log(items / r))).masked_fill_(none, -torch.inf)

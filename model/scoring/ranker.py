@@ -126,9 +126,12 @@ class Scored:
     sources: Sources
     found: Candidates
 
-    def probabilities(self, scores: torch.Tensor) -> torch.Tensor:
-        """P(i | u, t) of candidates with these scores, over the whole catalogue."""
-        total = torch.logaddexp(self.scores.logsumexp(1), self.rest)
+    def probabilities(self, scores: torch.Tensor, every: torch.Tensor) -> torch.Tensor:
+        """P(i | u, t) of items with these scores, over the whole catalogue: beside `every` candidate and the rest.
+
+        Shape: scores (B, k), every (B, c) -> (B, k).
+        """
+        total = torch.logaddexp(every.logsumexp(1), self.rest)
         return torch.exp(scores - total[:, None]).nan_to_num(0.0)
 
 
