@@ -133,10 +133,9 @@ def explored(world: World, request: Request, order: list[int], k: int = K) -> tu
     scored.rows, scored.there = torch.tensor([order]), torch.ones(1, len(order), dtype=torch.bool)
     scored.scores = -torch.arange(float(len(order)))[None]
     [item], [lifted] = (one.tolist() for one in explore(world.table, batch, scored, k))
-    after = sorted(
-        order, key=lambda row: lifted if row == item and lifted > -np.inf else -order.index(row), reverse=True
-    )
-    return after, lifted > -np.inf
+    is_lifted = lifted > -np.inf
+    scores = {row: lifted if row == item and is_lifted else -float(place) for place, row in enumerate(order)}
+    return sorted(order, key=scores.__getitem__, reverse=True), is_lifted
 
 
 def test_an_item_that_stands_further_up_anyway_stays_there(world):
@@ -160,8 +159,8 @@ def test_an_item_that_is_no_candidate_is_lifted_too(world):
     batch = open_requests(world.catalogue, [request], Rules(), 20, torch.device("cpu"))
     for left in (30, 10):
         scored = rerank(world.scorer.ranker, world.table, batch)
-        scored.scores[scored.rows == row] = -torch.inf
-        scored.there &= scored.rows != row
+        scored.scores = scored.scores.masked_fill(scored.rows == row, -torch.inf)
+        scored.there = scored.there & (scored.rows != row)
         scored.scores[0, scored.scores[0].argsort(descending=True)[left:]] = -torch.inf
         [item], [score_] = explore(world.table, batch, scored, K)
 

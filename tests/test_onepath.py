@@ -118,8 +118,8 @@ def pairs(events, sent, asked) -> list[tuple[Request, Request]]:
     return found
 
 
-def job_lists(requests: list[Request], catalogue, scorer) -> list[list[tuple[str, float]]]:
-    """What the score UDF answers, with this scorer as the version that serves."""
+def job_lists(requests: list[Request], catalogue, scorer, statistics) -> list[list[tuple[str, float]]]:
+    """What the score UDF answers, with this scorer as the version that serves and these statistics followed."""
     udf = Score(Rules(), ListConfig(K), "cpu", "nowhere:9092", "item-vectors", "/nowhere", 1, "/nowhere")
     udf._score, udf._follower = score, SimpleNamespace(catalogue=catalogue, rejected=deque(), refresh=lambda: None)
     udf._scorers = SimpleNamespace(first=lambda versions, catalogue: ("v1", scorer, []))
