@@ -3,6 +3,7 @@
 import itertools
 import json
 from collections import deque
+from threading import Lock
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from model.evaluate import PrequentialStep, Protocol, Users, evaluate
+from model.evaluate import PrequentialStep, Protocol, Users, evaluate, new_learner
 from model.interest import ACTIONS, Rules, interest_space
 from model.schema import Event, Example, Request, encode_json, encode_packed
 from model.score import score
@@ -122,7 +123,8 @@ def job_lists(requests: list[Request], catalogue, scorer, statistics) -> list[li
     """What the score UDF answers, with this scorer as the version that serves and these statistics followed."""
     udf = Score(Rules(), ListConfig(K), "cpu", "nowhere:9092", "item-vectors", "/nowhere", 1, "/nowhere")
     udf._score, udf._follower = score, SimpleNamespace(catalogue=catalogue, rejected=deque(), refresh=lambda: None)
-    udf._scorers = SimpleNamespace(first=lambda versions, catalogue: ("v1", scorer, []))
+    udf._scorers = SimpleNamespace(first=lambda versions, statistics, catalogue: ("v1", scorer, []))
+    udf._statistics = SimpleNamespace(statistics=statistics, lock=Lock(), answered=lambda requests: None)
     answers = udf.eval(pd.DataFrame({"request": [encode_packed(request) for request in requests]}))["recommendation"]
     return [[(item["item_id"], item["probability"]) for item in json.loads(answer)["items"]] for answer in answers]
 
@@ -183,9 +185,11 @@ def _repeated_or_shown(events: list[Event], at: int) -> bool:
 def test_the_lists_of_the_job_are_those_of_the_evaluation(events, pairs, catalogue):
     """The same items with the same probabilities, by a version that learnt from all; who was forgotten gets none."""
     queries = {event.query: query_vector(event.query) for event in events if event.query}
-    scorer = evaluate(events, catalogue, Protocol(fine_tune_every=120), methods=(), queries=queries).scorer
-    theirs = job_lists([job for job, _ in pairs], catalogue, scorer)
-    ours = score(scorer, catalogue, [evaluated for _, evaluated in pairs], K)
+    protocol = Protocol(fine_tune_every=120)
+    learner = new_learner(catalogue, protocol)
+    scorer = evaluate(events, catalogue, protocol, learner=learner, methods=(), queries=queries).scorer
+    theirs = job_lists([job for job, _ in pairs], catalogue, scorer, learner.statistics)
+    ours = score(scorer, learner.statistics, catalogue, [evaluated for _, evaluated in pairs], K)
 
     for (job, _), list_, evaluated in zip(pairs, theirs, ours):
         wanted = [] if job.forget else [(item.item_id, pytest.approx(item.probability, rel=1e-5)) for item in evaluated]
