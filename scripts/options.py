@@ -1,4 +1,4 @@
-"""The options of `evaluate` and `replay`. Reading them imports nothing that takes seconds; a wrong one ends them."""
+"""The options of the scripts that have some. Reading them imports nothing that takes seconds; a wrong one ends them."""
 
 import argparse
 import os
@@ -81,6 +81,29 @@ def behaviour(argv: list[str] | None, about: str, probes: Iterable[str]) -> tupl
     only.add_argument("--trained", action="store_true", help="only the model that has learnt")
     only.add_argument("--untrained", action="store_true", help="only the one that has not")
     return parser.parse_known_args(argv)
+
+
+def compare(argv: list[str] | None, about: str, ways: Iterable[str]) -> argparse.Namespace:
+    """The options of scripts/compare.py."""
+    ways = tuple(ways)
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=about, formatter_class=raw, allow_abbrev=False)
+    parser.add_argument("--quick", action="store_true", help="fewer events, and not all ways: two minutes")
+    some = f"only these ways, comma separated: {', '.join(ways)}"
+    parser.add_argument("--only", type=_some_of(ways), metavar="NAME,...", help=some)
+    parser.add_argument("--json", type=new_file, metavar="FILE", help="write the figures to this file too")
+    return parser.parse_args(argv)
+
+
+def _some_of(names: tuple[str, ...]):
+    def some(text: str) -> list[str]:
+        wanted = [name for name in text.split(",") if name]
+        for name in wanted or [text]:
+            if name not in names:
+                raise argparse.ArgumentTypeError(f"{name[:100]!r}: no such way; there are {', '.join(names)}")
+        return wanted
+
+    return some
 
 
 def _one_source(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
