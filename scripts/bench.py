@@ -3,8 +3,8 @@
     python scripts/bench.py [--quick] [--only SECTION,...] [--plots FOLDER]
     python scripts/bench.py --scoring [--items N,...] [--device cpu|cuda] [--threads N] [--micro-batches N,...]
 
-Sections: parts (of an event's way), scoring (a list, by the size of the catalogue), learning, compression, systems (Kafka
-to Kafka, beside other ways of building the same; needs Java). `--scoring` alone needs neither Flink nor Kafka nor data.
+Sections: parts (of an event's way), scoring (a list, by the size of the catalogue), learning, compression, systems
+(Kafka to Kafka, beside other ways of building the same; needs Java). `--scoring` alone needs neither Flink nor Kafka nor data.
 Nothing is asserted. The last line of stdout is one line of JSON. QUICK=1 is --quick.
 """
 
@@ -173,7 +173,9 @@ def systems(given: argparse.Namespace, console: Console) -> dict:
     """Kafka to Kafka."""
     from scripts import compare
 
-    return compare.measure(given.quick, console)
+    result = compare.measure(given.quick)
+    console.print(compare.table(result))
+    return result
 
 
 def main(argv: list[str]) -> None:

@@ -14,14 +14,14 @@ class TrainingConfig:
     warm_up_events: int = 20_000  # events that are many
     most_steps: int = 600  # of the network in one call
     live: float = 0.25  # share of what is learnt as the job asks: right after an event, not when the next one comes
-    negatives: int = 512  # items that each target of a step is held against
+    negatives: int = 1_024  # items that each target of a step is held against
     chunk: int = 100  # examples counted at once, where many come together
     neighbours: int = 128  # kept for an item in EASE's table
     ease_every: int = 5_000  # examples
     ease_items: int = 2_000  # those most chosen; of taste too
     ease_ridge: float = 200.0  # choices; of taste too
     taste_partners: int = 32  # kept for an item
-    sample_rate: float = 0.35  # share of the examples that the ranker learns from
+    sample_rate: float = 0.4  # share of the examples that the ranker learns from
     max_ranker_examples: int = 6_000  # examples for the ranker in one call
     ranker_replay: int = 6_000  # examples that the ranker replays
     ranker_batch: int = 128  # examples in one of its steps

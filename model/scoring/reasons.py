@@ -6,6 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from model.jit import njit
 from model.schema import Reason
 from model.scoring.batch import MicroBatch
 from model.scoring.network import EVENT
@@ -116,8 +117,22 @@ def _carriers(table: ItemTable, batch: MicroBatch, scored: Scored, rows: np.ndar
         if wanted.any():
             near = (vectors(listed) @ vectors(past).mT).cpu().numpy()  # (B, k, T)
             amounts = np.where(wanted[..., None], near[:, :, None], amounts)
-    amounts = np.where((batch.kind.cpu().numpy() == EVENT)[:, None, None], amounts, 0.0)
-    best = np.argsort(-amounts, axis=3, kind="stable")[..., :_EVENTS]
-    if best.shape[3] < _EVENTS:
-        best = np.pad(best, ((0, 0), (0, 0), (0, 0), (0, _EVENTS - best.shape[3])))
-    return np.where(np.take_along_axis(amounts, best, 3) > 0, best, -1)
+    best = np.full((*signal.shape, _EVENTS), -1, np.int64)
+    over_users(_largest_two, len(history), amounts, batch.kind.cpu().numpy() == EVENT, best)
+    return best
+
+
+@njit(cache=True, nogil=True)
+def _largest_two(first, last, amounts, is_event, best):
+    """The past events with the two largest amounts above 0, the earlier one of two that are alike."""
+    for b in range(first, last):
+        for j in range(amounts.shape[1]):
+            for r in range(amounts.shape[2]):
+                largest, second = 0.0, 0.0
+                for t in range(amounts.shape[3]):
+                    amount = amounts[b, j, r, t] if is_event[b, t] else 0.0
+                    if amount > largest:
+                        second, best[b, j, r, 1] = largest, best[b, j, r, 0]
+                        largest, best[b, j, r, 0] = amount, t
+                    elif amount > second:
+                        second, best[b, j, r, 1] = amount, t

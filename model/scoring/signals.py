@@ -65,8 +65,9 @@ def _had(table: ItemTable, batch: MicroBatch, found: Candidates) -> list[torch.T
     """How often the user had the item, how lately, and how many events ago; 0 for an item that the user never had."""
     shape = found.host_rows.shape
     often, lately, near = (np.zeros(shape, np.float32) for _ in range(3))
-    over_users(_had_at, len(batch.history), found.host_rows, batch.host.had, batch.host.had_from, batch.host.had_times, batch.host.had_gaps_s,
-            batch.host.history, often, lately, near)  # fmt: skip
+    given = batch.host
+    had = given.had, given.had_from, given.had_times, given.had_gaps_s
+    over_users(_had_at, len(given.history), found.host_rows, *had, given.history, often, lately, near)
     return [torch.from_numpy(part).to(found.rows.device) for part in (often, lately, near)]
 
 
