@@ -1,8 +1,8 @@
 """The language model in int8, run by ONNX Runtime on the CPU: 8 bits a weight, and a scale for 32 of them.
 
-Chosen by measuring on one core with AVX-512, MiniLM, float32: 280 texts/s, 11 ms for one alone. This: 360, 3 ms,
-cosine .999 with float32. torchao 0.18: 410, 15 ms. torch's own dynamic int8: 620, 4.5 ms, cosine .97, deprecated. ONNX Runtime's
-dynamic int8: 770, 2 ms, cosine .99, and a text's vector depends on the texts beside it.
+Chosen by measuring on one core with AVX-512, MiniLM, float32: 280 texts/s, 11 ms for one alone. This: 360, 3 ms, cosine
+.999 with float32. torchao 0.18: 410, 15 ms. torch's own dynamic int8: 620, 4.5 ms, cosine .97, deprecated. ONNX
+Runtime's dynamic int8: 770, 2 ms, cosine .99, and a text's vector depends on the texts beside it.
 """
 
 import logging

@@ -4,8 +4,8 @@
     python scripts/bench.py --scoring [--items N,...] [--device cpu|cuda] [--threads N] [--micro-batches N,...]
 
 Sections: parts (of an event's way), scoring (a list, by the size of the catalogue), learning, compression, systems
-(Kafka to Kafka, beside other ways of building the same; needs Java). `--scoring` alone needs neither Flink nor Kafka nor data.
-Nothing is asserted. The last line of stdout is one line of JSON. QUICK=1 is --quick.
+(Kafka to Kafka, beside other ways of building the same; needs Java). `--scoring` alone needs neither Flink nor Kafka
+nor data. Nothing is asserted. The last line of stdout is one line of JSON. QUICK=1 is --quick.
 """
 
 import argparse

@@ -54,7 +54,7 @@ class TopicFollower:
         self._batch: list[ConsumerRecord] = []
         self._goal: dict[TopicPartition, int] | None = None  # the ends at the start
         self._is_at_end = False
-        start = reader.Place(source, dict(offsets)) if source else newest
+        start = newest if newest is not None and not source else reader.Place(source, dict(offsets))
         self._reader = reader.Reader(
             bootstrap_servers, {topic: start}, gather_bytes, patient=False, restart=self._restarts.append,
         )  # fmt: skip
