@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from model.bounds import StatisticsConfig
 from model.evaluate import PrequentialStep, Protocol, Users, evaluate, new_learner
 from model.interest import ACTIONS, Rules, interest_space
 from model.schema import Event, Example, Request, encode_json, encode_packed
@@ -20,7 +21,7 @@ from tests.test_evaluate import make_events
 from tests.test_score import DIM, make_catalogue
 from tests.test_udfs import FakeJob
 from udfs.embed import Embed, EncoderConfig
-from udfs.score import ListConfig, Score
+from udfs.score import Follows, ListConfig, Score
 
 K, BEGIN_MS = 10, 1_700_000_001_000
 CYCLE = (
@@ -121,7 +122,8 @@ def pairs(events, sent, asked) -> list[tuple[Request, Request]]:
 
 def job_lists(requests: list[Request], catalogue, scorer, statistics) -> list[list[tuple[str, float]]]:
     """What the score UDF answers, with this scorer as the version that serves and these statistics followed."""
-    udf = Score(Rules(), ListConfig(K), "cpu", "nowhere:9092", "item-vectors", "/nowhere", 1, "/nowhere")
+    follows = Follows("nowhere:9092", "item-vectors", "training-examples", 1_000, StatisticsConfig())
+    udf = Score(Rules(), ListConfig(K), "cpu", follows, "/nowhere", 1, "/nowhere")
     udf._score, udf._follower = score, SimpleNamespace(catalogue=catalogue, rejected=deque(), refresh=lambda: None)
     udf._scorers = SimpleNamespace(first=lambda versions, statistics, catalogue: ("v1", scorer, []))
     udf._statistics = SimpleNamespace(statistics=statistics, lock=Lock(), answered=lambda requests: None)
