@@ -139,7 +139,7 @@ class Learner:
         """Count the examples since the last call, in milliseconds; what is trained stays as it was."""
         with self._seeded():
             self._begin()
-            self._count(self.replay.take_new(), self.config.sample_rate)
+            self._count(self.replay.take_new(), self._sample_rate())
 
     def catch_up(self) -> None:
         """Count the examples since the last call and learn nothing from them: others have learnt from them before."""
@@ -169,7 +169,7 @@ class Learner:
         with self._seeded():
             self._begin()
             new = self.replay.take_new()
-            share = min(self.config.sample_rate, self.config.max_ranker_examples / max(1, len(new)))
+            share = min(self._sample_rate(), self.config.max_ranker_examples / max(1, len(new)))
             for start, end in self._parts(len(new)):
                 for at in range(start, end, self.config.chunk):
                     self._count(new[at : min(end, at + self.config.chunk)], share)
@@ -277,6 +277,11 @@ class Learner:
             part = max(1, new) if new <= _HEAP else max(self.config.chunk, new // 8, self.statistics.seen // 2)
             yield done, min(new, done + part)
             done += part
+
+    def _sample_rate(self) -> float:
+        """Share of the examples that the ranker learns from."""
+        early = self.statistics.seen < self.config.warm_up_events
+        return self.config.warm_up_sample_rate if early else self.config.sample_rate
 
     def _steps(self, new: int, share: float) -> int:
         """Steps of the network for so many new examples."""

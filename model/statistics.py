@@ -175,7 +175,8 @@ class ItemStatistics:
         slots, all_slots = len(rows.partner), sum(len(one.partner) for one in self.pairs.values())
         if slots - int(rows.top[0]) > slots // 4 or all_slots + slots > self.config.most_pairs:
             return rows
-        return rows._replace(partner=resized(rows.partner, 2 * slots), weight=resized(rows.weight, 2 * slots))
+        more = max(_FIRST_SLOTS, 2 * slots)
+        return rows._replace(partner=resized(rows.partner, more), weight=resized(rows.weight, more))
 
     def _rebase(self) -> None:
         half_lives = (*HALF_LIVES, *(rule.half_life for rule in PAIRS.values()))

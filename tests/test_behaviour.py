@@ -47,7 +47,7 @@ def test_a_product_that_comes_while_counts_are_live_does_not_end_the_learner(sto
     store.put(type(item)("SKU-new", f"{item.title} neu", item.text, item.categories))
     store.learn(store.events(fan, [("view", store.items["SKU-new"])] * 5, store.now_ms + 3_600_000))
 
-    assert int(store.scorer.learnt) == int(stores["trained"].scorer.learnt) + 10
+    assert store.statistics.seen == stores["trained"].statistics.seen + 10
 
 
 def test_visitors_hold_what_the_job_holds_of_its_users(untrained):

@@ -8,13 +8,14 @@ import pandas as pd
 import pytest
 from msgspec import structs
 
-from model.evaluate import METHODS, PARTS, Protocol, Users, alone, drawn_order, evaluate, leave_one_out
+from model.evaluate import METHODS, PARTS, Protocol, Users, alone, drawn_order, evaluate, leave_one_out, new_learner
 from model.interest import FOREVER, Rules
 from model.metrics import hit_rate_at_k
 from model.schema import Event, item_key
 from model.score import score
 from model.scoring.batch import open_requests
-from model.scoring.signals import everywhere
+from model.scoring.ranker import find
+from model.signals import FINDING
 from scripts.evaluate import _bar, check_events, main
 from scripts.report import explain, summarise
 from tests.test_score import ITEMS, make_catalogue
@@ -118,19 +119,23 @@ def test_frozen_is_what_had_been_learnt_by_the_end_of_the_warm_up():
 def test_the_network_alone_orders_as_its_signal_does():
     """The copy's P is the softmax of the network's logits, and the scorer itself is left as it was."""
     events, catalogue = make_events(), make_catalogue()
-    scorer = evaluate(events, catalogue, methods=()).scorer
-    users = Users(catalogue)
+    learner = new_learner(catalogue, Protocol())
+    scorer = evaluate(events, catalogue, methods=(), learner=learner).scorer
+    users, statistics = Users(catalogue), learner.statistics
     request = [users.ask(event).request for event in events][-1]
-    before = score(scorer, catalogue, [request], 5)
-    only = score(alone(scorer, "network"), catalogue, [request], ITEMS)[0]
-    table = scorer.table(catalogue)
-    batch = open_requests(catalogue, [request], Protocol().rules, scorer.sizes.last_n, scorer.keys.device)
-    logits = everywhere(table, batch, ["network"])["network"][0]
+    before = score(scorer, statistics, catalogue, [request], 5)
+    network = alone(scorer, "network")
+    only = score(network, statistics, catalogue, [request], ITEMS)[0]
+    table = network.table(statistics, catalogue)
+    batch = open_requests(catalogue, [request], Protocol().rules, scorer.sizes.last_n, scorer.device)
+    found = find(network.ranker, table, batch)
+    rows = found.candidates.rows[0].tolist()
+    logits = dict(zip(rows, found.signals[0, :, FINDING.index("network")].tolist()))
 
-    given = [logits[catalogue.row(item_key(item.item_id))].item() for item in only]
-    assert given == sorted(given, reverse=True)
-    assert np.diff(given) == pytest.approx(np.diff(np.log([item.probability for item in only])), abs=1e-4)
-    assert before == score(scorer, catalogue, [request], 5)
+    wanted = [logits[catalogue.row(item_key(item.item_id))] for item in only]
+    assert wanted == sorted(wanted, reverse=True)
+    assert np.diff(wanted) == pytest.approx(np.diff(np.log([item.probability for item in only])), abs=1e-4)
+    assert before == score(scorer, statistics, catalogue, [request], 5)
 
 
 def test_dislikes_are_history_but_no_targets():

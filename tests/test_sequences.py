@@ -4,13 +4,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from model.learning.growth import Known, take_in
 
 from model.learning.config import TrainingConfig
-from model.learning.train_network import NetworkTrainer, Windows, _worn_out, sampled_softmax_loss
+from model.learning.train_network import NetworkTrainer, TrainingItems, Windows, _worn_out, sampled_softmax_loss
 from model.score import Scorer
-from model.scoring.network import EVENT, NOTHING, START, UNKNOWN
-from model.scoring.table import EVER
+from model.scoring.network import EVENT, NOTHING, START, UNKNOWN, Sizes
 from tests.test_score import DIM, make_catalogue
 
 ITEMS, USERS, T = 12, 24, 6
@@ -71,17 +69,18 @@ def test_a_negative_stands_for_the_items_that_were_not_drawn():
 
 
 @pytest.fixture(scope="module")
-def world() -> tuple[NetworkTrainer, Known, torch.Tensor]:
-    """A learner with a network of random weights, the items that it knows, and how popular each is."""
-    scorer, config = Scorer.untrained(DIM), TrainingConfig()
-    known = take_in(scorer, make_catalogue(ITEMS), Known(), config)
-    scorer.counts[EVER] = 1_000 * SKEWED
+def world() -> tuple[NetworkTrainer, TrainingItems]:
+    """A trainer with a network of random weights, and the items as it sees them; every fifth has no ids of its own."""
+    trained = torch.arange(ITEMS)
+    trained[::5] = -1
+    scorer, config = Scorer(Sizes(DIM), ITEMS), TrainingConfig()
     torch.manual_seed(0)
     for parameter in scorer.network.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    learner = NetworkTrainer(scorer, config, np.random.default_rng(0))
-    learner._network.eval()  # nothing is dropped: the losses differ by their negatives alone
-    return learner, known, (1_000 * SKEWED).log()
+    trainer = NetworkTrainer(scorer, config, np.random.default_rng(0))
+    trainer._network.eval()  # nothing is dropped: the losses differ by their negatives alone
+    chosen = 1_000 * SKEWED
+    return trainer, TrainingItems(make_catalogue(ITEMS).vectors, trained, chosen, chosen.log())
 
 
 def windows() -> Windows:
@@ -95,34 +94,36 @@ def windows() -> Windows:
     return Windows(rows[:, :-1], gaps, actions, kind, targets)
 
 
-def exact_loss(learner: NetworkTrainer, known: Known, popularity: torch.Tensor) -> torch.Tensor:
+def exact_loss(trainer: NetworkTrainer, items: TrainingItems) -> torch.Tensor:
     """The cross-entropy of the softmax over all items, written down as it is."""
     rows, gaps, actions, kind, targets = windows()
-    network = learner._network
-    items = network.items(network.project(known.vectors), network.ids, learner._scorer.counts[EVER])
-    hidden = network(items[rows], gaps, actions, kind)
-    scores = hidden @ items.T + network.bias + network.popularity * popularity
+    network, has = trainer._network, (items.trained_row >= 0)[:, None]
+    ids = torch.where(has, network.ids[items.trained_row.clamp(min=0)], 0.0)
+    bias = torch.where(has[:, 0], network.bias[items.trained_row.clamp(min=0)], 0.0)
+    vectors = network.items(network.project(torch.from_numpy(items.vectors)), ids, items.chosen)
+    hidden = network(vectors[rows], gaps, actions, kind)
+    scores = hidden @ vectors.T + bias + network.popularity * items.log_popularity
     return F.cross_entropy(scores[targets >= 0], targets[targets >= 0])
 
 
 def test_the_networks_loss_is_that_of_the_exact_softmax(world):
     """On average over the negatives that it draws, half of them as skewed as the targets: in value and in gradient."""
-    learner, known, popularity = world
+    trainer, items = world
     sampled = []
     for seed in range(DRAWS):
-        learner._random = np.random.default_rng(seed)
-        sampled.append(learner._loss(known, windows(), popularity))
+        trainer._random = np.random.default_rng(seed)
+        sampled.append(trainer._loss(items, windows()))
 
-    assert THE_SAME == compare(sampled, exact_loss(learner, known, popularity), list(learner._network.parameters()))
+    assert THE_SAME == compare(sampled, exact_loss(trainer, items), list(trainer._network.parameters()))
 
 
 def test_a_single_draw_is_near_the_exact_softmax(world):
     """What one step learns from: no draw is far off."""
-    learner, known, popularity = world
-    exact = exact_loss(learner, known, popularity).item()
+    trainer, items = world
+    exact = exact_loss(trainer, items).item()
     for seed in range(20):
-        learner._random = np.random.default_rng(seed)
-        assert learner._loss(known, windows(), popularity).item() == pytest.approx(exact, rel=0.1)
+        trainer._random = np.random.default_rng(seed)
+        assert trainer._loss(items, windows()).item() == pytest.approx(exact, rel=0.1)
 
 
 def test_an_item_taken_again_and_again_is_no_target():

@@ -22,6 +22,7 @@ class TrainingConfig:
     ease_ridge: float = 200.0  # choices; of taste too
     taste_partners: int = 32  # kept for an item
     sample_rate: float = 0.4  # share of the examples that the ranker learns from
+    warm_up_sample_rate: float = 0.75  # the same until there were many
     max_ranker_examples: int = 6_000  # examples for the ranker in one call
     ranker_replay: int = 6_000  # examples that the ranker replays
     ranker_batch: int = 128  # examples in one of its steps

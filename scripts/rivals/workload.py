@@ -18,7 +18,7 @@ from scripts import data
 from scripts.rivals.functions import EVENTS, ITEM_VECTORS, VERSION
 
 TRAINED_ON = 5_000
-LIGHTLY = TrainingConfig(warm_up_epochs=0.5, epochs_per_event=0.5, sample_rate=0.1)
+LIGHTLY = TrainingConfig(warm_up_epochs=0.5, epochs_per_event=0.5, sample_rate=0.1, warm_up_sample_rate=0.1)
 """What the weights say does not change what a list costs."""
 
 
