@@ -36,17 +36,19 @@ if __name__ == "__main__":
 
 import torch
 
-from jobs.inbox import Inbox
+from jobs.inbox import Inbox, examples_between
 from jobs.retention import remove_unneeded
 from jobs.versions import Versions
 from model import registry, score, snapshot
 from model.catalogue import Catalogue
 from model.finetune import NOBODY, Judgement, Learner, non_inferior
-from model.schema import Example, ModelVersion, item_key
+from model.schema import Example, ModelVersion, VersionError, item_key
 from model.statistics import ItemStatistics
 from model.versions import next_name
 from udfs.loading import LOAD_S, limited, sample_of
+from udfs.reader import Place
 from udfs.replica import CatalogueFollower
+from udfs.statistics import open_snapshot
 
 LARGEST_SHARE = 0.05
 """Of the examples that a candidate is judged on, one user may bring this share, rounded up: few bots do not decide."""
@@ -54,8 +56,10 @@ SAY_S = 60.0
 """So often the log says how far a candidate is that waits to be judged."""
 RETRY_S = 30.0
 """A serving version that cannot be loaded is tried again after this time."""
+RECALLED_AT_ONCE = 2_000
+"""So many examples of before are counted at once, so that none makes room in the replay before it is counted."""
 WRITE_S = 600.0
-"""The learner ends, and is started again, where a version is not written after this time."""
+"""The learner ends, and is started again, where a version or a snapshot is not written after this time."""
 
 logger = logging.getLogger("headrace.finetune")
 
@@ -141,32 +145,48 @@ class ServingVersion:
 
 
 class Snapshots:
-    """Writes the item statistics now and then: so seldom that no example costs more than `snapshot.BYTES_AN_EXAMPLE`.
+    """Writes the item statistics now and then: so seldom that an example costs `snapshot.BYTES_AN_EXAMPLE` on average at most.
 
-    After a user was forgotten the next one is written soon, and none is kept from before.
+    After a user was forgotten the next one is written soon, whatever it costs, and none is kept from before.
+
+    Args:
+        seen: examples that a snapshot has counted already.
     """
 
     FORGET_S = 60.0
 
     def __init__(self, folder: str, seen: int) -> None:
-        self._folder, self._seen, self._bytes = folder, seen, 0
-        self._written = time.monotonic()
+        self._folder, self._paid, self._bytes = folder, seen, 0
+        self._written, self._failed = time.monotonic(), -math.inf
         self.forgot = False
 
     def is_due(self, statistics: ItemStatistics) -> bool:
-        paid = (statistics.seen - self._seen) * snapshot.BYTES_AN_EXAMPLE
-        soon = self.forgot and time.monotonic() - self._written > self.FORGET_S
+        now = time.monotonic()
+        if now - self._failed < RETRY_S:
+            return False
+        soon = self.forgot and now - self._written > self.FORGET_S
+        paid = (statistics.seen - self._paid) * snapshot.BYTES_AN_EXAMPLE
         return soon or paid >= max(self._bytes, statistics.used_bytes() // 2)
 
     def write(self, statistics: ItemStatistics, source: str, offsets: Mapping[int, int]) -> None:
-        """Write one; what goes wrong is said, and tried again with the next examples."""
+        """Write one; what goes wrong is said, and tried again soon.
+
+        Raises:
+            VersionError: the registry does not answer. A thread still waits there to write statistics that change.
+        """
         keep = 1 if self.forgot else snapshot.KEPT
         try:
             write = partial(snapshot.write, self._folder, statistics, source, offsets, keep)
             self._bytes = limited("a snapshot of the item statistics", "written", write, WRITE_S)
+        except VersionError:
+            raise
         except Exception as error:  # the log has it all: nothing is lost
-            logger.error("a snapshot of the item statistics is not written: %s", error)
-        self._seen, self._written, self.forgot = statistics.seen, time.monotonic(), False
+            logger.error("a snapshot of the item statistics is not written, tried again soon: %s", error)
+            self._failed = time.monotonic()
+            return
+        owed = 0 if self.forgot else -(-self._bytes // snapshot.BYTES_AN_EXAMPLE)  # what is larger waits to be paid
+        self._paid = max(statistics.seen, self._paid + owed)
+        self._written, self.forgot = time.monotonic(), False
 
 
 class FineTune:
@@ -194,8 +214,9 @@ class FineTune:
         """
         if self._served.scorer is None:
             return examples
-        self._learner.add(examples)
-        self._learner.catch_up()
+        for start in range(0, len(examples), RECALLED_AT_ONCE):
+            self._learner.add(examples[start : start + RECALLED_AT_ONCE])
+            self._learner.catch_up()
         return []
 
     def turn(self, examples: list[Example], why: str) -> str:
@@ -314,12 +335,14 @@ class FineTune:
 
 def open_learner(settings: Settings, catalogue: Catalogue) -> tuple[Learner, Inbox]:
     """A learner that has counted what the newest snapshot has, and remembers it; what came after it is in the inbox."""
-    opened, refused = snapshot.newest(settings.registry_path, settings.statistics())
-    for why in refused:
-        logger.error("a snapshot of the item statistics is passed over: %s", why)
+    opened = open_snapshot(settings.registry_path, settings.statistics())
     inbox = Inbox(settings, opened.offsets)
     inbox.drain()
-    if inbox.source() != opened.source:  # that of another topic, or none
+    if _goes_on(inbox, opened):
+        between = examples_between(settings, Place(opened.source, opened.offsets), inbox.offsets() | inbox.first)
+        for examples in between:  # more have come since than are remembered
+            opened.statistics.apply(examples)
+    else:
         opened = snapshot.nothing(settings.statistics())
         inbox.examples, inbox.remembered = [*inbox.remembered, *inbox.examples], []
     learner = Learner(
@@ -328,6 +351,14 @@ def open_learner(settings: Settings, catalogue: Catalogue) -> tuple[Learner, Inb
     learner.remember(inbox.remembered)
     inbox.remembered = []
     return learner, inbox
+
+
+def _goes_on(inbox: Inbox, opened: snapshot.Snapshot) -> bool:
+    """Whether what was read follows a snapshot: it is of the same topic, which does not end before it."""
+    reached = inbox.offsets()
+    return inbox.source() == opened.source and all(
+        offset <= reached.get(partition, 0) for partition, offset in opened.offsets.items()
+    )
 
 
 def learn(settings: Settings) -> None:
@@ -339,6 +370,7 @@ def learn(settings: Settings) -> None:
     learner, inbox = open_learner(settings, follower.catalogue)
     snapshots = Snapshots(settings.registry_path, learner.statistics.seen)
     step = FineTune(settings, learner, versions)
+    snapshots.forgot = any(example.forget for example in inbox.examples)
     inbox.examples = step.recall(inbox.take())
     inbox.why = inbox.why if inbox.examples else ""
     logger.info(

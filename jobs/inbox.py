@@ -6,24 +6,16 @@ What cannot be read is passed over, counted, and reported on `rejected-events`.
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
 
+from kafka import TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
 
 from jobs.settings import Settings
 from jobs.writer import Writer
-from model import interest
-from model.schema import (
-    Example,
-    FineTuneRequest,
-    InvalidRecord,
-    Rejected,
-    decode_example,
-    decode_fine_tune_request,
-    decoded,
-)
-from udfs.reader import Reader
+from model.schema import Example, Rejected, decode_fine_tune_request, decoded
+from udfs.examples import ExampleReader
+from udfs.reader import Place, Reader
 
 REQUESTS = 1_000
 """So many of the newest requests are read at the start."""
@@ -33,44 +25,7 @@ REPORTED, REPORT_S = 20, 60.0
 """So many records at most are reported on `rejected-events` in so many seconds; the others are counted in the log."""
 SEND_S = 1.0
 """A report waits no longer for a broker than this: the log has the reason too."""
-FORGOTTEN = 100_000
-"""So many of the users who were forgotten last are known, so that what was written before it cannot come after it."""
-
 logger = logging.getLogger("headrace.finetune")
-
-
-def read_example(raw: bytes, latest_ms: float = math.inf) -> Example:
-    """Decode one record of `training-examples` and see whether its interests can be learnt from.
-
-    Args:
-        latest_ms: nothing that the job lets in is later.
-
-    Raises:
-        InvalidRecord: nothing can be learnt from it.
-        StateError: its interests are of another layout, cut short, or hold what no job has written.
-    """
-    example = decode_example(raw)
-    newest_ms = max(example.event_time_ms, interest.latest_ms(interest.decode(example.interests)))
-    if newest_ms > latest_ms:
-        raise InvalidRecord(
-            f"the example tells of {newest_ms} ms, which is in the future: {latest_ms:.0f} is the latest"
-        )
-    return example
-
-
-class Forgotten(NamedTuple):
-    """When a user was forgotten, and in which partition it is written."""
-
-    partition: int
-    timestamp: int
-    event_time_ms: int
-
-    def covers(self, record: ConsumerRecord, example: Example) -> bool:
-        """Whether an example that is read after it is older: it lies in another partition, and one of its times says
-        so. In its own partition what follows it is newer.
-        """
-        older = record.timestamp <= self.timestamp or example.event_time_ms <= self.event_time_ms
-        return record.partition != self.partition and older
 
 
 class Reports:
@@ -106,7 +61,8 @@ class Inbox:
     """Reads the newest examples of all partitions together, and the requests.
 
     `why` is the reason of the newest request that was not acted on; empty where there is none. `remembered` are the
-    examples that a snapshot of the item statistics has counted already.
+    examples that a snapshot of the item statistics has counted already. `first` are the offsets of the first examples
+    that were read, by partition.
 
     Args:
         counted: the offsets of the snapshot, by partition.
@@ -114,11 +70,12 @@ class Inbox:
 
     def __init__(self, settings: Settings, counted: Mapping[int, int] = {}) -> None:
         self._examples, self._requests = settings.topic("training-examples"), settings.topic("fine-tune-requests")
-        self._capacity, self._max_future_ms = settings.replay_capacity, settings.max_future_s * 1_000
+        self._capacity = settings.replay_capacity
         newest = {self._examples: self._capacity, self._requests: REQUESTS}
-        self._reader, self._reports = Reader(settings.bootstrap_servers, newest, GATHER_BYTES), Reports(settings)
-        self._forgotten: dict[str, Forgotten] = {}
+        self._reader = Reader(settings.bootstrap_servers, newest, GATHER_BYTES, restart=self._restart)
+        self._reports, self._read_example = Reports(settings), ExampleReader(settings.max_future_s).read
         self._counted = counted
+        self.first: dict[int, int] = {}
         self.examples: list[Example] = []
         self.remembered: list[Example] = []
         self.why = ""
@@ -160,34 +117,36 @@ class Inbox:
             self.examples = [one for one in self.examples[:more] if one.forget] + self.examples[more:]
 
     def _request(self, record: ConsumerRecord) -> None:
-        request = self._decoded(record, decode_fine_tune_request)
-        if isinstance(request, FineTuneRequest):
+        request = decoded(record.value, decode_fine_tune_request)
+        if isinstance(request, str):
+            self._report("fine-tune-requests", record, request)
+        else:
             self.why = request.why
 
     def _example(self, record: ConsumerRecord) -> None:
-        latest_ms = time.time() * 1_000 + 2 * self._max_future_ms  # twice: the job's clock may be ahead of this one
-        example = self._decoded(record, lambda raw: read_example(raw, latest_ms))
-        if not isinstance(example, Example):
-            return
-        forgotten = self._forgotten.get(example.user_id)
-        if forgotten is not None and not example.forget and forgotten.covers(record, example):
-            return
-        if example.forget:
-            self._forget(record, example)
-        known = record.offset < self._counted.get(record.partition, 0)
-        (self.remembered if known else self.examples).append(example)
+        self.first.setdefault(record.partition, record.offset)
+        example = self._read_example(record)
+        if isinstance(example, Example):
+            known = record.offset < self._counted.get(record.partition, 0)
+            (self.remembered if known else self.examples).append(example)
+        elif example is not None:
+            self._report("training-examples", record, example)
 
-    def _forget(self, record: ConsumerRecord, example: Example) -> None:
-        self._forgotten.pop(example.user_id, None)
-        self._forgotten[example.user_id] = Forgotten(record.partition, record.timestamp, example.event_time_ms)
-        if len(self._forgotten) > FORGOTTEN:
-            del self._forgotten[next(iter(self._forgotten))]
+    def _restart(self, source: str) -> None:
+        """A topic was made anew: nothing of it is counted."""
+        if source.split(maxsplit=1)[0] == self._examples:
+            self._counted = {}
 
-    def _decoded(self, record: ConsumerRecord, decode: Callable[[bytes], object]) -> object | None:
-        """The record, or None where it cannot be read: that is reported."""
-        read = decoded(record.value, decode)
-        if isinstance(read, str):
-            source = "training-examples" if record.topic == self._examples else "fine-tune-requests"
-            self._reports.report(Rejected.of(source, record.partition, record.offset, read, record.value))
-            return None
-        return read
+    def _report(self, source: str, record: ConsumerRecord, reason: str) -> None:
+        self._reports.report(Rejected.of(source, record.partition, record.offset, reason, record.value))
+
+
+def examples_between(settings: Settings, place: Place, ends: Mapping[int, int]) -> Iterator[list[Example]]:
+    """The examples from a place on, a few at a time; none at or after these offsets, by partition."""
+    topic = settings.topic("training-examples")
+    reader = Reader(settings.bootstrap_servers, {topic: place}, GATHER_BYTES)
+    read, goal = ExampleReader(settings.max_future_s).read, {TopicPartition(topic, at): end for at, end in ends.items()}
+    while reader.behind(goal):
+        records = [record for record in reader.read() if record.offset < ends.get(record.partition, 0)]
+        yield [example for example in map(read, records) if isinstance(example, Example)]
+    reader.close()

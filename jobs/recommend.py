@@ -66,7 +66,7 @@ def recommend(
     # Request
 
     examples = settings.topic("training-examples"), settings.replay_capacity
-    follows = Follows(*kafka, *examples, settings.statistics())
+    follows = Follows(*kafka, *examples, settings.statistics(), settings.max_future_s)
     made = ListConfig(settings.k, settings.answers, settings.network_precision)
     score = Score(settings.rules(), made, settings.device, follows, *worker, settings.registry_path)
     queued = requests.rescale()  # scoring runs in a task of its own: a micro-batch fills while the one before is scored

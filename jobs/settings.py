@@ -69,7 +69,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str,
         Meta(
             description="put before every topic's name; model versions and replicas then lie in a folder of this name",
-            pattern=r"\A(?!(\.{1,2}|v\d+|counts-\d+)\Z)[A-Za-z0-9._-]{0,200}\Z",  # no version is called so
+            pattern=r"\A(?!(\.{1,2}|v\d+|(counts|statistics)-\d+)\Z)[A-Za-z0-9._-]{0,200}\Z",  # no version is called so
         ),
     ] = ""
     delivery: Annotated[

@@ -94,8 +94,10 @@ def _half(bits):
 
 @njit
 def _half_bits(number):
-    """The bits of a number in half precision, rounded to even; up to 65,504 either way."""
+    """The bits of a number in half precision, rounded to even; those of no number beyond 65,504 either way."""
     sign, number = 0x8000 if number < 0 else 0, abs(float(number))
+    if not number < 65_520:  # the first that rounds to infinity
+        return 0x7E00
     exponent = max(math.frexp(number)[1], -13) if number else -13
     return sign | ((exponent + 13) << 10) + np.int64(np.rint(math.ldexp(number, 11 - exponent)))
 

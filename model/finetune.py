@@ -96,7 +96,7 @@ class Learner:
         statistics: ItemStatistics | None = None,
     ) -> None:
         self.catalogue, self.rules, self.config = catalogue, rules, config
-        self.statistics = statistics or ItemStatistics()
+        self.statistics = ItemStatistics() if statistics is None else statistics
         self.replay = ReplayBuffer(replay_capacity, rules.max_consumed, rules.last_n)
         self._seed, self._random = seed, np.random.default_rng(seed)
         self._counted: list[BufferEntry] = []  # the network has not learnt from these yet

@@ -15,6 +15,7 @@ Errors:
     └── StackError       the local stack cannot start                               (scripts/processes.py)
 """
 
+import re
 from collections.abc import Callable
 from hashlib import blake2b, sha256
 from typing import Annotated, Any, Literal, TypeVar
@@ -186,8 +187,8 @@ class FineTuneRequest(Struct, frozen=True):
 class ModelVersion(Struct, frozen=True, omit_defaults=True):
     """A version's life, told on `model-versions`: see model/versions.py.
 
-    `counted` brings new counts of a version and changes nothing else. `epoch` is how many decisions by hand there had
-    been; one that is `pinned` serves until the next of them.
+    `epoch` is how many decisions by hand there had been; one that is `pinned` serves until the next of them. `counted`
+    is what release 0.1.0 said of new counts of a version: it means nothing.
     """
 
     version: Annotated[str, Meta(max_length=256)]
@@ -282,12 +283,13 @@ encode_packed = msgspec.msgpack.encode
 decode_packed_request = msgspec.msgpack.Decoder(Request).decode
 decode_embedded = msgspec.msgpack.Decoder(Embedded | Rejected).decode
 decode_item_vector = msgspec.json.Decoder(ItemVector).decode
-decode_model_version = msgspec.json.Decoder(ModelVersion).decode
 decode_fine_tune_request = msgspec.json.Decoder(FineTuneRequest).decode
 decode_recommendation = msgspec.json.Decoder(Recommendation).decode
 
 _decode_event = msgspec.json.Decoder(Event).decode
 _decode_example = msgspec.json.Decoder(Example).decode
+_COUNTS = re.compile("(?<=.)/counts-[0-9]{1,18}$")
+_decode_model_version = msgspec.json.Decoder(ModelVersion).decode
 _decode_user_state = msgspec.msgpack.Decoder(UserState).decode
 _decode_item = msgspec.json.Decoder(Item).decode
 
@@ -326,6 +328,25 @@ def decode_example(raw: bytes) -> Example:
             f"an example needs an item_id and a positive action: {example.action!r} on {example.item_id!r}"
         )
     return example
+
+
+def trained_path(path: str) -> str:
+    """The path of a version, without the folder of counts that release 0.1.0 put behind it.
+
+    >>> trained_path("r/v00003/counts-000017"), trained_path("r/v00003")
+    ('r/v00003', 'r/v00003')
+    """
+    return _COUNTS.sub("", path)
+
+
+def decode_model_version(raw: bytes) -> ModelVersion:
+    """Decode one record of `model-versions`.
+
+    >>> decode_model_version(b'{"version":"v00003","path":"r/v00003/counts-000017","status":"retired"}').path
+    'r/v00003'
+    """
+    version = _decode_model_version(raw)
+    return msgspec.structs.replace(version, path=trained_path(version.path))
 
 
 def decoded(raw: bytes | None, decode: Callable[[bytes], T]) -> T | str:

@@ -13,7 +13,7 @@ from collections.abc import Collection
 import msgspec
 from msgspec import Struct
 
-from model.schema import ModelVersion
+from model.schema import ModelVersion, trained_path
 
 KEPT = 12
 """So many versions are known in the order in which they went live: as often can one go back."""
@@ -21,7 +21,6 @@ STAND_INS = 3
 """The version that serves, and those that stand in where it cannot be loaded: they travel on every request."""
 
 _NAME = re.compile("v[0-9]{5,9}")
-_COUNTS = re.compile("/counts-[0-9]{1,18}$")  # what release 0.1.0 put behind a version's path
 
 
 class Serving(Struct, frozen=True, array_like=True):
@@ -45,9 +44,11 @@ class Serving(Struct, frozen=True, array_like=True):
 
         >>> Serving.decode(["r/v1"]) == Serving.decode(Serving(["r/v1"], led=True).encode())
         True
+        >>> Serving.decode(["r/v1/counts-000017"]).paths
+        ['r/v1']
         """
         serving = _decode(state) if isinstance(state, bytes) else cls(list(state or []), led=bool(state))
-        return msgspec.structs.replace(serving, paths=[_COUNTS.sub("", path) for path in serving.paths])
+        return msgspec.structs.replace(serving, paths=list(dict.fromkeys(map(trained_path, serving.paths))))
 
 
 _decode = msgspec.msgpack.Decoder(Serving).decode

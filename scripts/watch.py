@@ -109,7 +109,7 @@ class Watch:
         if made.items:
             self.first_s = self.first_s or self._last_s
         if made.model_version not in ("", "untrained"):
-            self.versions.add(made.model_version.partition(".")[0])
+            self.versions.add(made.model_version)
 
     def _take_rejected(self, value: bytes, now: float) -> None:
         self.rejected += msgspec.json.decode(value)["source"].endswith("events")

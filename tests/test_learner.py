@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from jobs import finetune, writer
-from jobs.finetune import KEPT_COUNTS, FineTune
+from jobs.finetune import FineTune
 from jobs.settings import Settings
 from jobs.versions import Versions
 from model import score
 from model.catalogue import Catalogue
 from model.finetune import Learner
-from model.schema import Example, ItemVector, ModelVersion, decode_item_vector, decoded, encode_json
-from model.versions import Serving, name_of, trained_path
+from model.schema import Example, ItemVector, ModelVersion, decode_item_vector, decoded, encode_json, item_key
+from model.versions import Serving
 from scripts import models
 from tests.brokers import Broker, Consumer
 from tests.test_finetune import make_examples
@@ -48,9 +48,9 @@ class Topic(list):
         return Topic(record for number, record in enumerate(self) if last[record.key] == number)
 
     def said(self) -> list[tuple[str, str]]:
-        """What was decided, without new counts."""
+        """What was decided."""
         versions = [msgspec.json.decode(record.value, type=ModelVersion) for record in self]
-        return [(version.version, version.status) for version in versions if version.status != "counted"]
+        return [(version.version, version.status) for version in versions]
 
 
 @pytest.fixture
@@ -96,6 +96,11 @@ class World:
     def accepts(self, tolerance: float) -> None:
         self.step._settings = msgspec.structs.replace(self.settings, gate_tolerance=tolerance)
 
+    def lists(self, scorer: score.Scorer, k: int) -> list[str]:
+        """The list of a user without events."""
+        made = score.score(scorer, self.learner.statistics, self.catalogue, [make_request(self.catalogue, [])], k)
+        return [item.item_id for item in made[0]]
+
     def spoil(self) -> None:
         """Make the learner's weights useless: what it makes from now on is worse."""
         with torch.no_grad():
@@ -135,11 +140,14 @@ def test_a_version_outside_the_registry_is_not_loaded_and_learning_goes_on(world
 # When
 
 
-def test_before_a_version_serves_examples_wait_for_a_request_and_until_they_are_enough(world):
-    """There is nothing to count for; a request with few examples has nothing to be judged on."""
-    assert [False, False, True] == [
-        world.step.due(*state) for state in ((50, "", 99.0), (19, "count", 99.0), (20, "count", 0.0))
-    ]
+def test_new_examples_are_counted_after_a_moment_and_those_that_were_asked_for_at_once(world):
+    """Whether a version serves or not; a request with few examples has nothing to be judged on and waits."""
+    states = [(50, "", 0.9), (50, "", 1.0), (0, "", 99.0), (19, "count", 0.0), (19, "count", 1.0), (20, "count", 0.0)]
+    expected = [False, True, False, False, True, True]
+
+    assert expected == [world.step.due(*state) for state in states]
+    world.take(60, "count")
+    assert expected == [world.step.due(*state) for state in states]
 
 
 def test_what_was_asked_for_stays_asked_for_until_there_are_enough_examples(world):
@@ -171,7 +179,7 @@ def test_a_candidate_is_judged_on_the_newest_examples_that_waited(world, topic):
     version = world.versions.current()
     assert [("v00001", "serving")] == topic.said()
     assert (60, 20, 20) == tuple(version.metrics[name] for name in ("examples", "judged_on", "judged_users"))
-    assert 30 == len(score.score(score.load(version.path), world.catalogue, [make_request(world.catalogue, [])], 40)[0])
+    assert 30 == len(world.lists(score.load(version.path), 40))
 
 
 def test_where_few_waited_a_candidate_is_judged_on_the_next_ones(world, topic):
@@ -235,15 +243,24 @@ def test_a_worse_candidate_is_rejected_and_the_one_before_serves_on(world, topic
     assert "v00001" == world.current()
 
 
-def test_both_are_judged_with_the_same_counts(world):
+def test_both_are_judged_with_the_same_statistics_from_before_the_examples(world, monkeypatch):
     """What decides is what was learnt, not who has counted last."""
     world.take(60, "count")
     world.take(60)
     world.take(10, "count")
-    trial, served = world.step._trial.scorer, world.step._served.scorer
+    trial, served, judged = world.step._trial.scorer, world.step._served.scorer, []
+    scored = score.score
+    monkeypatch.setattr(
+        "model.finetune.score",
+        lambda scorer, counted, *rest, **more: (
+            judged.append((scorer, counted, counted.seen)) or scored(scorer, counted, *rest, **more)
+        ),
+    )
     world.take(10)
 
-    assert all(torch.equal(tensor, served.tables()[name]) for name, tensor in trial.tables().items())
+    counted = world.learner.statistics
+    assert [(trial, counted, 130), (served, counted, 130)] == judged
+    assert 140 == counted.seen
     assert not torch.equal(trial.network.ids, served.network.ids)
 
 
@@ -268,7 +285,7 @@ def test_two_prefixes_share_a_registry_and_no_version(tmp_path, topic):
     shop.take(60, "count")
     made = shop.versions.current()
 
-    assert tmp_path / "shop-" / "v00001" == Path(trained_path(made.path))
+    assert tmp_path / "shop-" / "v00001" == Path(made.path)
 
     used = {
         prefix: World(tmp_path, topic_prefix=prefix).step._served.scorer is not None for prefix in ("shop-", "", "b-")
@@ -277,37 +294,21 @@ def test_two_prefixes_share_a_registry_and_no_version(tmp_path, topic):
     assert {"shop-": True, "": False, "b-": False} == used
 
 
-# Counts
+# Statistics
 
 
-def test_what_is_counted_goes_live_between_two_fine_tunings(world):
-    """The version stays, its counts are new ones: popularity knows the examples of this turn, the networks do not."""
+def test_what_is_counted_goes_on_between_two_fine_tunings(world, topic):
+    """The statistics know the examples of this turn; the version stays as it is, and nobody is told."""
     world.take(60, "count")
-    before = score.load(world.versions.current().path)
-    assert world.step.due(1, "", world.settings.count_every_s)
-    assert not world.step.due(1, "", world.settings.count_every_s / 2)
+    said, path = len(topic), world.versions.current().path
+    before = score.load(path)
     world.take(40)
-    current = world.versions.current()
-    after = score.load(current.path)
 
-    assert ("v00001", "v00001.1", "serving") == (current.version, name_of(current.path), current.status)
-    assert (60, 100) == tuple(round(scorer.counts[0].sum().item()) for scorer in (before, after))
-    assert before.network.project.weight.tolist() == after.network.project.weight.tolist()
+    assert (100, said, path) == (world.learner.statistics.seen, len(topic), world.versions.current().path)
+    assert torch.equal(before.network.ids, world.step._served.scorer.network.ids)
 
 
-def test_only_the_last_counts_are_kept(world):
-    """Older ones are deleted from the registry, those of a learner before too; the version itself stays."""
-    world.take(60, "count")
-    for _ in range(KEPT_COUNTS + 1):
-        world.take(5)
-    world.start()
-    world.take(5), world.take(5)
-
-    kept = sorted(path.name for path in Path(trained_path(world.versions.current().path)).iterdir() if path.is_dir())
-    assert [f"counts-{number:06d}" for number in range(4, KEPT_COUNTS + 4)] == kept
-
-
-def test_counts_go_on_while_a_candidate_is_judged(world):
+def test_counting_goes_on_while_a_candidate_is_judged(world):
     """A trial may wait for a whole night."""
     world.take(60, "count")
     world.take(50)
@@ -315,56 +316,59 @@ def test_counts_go_on_while_a_candidate_is_judged(world):
     world.take(5)
 
     assert world.step._trial is not None
-    assert "v00001.3" == name_of(world.versions.current().path)
+    assert 125 == world.learner.statistics.seen
 
 
-def test_counts_go_on_after_a_change_of_the_catalogue(world):
-    """Any item update, even an identical one, and an item that is new."""
+def test_counting_goes_on_before_any_version_serves(world):
+    """Scoring workers count too, and their lists are made with it."""
+    world.take(10)
+
+    assert 10 == world.learner.statistics.seen and not world.current()
+
+
+def test_counting_goes_on_after_a_change_of_the_catalogue(world):
+    """An item that is new is counted at once, and listed by the version from before it."""
     world.take(60, "count")
     new = ItemVector("new", "enc-1", world.catalogue.vectors[0].astype("<f2").tobytes())
     world.catalogue.apply([new])
     world.step.turn([Example(f"u{number}", f"n{number}", 9_000, "new", "click", b"") for number in range(5)], "")
-    after = score.load(world.versions.current().path)
+    counted = world.learner.statistics
 
-    assert "v00001.1" == name_of(world.versions.current().path)
-    assert 31 == len(after.keys) == len(after.network.ids) and 5 == after.counts[0, 30]
-    assert "new" in [
-        item.item_id for item in score.score(after, world.catalogue, [make_request(world.catalogue, [])], 31)[0]
-    ]
+    assert 5 == round(counted.popularity()[counted.row_of[item_key("new")], 0])
+    assert "new" in world.lists(score.load(world.versions.current().path), 31)
 
 
-def test_counts_go_on_after_a_rejected_candidate(world):
-    """The candidate's weights are not those that serve; the counts are the same for both."""
+def test_counting_goes_on_after_a_rejected_candidate(world):
+    """The candidate's weights are not those that serve; what is counted is the same for both."""
     world.take(60, "count")
-    before = score.load(trained_path(world.versions.current().path))
+    before = score.load(world.versions.current().path)
     world.accepts(0.0)
     world.spoil()
     world.take(100, "count")
     world.take(20)
     after = score.load(world.versions.current().path)
 
-    assert ("rejected", "v00001.2") == (world.versions.known["v00002"].status, name_of(world.versions.current().path))
+    assert ("rejected", "v00001") == (world.versions.known["v00002"].status, world.current())
     assert torch.equal(before.network.ids, after.network.ids)
-    assert 180 == round(after.counts[0].sum().item())
+    assert 180 == world.learner.statistics.seen
 
 
-def test_counts_go_on_for_a_version_that_somebody_else_made(world, tmp_path):
-    """Whatever serves gets this learner's counts."""
+def test_counting_goes_on_beside_a_version_that_somebody_else_made(world, tmp_path):
+    """Learning goes on from that version's weights, and counting from what was counted."""
     world.take(60, "count")
     other = score.save(Learner(world.catalogue).fine_tune(), str(tmp_path), "by-hand", {})
     world.versions.announce(ModelVersion("by-hand", other, status="serving"))
     world.take(20)
-    after = score.load(world.versions.current().path)
 
-    assert ["by-hand.1", "v00001"] == [name_of(path) for path in world.versions.serving.paths]
-    assert 80 == round(after.counts[0].sum().item())
+    assert [other, f"{tmp_path}/v00001"] == world.versions.serving.paths
+    assert (80, other) == (world.learner.statistics.seen, world.step._served.path)
 
 
 # A new process
 
 
 def test_a_learner_that_starts_again_counts_what_came_before_it_and_learns_nothing_from_it(world, topic):
-    """The version that serves has learnt from it; counts go on, unbroken; the next candidate waits for new examples."""
+    """The version that serves has learnt from it; counting goes on, unbroken; the next candidate waits for new ones."""
     past = world.examples[:100]
     world.take(60, "count")
     world.take(40)
@@ -372,9 +376,22 @@ def test_a_learner_that_starts_again_counts_what_came_before_it_and_learns_nothi
     assert [] == world.step.recall(past)
     world.take(10)
 
-    assert "v00001.2" == name_of(world.versions.current().path)
-    assert 110 == round(score.load(world.versions.current().path).counts[0].sum().item())
+    assert 110 == world.learner.statistics.seen
     assert not world.step.due(9, "count", 0.0) and world.step.due(10, "count", 0.0)
+
+
+def test_examples_of_before_are_counted_however_few_of_them_are_remembered(world):
+    """Those that make room for newer ones in the replay are counted first."""
+    past = world.examples[:200]
+    world.take(60, "count")
+    world.start()
+    world.learner.replay.capacity = 50
+    with pytest.MonkeyPatch.context() as small:
+        small.setattr(finetune, "RECALLED_AT_ONCE", 10)
+        world.step.recall(past)
+
+    assert 200 == world.learner.statistics.seen
+    assert 50 == len(world.learner.replay.order)
 
 
 def test_a_learner_that_starts_where_nothing_serves_learns_from_what_came_before_it(world):
@@ -403,7 +420,7 @@ def test_an_error_ends_the_process_with_code_1_and_its_traceback(monkeypatch, ca
 def serve(versions: Versions, registry: Path, *names: str) -> None:
     """Let versions go live one after the other, as a learner does."""
     for name in names:
-        path = score.save(Learner(make_catalogue()).count(), str(registry), name, {})
+        path = score.save(score.Scorer.untrained(8), str(registry), name, {})
         assert versions.serve(ModelVersion(name, path), versions.serving.epoch)
 
 
@@ -432,7 +449,7 @@ def test_a_rejected_candidate_is_no_target_of_a_rollback(topic, tmp_path):
 
 
 def test_a_rollback_holds(world, topic):
-    """Neither counts nor a candidate that was learnt before it, nor one that comes now, takes its place."""
+    """Neither a candidate that was learnt before it, nor one that comes now, takes its place."""
     world.take(60, "count")
     world.take(60, "count")
     assert "v00002" == world.current()
@@ -444,7 +461,7 @@ def test_a_rollback_holds(world, topic):
 
     assert "count" == world.take(60, "count")
     assert "v00001" == world.current()
-    assert name_of(world.versions.serving.paths[0]).startswith("v00001.")
+    assert world.versions.serving.paths[0].endswith("/v00001")
     assert world.versions.serving.pinned and world.step._trial is None
 
 
@@ -467,11 +484,12 @@ def test_after_a_rollback_learning_goes_on_from_the_version_that_serves(world):
 
 
 def test_a_pinned_version_stays_until_it_is_let_go(world, topic):
-    """Its counts go on; what was asked for stays asked for."""
+    """Counting goes on; what was asked for stays asked for."""
     world.take(60, "count")
     models.pin(Versions(world.settings), "v00001")
     assert "count" == world.take(100, "count")
-    assert ("v00001.1", True) == (name_of(world.versions.serving.paths[0]), world.versions.serving.pinned)
+    assert ("v00001", True) == (world.current(), world.versions.serving.pinned)
+    assert 160 == world.learner.statistics.seen
 
     models.unpin(Versions(world.settings))
     world.take(0)
@@ -528,16 +546,17 @@ def test_a_compacted_topic_says_the_same(world, topic, monkeypatch):
 
 
 def test_records_of_an_earlier_release_are_read(topic):
-    """They know no epoch, and bring new counts as a version that serves."""
+    """They know no epoch, and a path may end in a folder of counts: the version is in the one above."""
     for name, path, status in [
         ("v00001", "r/v00001", "serving"), ("v00002", "r/v00002", "serving"), ("v00001", "r/v00001", "retired"),
-        ("v00002", "r/v00002/counts-000001", "serving"),
+        ("v00002", "r/v00002/counts-000001", "serving"), ("v00001", "r/v00001/counts-000009", "counted"),
     ]:  # fmt: skip
         topic.send("", name.encode(), msgspec.json.encode({"version": name, "path": path, "status": status}))
     versions = Versions(Settings())
 
-    assert Serving(["r/v00002/counts-000001", "r/v00001"], led=True) == versions.serving
-    assert ["v00002", "v00001"] == [version.version for version in versions.lately()]
+    assert Serving(["r/v00002", "r/v00001"], led=True) == versions.serving
+    assert [("v00002", "serving"), ("v00001", "retired")] == [(one.version, one.status) for one in versions.lately()]
+    assert ["r/v00002", "r/v00001"] == [version.path for version in versions.lately()]
 
 
 @pytest.mark.parametrize("words", [[], ["promote"], ["pin"], ["nonsense"]])

@@ -10,13 +10,24 @@ import pytest
 import torch
 
 import udfs.replica
+import udfs.statistics
 import udfs.worker
+from model import snapshot
 from model.interest import Rules
 from model.schema import item_key
-from model.score import Scorer, save, save_counts
+from model.score import Scorer, save
 from model.scoring.network import Sizes
-from tests.test_udfs import DIM, VERSION, FakeFollower, FakeMetrics, scored
+from model.statistics import ItemStatistics
+from tests.test_udfs import DIM, FOLLOWS, VERSION, FakeFollower, FakeMetrics, FakeStatistics, scored
 from udfs.score import ListConfig, Score
+
+
+class Still(FakeStatistics):
+    """Real item statistics that have counted nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.statistics = ItemStatistics()
 
 
 @pytest.fixture
@@ -24,9 +35,8 @@ def worker(tmp_path, monkeypatch):
     """A worker that was opened as Flink opens it, over three items and a registry on disk."""
     monkeypatch.setattr(udfs.worker, "prepare", lambda threads: None)
     monkeypatch.setattr(udfs.replica, "CatalogueFollower", lambda *_: FakeFollower("a", "b", "c"))
-    score = Score(
-        Rules(), ListConfig(2), "cpu", "nowhere:9092", "item-vectors", str(tmp_path / "replica"), 1, str(tmp_path)
-    )
+    monkeypatch.setattr(udfs.statistics, "StatisticsFollower", lambda *_: Still())
+    score = Score(Rules(), ListConfig(2), "cpu", FOLLOWS, str(tmp_path / "replica"), 1, str(tmp_path))
     score.open(SimpleNamespace(get_metric_group=FakeMetrics))
     yield score
     score._follower.close = lambda: None
@@ -46,34 +56,33 @@ def served(score: Score, *paths: str) -> tuple[str, list[str]]:
 
 
 def save_version(folder, name: str, number: float = 0.0) -> str:
-    """Write a version that knows the three items, with this number among its weights, and counts of it."""
+    """Write a version that knows the three items, with this number among its weights."""
     scorer = Scorer(Sizes(DIM), 3, VERSION)
     scorer.keys = torch.from_numpy(np.array([item_key(item_id) for item_id in "abc"], np.uint64).view(np.int64))
     scorer.network.bias.data[0] = number
-    path = save(scorer, str(folder), name, {})
-    save_counts(scorer, path, 1)
-    return path
+    return save(scorer, str(folder), name, {})
 
 
 def test_versions_on_disk_serve_whatever_is_announced_beside_them(worker, tmp_path):
-    """Good ones, with counts and without; then no numbers, half a file, another address, a folder that is gone."""
+    """A good one; then no numbers, half a file, another address, a folder that is gone, a snapshot of statistics."""
     good, mad, half, gone = (
         save_version(tmp_path, f"v{number:05d}", weight) for number, weight in enumerate((0.0, math.nan, 0.0, 0.0), 1)
     )
     Path(half, "model.safetensors").write_bytes(b"half")
+    statistics = snapshot.write(str(tmp_path), ItemStatistics(), "log", {}) and f"{tmp_path}/statistics-000001"
     assert ("v00001", []) == served(worker, good)
-    assert ("v00001.1", []) == served(worker, f"{good}/counts-000001", good)
     shutil.rmtree(gone)
-    shutil.rmtree(Path(good, "counts-000001"))
     bad = {
         mad: "no number",
         half: "write it again",
         gone: "no such version",
         f"zip://m::{good}": "outside the registry",
+        f"{good}/counts-000001": "outside the registry",
+        statistics: "layout None",
     }
     for path, reason in bad.items():
-        version, [why] = served(worker, path, f"{good}/counts-000001")
-        assert ("v00001.1", True) == (version, reason in why)
+        version, [why] = served(worker, path, good)
+        assert ("v00001", True) == (version, reason in why)
 
 
 def test_a_version_is_held_in_int8_where_it_is_asked_for_and_saved_in_float32(worker, tmp_path):

@@ -73,21 +73,21 @@ def test_a_version_that_is_written_again_is_replaced(registry, path, tmp_path):
 
 
 def test_what_lies_below_a_version_is_listed(registry, path):
-    """Its files, and the counts written since."""
+    """Its files and folders; in any file system."""
     import torch
 
-    registry.write(path, "counts-000002", {"part": torch.ones(1)}, {})
+    registry.write(path, "more", {"part": torch.ones(1)}, {})
 
-    assert ["counts-000002", "model.json", "model.safetensors"] == registry.inside(path)
+    assert ["model.json", "model.safetensors", "more"] == registry.inside(path)
     assert [] == registry.inside(f"{path}-none")
-    registry.write("memory://listed/v1", "counts-000001", {"part": torch.ones(1)}, {})
-    assert ["counts-000001"] == registry.inside("memory://listed/v1")
+    registry.write("memory://listed/v1", "more", {"part": torch.ones(1)}, {})
+    assert ["more"] == registry.inside("memory://listed/v1")
 
 
-INSIDE = ["{}/v1", "{}/v1/counts-000001", "{}/by hand", "{}/counts-000001", "{}/v1/"]
+INSIDE = ["{}/v1", "{}/by hand", "{}/counts-000001", "{}/v1/"]
 OUTSIDE = [
-    "{}", "{}/", "{}/shop-/v1", "{}/shop-/v1/counts-000001", "{}/shop-/counts-1/counts-000001", "{}/..",
-    "{}/../x", "{}/.", "{}/../counts-1",
+    "{}", "{}/", "{}/v1/counts-000001", "{}/shop-/v1", "{}/shop-/v1/counts-000001", "{}/..", "{}/../x", "{}/.",
+    "{}/../counts-1",
     "{}-other/v1", "/elsewhere/v1", "v1", "zip://v1::{}/m.zip", "{}/v1::x", "", "{}/v1/../../x",
 ]  # fmt: skip
 

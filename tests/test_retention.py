@@ -10,7 +10,7 @@ from jobs.retention import remove_unneeded, unneeded
 from jobs.settings import Settings
 from jobs.versions import KNOWN_REMOVED, Versions
 from model import registry
-from model.schema import ModelVersion, VersionError
+from model.schema import ModelVersion, VersionError, encode_json
 from model.versions import next_name
 from scripts import models
 from tests.test_learner import World, read, topic, world
@@ -28,7 +28,7 @@ def announced(topic, folder, *statuses: str, path: str = "") -> Versions:
     versions = Versions(Settings())
     for number, status in enumerate(statuses, 1):
         name = f"v{number:05d}"
-        (folder / name / "counts-000001").mkdir(parents=True)
+        (folder / name / "more").mkdir(parents=True)
         versions.say(ModelVersion(name, path or f"{folder}/{name}"), status=status)
     return versions
 
@@ -51,7 +51,7 @@ def test_the_newest_versions_and_those_that_served_last_stay(topic, tmp_path):
 
 
 def test_the_version_that_serves_stays_however_old_it_is(topic, tmp_path):
-    """Pinned while a hundred candidates came, and with new counts all the time."""
+    """Pinned while a hundred candidates came; by a record of an earlier release too, which told of new counts."""
     versions = announced(topic, tmp_path, "serving", *["rejected"] * 20)
     versions.say(ModelVersion("v00001", f"{tmp_path}/v00001/counts-000001"), status="counted")
     remove_unneeded(versions, str(tmp_path), 3)
@@ -100,12 +100,12 @@ def test_a_decision_by_hand_outlives_what_came_too_late_for_it(topic, tmp_path, 
 
 
 def test_what_was_said_to_be_removed_is_deleted_in_the_end(topic, tmp_path):
-    """By the next removal, where a learner ended in between, or wrote counts of a version that was just removed."""
+    """By the next removal, where a learner ended in between, or somebody wrote into the folder once more."""
     versions = announced(topic, tmp_path, *["serving"] * 4)
     versions.say(versions.known["v00001"], status="removed")
     assert "v00001" in folders(tmp_path)
     remove_unneeded(versions, str(tmp_path), 3)
-    (tmp_path / "v00001" / "counts-000009").mkdir(parents=True)
+    (tmp_path / "v00001" / "more").mkdir(parents=True)
     remove_unneeded(versions, str(tmp_path), 3)
 
     assert ["v00002", "v00003", "v00004"] == folders(tmp_path)
@@ -113,7 +113,13 @@ def test_what_was_said_to_be_removed_is_deleted_in_the_end(topic, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "path", ["{folder}/v00001", "file://{folder}/v00001", "{folder}/v00001/counts-000001/counts-000002"]
+    "path",
+    [
+        "{folder}/v00001",
+        "file://{folder}/v00001",
+        "{folder}/v00001/counts-1/counts-2",
+        "{folder}/v00001/more",
+    ],
 )
 def test_what_serves_is_not_deleted_however_its_path_is_written(topic, tmp_path, path):
     """By hand a version serves under another name and another address of the same folder."""
@@ -122,6 +128,30 @@ def test_what_serves_is_not_deleted_however_its_path_is_written(topic, tmp_path,
     remove_unneeded(versions, str(tmp_path), 3)
 
     assert ["v00001", "v00003", "v00004", "v00005"] == folders(tmp_path)
+
+
+def test_a_version_of_an_earlier_release_is_removed_with_its_counts(topic, tmp_path):
+    """Its last record names the folder of its newest counts; the version is the folder above."""
+    versions = announced(topic, tmp_path, *["rejected"] * 5)
+    (tmp_path / "v00001" / "counts-000017").mkdir()
+    old = ModelVersion("v00001", f"{tmp_path}/v00001/counts-000017", status="retired")
+    topic.send("model-versions", b"v00001", encode_json(old))
+    versions.decide(ModelVersion("v00005", f"{tmp_path}/v00005"), "by hand")
+    for number in range(6, 20):  # as many serve after it as are kept
+        versions.say(ModelVersion(f"v{number:05d}", f"{tmp_path}/v{number:05d}"), status="serving")
+    remove_unneeded(versions, str(tmp_path), 3)
+
+    assert not (tmp_path / "v00001").exists()
+
+
+def test_snapshots_of_the_item_statistics_are_no_versions(topic, tmp_path):
+    """Whoever writes them deletes the old ones."""
+    versions = announced(topic, tmp_path, *["rejected"] * 5)
+    (tmp_path / "statistics-000001").mkdir()
+    versions.announce(ModelVersion("statistics-000001", f"{tmp_path}/statistics-000001", status="rejected"))
+    remove_unneeded(versions, str(tmp_path), 3)
+
+    assert "statistics-000001" in folders(tmp_path)
 
 
 @pytest.mark.parametrize("path", ["/nowhere/v00001", "{folder}/v00002", "{folder}/../v00001", "", "zip://v00001::/m"])
@@ -139,7 +169,7 @@ def test_versions_are_removed_from_an_object_store(topic):
     files, versions = fsspec.filesystem("memory"), Versions(Settings())
     for status in ("serving", *["rejected"] * 4):
         name = next_name(versions.known)
-        files.pipe_file(f"/kept/{name}/counts-000001/model.json", b"{}")
+        files.pipe_file(f"/kept/{name}/more/model.json", b"{}")
         versions.say(ModelVersion(name, f"memory://kept/{name}"), status=status)
     remove_unneeded(versions, "memory://kept/", 2)
 

@@ -19,6 +19,7 @@ from msgspec import structs
 import udfs.loading
 import udfs.score
 from model import consumed, interest, user
+from model.bounds import StatisticsConfig
 from model.catalogue import Catalogue, Replica, encoder_number
 from model.interest import Rules, interest_space
 from model.schema import (
@@ -45,11 +46,12 @@ from model.schema import (
     item_key,
     rec_id,
 )
+from model.versions import Serving
 from udfs import worker
 from udfs.embed import Embed, EmbedItems, EncoderConfig
 from udfs.interest import LearningPace, UpdateInterest
 from udfs.loading import Scorers
-from udfs.score import ListConfig, Score
+from udfs.score import Follows, ListConfig, Score
 
 DIM = 64
 NOW_MS = 1_700_000_000_000
@@ -584,7 +586,7 @@ def test_the_newest_serving_version_travels_on_the_request_and_the_ones_before_s
 def test_what_serves_survives_a_restart_and_a_pin_with_it():
     """Old state, a list of paths, is read; three versions travel on the request, more are known to go back to."""
     job = FakeJob()
-    job.broadcast["serving"] = ["r/v1"]
+    job.broadcast["serving"] = ["r/v1/counts-000017"]
     job.send(event("view", "a", "first", NOW_MS), AXES[0])
     assert ["r/v1"] == serving(job)
     for number in range(2, 7):
@@ -598,6 +600,23 @@ def test_what_serves_survives_a_restart_and_a_pin_with_it():
 
     assert ["r/v5", "r/v4", "r/v3"] == serving(restarted)
     assert isinstance(job.broadcast["serving"], bytes)
+
+
+def test_the_state_and_the_records_of_an_earlier_release_lead_to_the_versions_themselves():
+    """It put the folder of the newest counts behind a version's path, and told of new ones: there are none now."""
+    job = FakeJob()
+    job.broadcast["serving"] = Serving(["r/v2/counts-000017", "r/v1/counts-000003"], led=True).encode()
+    job.send(event("view", "a", "first", NOW_MS), AXES[0])
+    seen = [serving(job)]
+    for version in (
+        ModelVersion("v1", "r/v1/counts-000004", status="counted"),
+        ModelVersion("v1", "r/v1/counts-000004", status="serving"),
+        ModelVersion("v2", "r/v2/counts-000017", status="rejected"),
+    ):
+        assert [] == job.tell(version)
+        seen.append(serving(job))
+
+    assert [["r/v2", "r/v1"], ["r/v2", "r/v1"], ["r/v1", "r/v2"], ["r/v1"]] == seen
 
 
 @pytest.mark.parametrize("raw", UNREADABLE_VERSIONS)
@@ -654,12 +673,30 @@ class FakeScorer:
     def __init__(self, name: str, fits: bool = True):
         self.name, self.fits = name, fits
 
-    def popular(self):
-        return [item_key(item_id) for item_id in "abc"]
-
-    def table(self, catalogue):
+    def table(self, statistics, catalogue):
         if not self.fits:
             raise VersionError(f"{self.name}: made for another encoder")
+
+
+class FakeStatistics:
+    """Item statistics that have counted seven examples, and follow nothing; `told` are events that were answered."""
+
+    def __init__(self):
+        self.lock, self.statistics, self.seen, self.passed_over, self.told = threading.Lock(), self, 7, 2, []
+
+    def popular(self) -> list[int]:
+        assert self.lock.locked()
+        return [item_key(item_id) for item_id in "abc"]
+
+    def used_bytes(self) -> int:
+        return 1_000
+
+    def answered(self, requests: list[Request]) -> None:
+        assert self.lock.locked()
+        self.told += [request.event_id for request in requests]
+
+    def close(self) -> None:
+        pass
 
 
 class FakeMetrics:
@@ -711,6 +748,9 @@ def clock(monkeypatch):
     return clock
 
 
+FOLLOWS = Follows("nowhere:9092", "item-vectors", "training-examples", 1_000, StatisticsConfig(), 300.0)
+
+
 class Loads:
     """Runs what is to be loaded at once, or, while `waiting`, when `go` is called."""
 
@@ -736,13 +776,14 @@ def loads():
 def score(registry, clock, loads):
     """`Score` whose lists hold one item: the version's path and how many requests were scored with it at once."""
 
-    def rank(scorer, catalogue, requests, k, rules):
+    def rank(scorer, statistics, catalogue, requests, k, rules):
+        assert statistics.lock.locked()
         calls.append([request.event_id for request in requests])
         return [[RecommendedItem(scorer.name, 1 / k)] for _ in requests]
 
     calls = []
-    score = Score(Rules(), ListConfig(10), "cpu", "nowhere:9092", "item-vectors", "/nowhere", 1, "/nowhere")
-    score._score, score._follower = rank, FakeFollower("a")
+    score = Score(Rules(), ListConfig(10), "cpu", FOLLOWS, "/nowhere", 1, "/nowhere")
+    score._score, score._follower, score._statistics = rank, FakeFollower("a"), FakeStatistics()
     score._scorers = Scorers(registry.load, lambda dim: FakeScorer(f"untrained for {dim}"), loads.begin)
     score.calls = calls
     return score
@@ -762,7 +803,7 @@ def scored(score: Score, *versions: list[str]) -> tuple[list, list[str]]:
 
 
 def test_a_request_gets_its_list(score):
-    """Named after its event alone, stamped with when it was made and by which version."""
+    """Named after its event alone, stamped with when it was made, by which version, and how much was counted."""
     [made], rejected = scored(score, ["r/v1"])
 
     assert (rec_id("u0", event_key("e0"), NOW_MS), "u0", "e0", NOW_MS) == (
@@ -771,9 +812,17 @@ def test_a_request_gets_its_list(score):
         made.event_id,
         made.event_time_ms,
     )
-    assert (7, "v1", "serving", [RecommendedItem("r/v1", 0.1)], []) == (
-        made.emitted_at_ms, made.model_version, made.variant, made.items, rejected
+    assert (7, "v1", 7, "serving", [RecommendedItem("r/v1", 0.1)], []) == (
+        made.emitted_at_ms, made.model_version, made.examples_seen, made.variant, made.items, rejected
     )  # fmt: skip
+
+
+def test_what_is_counted_hears_of_every_list(score):
+    """Under the lock, so that nothing is counted between a list and what came of its event."""
+    scored(score, ["r/v1"], ["r/v2"])
+
+    assert ["e0", "e1"] == score._statistics.told
+    assert not score._statistics.lock.locked()
 
 
 def test_the_requests_of_a_version_are_scored_together_and_every_list_says_its_version(score, registry):
@@ -828,16 +877,6 @@ def test_a_version_that_could_not_be_used_is_tried_again_later(score, registry, 
     assert ("v1", "v2", []) == (still.model_version, then.model_version, rejected)
 
 
-def test_where_its_counts_cannot_be_used_the_version_itself_serves(score, registry):
-    """What was counted since is on top of a version; lists say whether they had it."""
-    [made], _ = scored(score, ["r/v2/counts-000007", "r/v1"])
-    registry.broken.add("r/v2/counts-000008")
-    [without], rejected = scored(score, ["r/v2/counts-000008", "r/v1"])
-
-    assert ("v2.7", "v2") == (made.model_version, without.model_version)
-    assert ["r/v2/counts-000008: is broken"] == rejected
-
-
 @pytest.mark.parametrize("first, popularity", [("view", 500_000), ("purchase", 0)])
 def test_flink_can_read_how_a_version_does_in_the_stream(score, first, popularity):
     """The list of the first event holds what the user does next, and not what comes after. Popularity is asked by the
@@ -845,11 +884,13 @@ def test_flink_can_read_how_a_version_does_in_the_stream(score, first, popularit
     """
     metrics = FakeMetrics()
     score._gauges.register(metrics)
-    score._score = lambda scorer, catalogue, requests, *rest: [[RecommendedItem("z", 0.1)] for _ in requests]
+    score._score = lambda scorer, statistics, catalogue, requests, *rest: [
+        [RecommendedItem("z", 0.1)] for _ in requests
+    ]
     job, packed = FakeJob(), []
     for number, (action, item_id) in enumerate(((first, "a"), ("view", "z"), ("view", "a"))):
         [(_, request), _] = job.send(event(action, item_id, f"e{number}", NOW_MS + number), AXES[0])
-        packed.append(encode_packed(structs.replace(request, versions=["r/v1/counts-000002"])))
+        packed.append(encode_packed(structs.replace(request, versions=["r/v1"])))
     score.eval(pd.DataFrame({"request": packed}))
     names = ("version", "events", "hr_at_10_ppm", "popularity_hr_at_10_ppm")
 
@@ -867,6 +908,17 @@ def test_flink_is_given_two_groups_however_many_versions_there_are(score):
     assert {"serving", "previous"} == {group for _, group, _ in before}
     assert before == set(metrics.gauges)
     assert [49, 48] == [metrics.read(group, "version") for group in ("serving", "previous")]
+
+
+def test_flink_can_read_how_much_is_counted(score):
+    """Examples, memory in bytes, and records that could not be read; also while lists are made."""
+    metrics = FakeMetrics()
+    score._gauges.register_statistics(metrics, score._statistics)
+    with score._statistics.lock:
+        read = {names: gauge() for names, gauge in metrics.gauges.items()}
+
+    figures = {"examples": 7, "bytes": 1_000, "passed_over": 2}
+    assert {("item_statistics", name): value for name, value in figures.items()} == read
 
 
 def test_a_forget_is_answered_without_scoring(score, registry):
@@ -892,7 +944,9 @@ def test_the_list_of_a_forgotten_user_is_judged_no_more(score):
             event(action, None if action == "forget" else "z", f"e{number}", NOW_MS + number), AXES[0]
         )
         packed.append(encode_packed(request))
-    score._score = lambda scorer, catalogue, requests, *rest: [[RecommendedItem("z", 0.1)] for _ in requests]
+    score._score = lambda scorer, statistics, catalogue, requests, *rest: [
+        [RecommendedItem("z", 0.1)] for _ in requests
+    ]
     score.eval(pd.DataFrame({"request": packed}))
 
     assert 0 == score._twin.figures("untrained")["events"]
@@ -931,7 +985,7 @@ def test_an_event_that_is_not_answered_is_judged_by_the_last_list_that_the_user_
     what came last.
     """
     score._answers = answers
-    score._score = lambda scorer, catalogue, requests, *rest: [
+    score._score = lambda scorer, statistics, catalogue, requests, *rest: [
         [RecommendedItem(last[request.event_id], 0.1)] for request in requests
     ]
     job, last, packed = FakeJob(), {}, []
@@ -994,18 +1048,6 @@ def test_while_a_version_is_loaded_the_one_before_makes_the_lists(score, registr
     assert ["r/v1", "r/v2"] == registry.asked
 
 
-def test_while_new_counts_are_loaded_the_last_ones_serve(score, registry, loads):
-    """They come every few seconds, and take the place of the ones before on the request."""
-    scored(score, ["r/v2/counts-000007", "r/v1"])
-    loads.waiting = True
-    [meanwhile], _ = scored(score, ["r/v2/counts-000008", "r/v1"])
-    loads.go()
-    [then], _ = scored(score, ["r/v2/counts-000008", "r/v1"])
-
-    assert ("v2.7", "v2.8") == (meanwhile.model_version, then.model_version)
-    assert ["r/v2/counts-000007", "r/v2/counts-000008"] == registry.asked
-
-
 def test_a_worker_that_starts_waits_a_little_for_its_first_version(score, loads):
     """And makes untrained lists if it has not come by then."""
     loads.waiting = True
@@ -1052,14 +1094,14 @@ def test_however_many_versions_are_bad_the_last_good_one_serves_on(score, regist
     assert ["v1"] * 7 == made
 
 
-def test_counts_that_come_while_the_registry_hangs_wait_behind_few_threads(score, loads, clock):
-    """New ones come every few seconds, and nobody asks for the last ones again."""
-    scored(score, ["r/v2/counts-000001", "r/v1"])
+def test_versions_that_come_one_by_one_while_the_registry_hangs_wait_behind_few_threads(score, loads, clock):
+    """The one that made the last list goes on, though no request names it any more."""
+    scored(score, ["r/v1"])
     loads.waiting = True
     for number in range(2, 200):
         clock.now_s += 5
-        [made], _ = scored(score, [f"r/v2/counts-{number:06d}", "r/v1"])
-        assert "v2.1" == made.model_version
+        [made], _ = scored(score, [f"r/v{number:05d}"])
+        assert "v1" == made.model_version
 
     assert udfs.loading.MOST_LOADS == len(loads.begun)
 
@@ -1074,18 +1116,18 @@ def test_versions_that_are_announced_while_the_registry_hangs_wait_too(score, lo
     assert udfs.loading.MOST_LOADS == len(loads.begun)
 
 
-def test_counts_that_load_slower_than_new_ones_come_serve_all_the_same(score, loads, registry):
+def test_versions_that_load_slower_than_new_ones_come_serve_all_the_same(score, loads, registry):
     """Those that are ready serve, although newer ones are asked for, and nothing piles up."""
-    scored(score, ["r/v2/counts-000001"])
+    scored(score, ["r/v1"])
     loads.waiting, made = True, []
     for number in range(2, 12):
-        made += scored(score, [f"r/v2/counts-{number:06d}"])[0]
+        made += scored(score, [f"r/v{number}", f"r/v{number - 1}", f"r/v{number - 2}"])[0]
         if number % 2:
             loads.go()
 
-    assert ["v2.1", "v2.1", "v2.2", "v2.2", "v2.4"] == [one.model_version for one in made[:5]]
+    assert ["v1", "v1", "v3", "v3", "v5"] == [one.model_version for one in made[:5]]
     assert len(score._scorers._loading) + len(score._scorers._loaded) <= udfs.loading.KEPT_VERSIONS + 1
-    assert 6 == len(registry.asked)
+    assert len(set(registry.asked)) == len(registry.asked)
 
 
 def test_while_a_version_is_loaded_the_best_that_is_ready_serves(score, loads):
@@ -1104,7 +1146,7 @@ def test_a_worker_whose_best_version_hangs_loads_those_that_stand_in(score, regi
     score._scorers = Scorers(
         registry.load, lambda dim: FakeScorer("untrained"), lambda one: work.append(one) if not work else one()
     )
-    made = [scored(score, ["r/v3/counts-000001", "r/v2", "r/v1"])[0][0].model_version for _ in range(2)]
+    made = [scored(score, ["r/v3", "r/v2", "r/v1"])[0][0].model_version for _ in range(2)]
 
     assert "v2" == made[-1]
     assert ["r/v2", "r/v1"] == registry.asked
@@ -1124,20 +1166,16 @@ def test_a_version_is_refused_where_no_thread_can_be_had(score):
     assert ["r/v2: cannot be used: RuntimeError: can't start new thread"] == rejected
 
 
-@pytest.mark.parametrize("where", ["_score", "popular"])
 @pytest.mark.parametrize("error", [IndexError("row 9"), MemoryError(), VersionError("no numbers")])
-def test_a_version_that_fails_at_a_list_is_refused_and_the_next_one_makes_it(score, monkeypatch, where, error):
+def test_a_version_that_fails_at_a_list_is_refused_and_the_next_one_makes_it(score, error):
     """It did not when it was tried; every request has its list all the same."""
 
     def fails(scorer):
         if scorer.name == "r/v2":
             raise error
 
-    rank, popular = score._score, FakeScorer.popular
-    if where == "_score":
-        score._score = lambda scorer, *rest: fails(scorer) or rank(scorer, *rest)
-    else:
-        monkeypatch.setattr(FakeScorer, "popular", lambda scorer: fails(scorer) or popular(scorer))
+    rank = score._score
+    score._score = lambda scorer, *rest: fails(scorer) or rank(scorer, *rest)
     made, rejected = scored(score, ["r/v2", "r/v1"], ["r/v2", "r/v1"])
 
     assert ["v1", "v1"] == [one.model_version for one in made]
@@ -1190,12 +1228,13 @@ def test_versions_are_loaded_by_a_thread_on_items_of_their_own():
         return FakeScorer(path)
 
     scorers = Scorers(load, lambda dim: FakeScorer("untrained"))
-    scorers.first([], catalogue)
-    assert "untrained" == scorers.first(["r/v1"], catalogue)[0]
+    statistics = FakeStatistics()
+    scorers.first([], statistics, catalogue)
+    assert "untrained" == scorers.first(["r/v1"], statistics, catalogue)[0]
     follower.refresh()
     go.set()
     deadline = time.monotonic() + 10
-    while "v1" != scorers.first(["r/v1"], catalogue)[0]:
+    while "v1" != scorers.first(["r/v1"], statistics, catalogue)[0]:
         assert time.monotonic() < deadline
 
     assert 3 == len(catalogue)

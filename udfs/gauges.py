@@ -1,6 +1,11 @@
-"""What Flink's metrics say of the model version that serves, and of the one before it."""
+"""What Flink's metrics say of the model version that serves, of the one before it, and of the item statistics."""
+
+from typing import TYPE_CHECKING
 
 from model.evaluation.online import FIGURES, OnlineMetrics
+
+if TYPE_CHECKING:  # it loads a compiler
+    from udfs.statistics import StatisticsFollower
 
 GROUPS = ("serving", "previous")
 
@@ -27,6 +32,14 @@ class Gauges:
             group.gauge("events", lambda place=place: int(self._figures(place)["events"]))
             for figure in FIGURES:
                 group.gauge(f"{figure}_ppm", lambda place=place, figure=figure: int(1e6 * self._figures(place)[figure]))
+
+    @staticmethod
+    def register_statistics(metrics, follower: "StatisticsFollower") -> None:
+        """Group `item_statistics`; what is read may be a moment old, so nobody waits for the lock."""
+        group = metrics.add_group("item_statistics")
+        group.gauge("examples", lambda: follower.statistics.seen)
+        group.gauge("bytes", lambda: int(follower.statistics.used_bytes()))
+        group.gauge("passed_over", lambda: follower.passed_over)
 
     def _figures(self, place: int) -> dict[str, float]:
         return self._twin.figures(self._shown[place])

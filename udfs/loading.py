@@ -97,9 +97,8 @@ def limited(path: str, done: str, work: Callable[[], T], limit_s: float) -> T:
 class Scorers:
     """The last few model versions, loaded; one that cannot be used is tried again after a while.
 
-    Where what was counted since a version was trained cannot be used, the version itself serves; while it is loaded,
-    what was counted before. Where none of a request's versions can, the one that made the last list goes on. Where that
-    cannot either, all of them are loaded, not the best one alone.
+    Where none of a request's versions can, the one that made the last list goes on. Where that cannot either, all of
+    them are loaded, not the best one alone.
 
     Args:
         load: from inside a thread.

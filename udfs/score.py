@@ -43,6 +43,7 @@ class Follows(NamedTuple):
     training_examples: str
     newest: int  # examples that are counted where there is no snapshot
     statistics: StatisticsConfig
+    max_future_s: float
 
 
 @dataclass(frozen=True)
@@ -87,9 +88,10 @@ class Score(ScalarFunction):
 
         self._score = score.score
         self._gauges.register(function_context.get_metric_group())
-        servers, item_vectors, examples, newest, config = self._follows
+        servers, item_vectors, examples, newest, config, max_future_s = self._follows
         self._follower = CatalogueFollower(servers, item_vectors, self._replica_dir / "score")
-        self._statistics = StatisticsFollower(servers, examples, self._registry, newest, config)
+        self._statistics = StatisticsFollower(servers, examples, self._registry, newest, config, max_future_s)
+        self._gauges.register_statistics(function_context.get_metric_group(), self._statistics)
 
         chosen = device.choose(self._device)
 

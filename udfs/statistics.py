@@ -13,8 +13,9 @@ from kafka.consumer.fetcher import ConsumerRecord
 
 from model import snapshot
 from model.bounds import StatisticsConfig
-from model.schema import Example, Request, decode_example, decoded
+from model.schema import Example, Request
 from model.statistics import ItemStatistics
+from udfs.examples import ExampleReader
 from udfs.follow import TopicFollower
 from udfs.loading import limited
 
@@ -35,22 +36,46 @@ Key = tuple[str, str]
 """A user and an event."""
 
 
+def open_snapshot(registry: str, config: StatisticsConfig) -> snapshot.Snapshot:
+    """The newest snapshot that can be read; an empty one where there is none, or the registry does not answer."""
+    try:
+        opened, refused = limited(registry, "read", lambda: snapshot.newest(registry, config), LOAD_S)
+    except Exception as error:  # the log has it all
+        logger.error("snapshots of the item statistics cannot be read: %s", error)
+        return snapshot.nothing(config)
+    for why in refused:
+        logger.error("a snapshot of the item statistics is passed over: %s", why)
+    logger.info("item statistics begin with %d examples", opened.statistics.seen)
+    return opened
+
+
 class StatisticsFollower:
     """Item statistics that follow the log in a thread. Whoever reads them holds the `lock`.
 
     Args:
         registry: where snapshots are.
         newest: so many of the newest examples are counted where there is no snapshot.
+        max_future_s: how far the job lets events lie in the future.
+
+    Attributes:
+        passed_over: records that could not be read.
     """
 
     def __init__(
-        self, bootstrap_servers: str, topic: str, registry: str, newest: int, config: StatisticsConfig
+        self,
+        bootstrap_servers: str,
+        topic: str,
+        registry: str,
+        newest: int,
+        config: StatisticsConfig,
+        max_future_s: float,
     ) -> None:
         self._config, self.lock, self.passed_over = config, threading.Lock(), 0
+        self._read, self._max_future_s = ExampleReader(max_future_s).read, max_future_s
         self._held: OrderedDict[Key, tuple[float, Example]] = OrderedDict()
         self._answered: OrderedDict[Key, None] = OrderedDict()
         self._users: OrderedDict[str, None] = OrderedDict()
-        opened = self._open(registry)
+        opened = open_snapshot(registry, config)
         self.statistics = opened.statistics
         self._follower = TopicFollower(
             bootstrap_servers, topic, opened.source, opened.offsets, self._take, self._restart, newest=newest
@@ -58,28 +83,19 @@ class StatisticsFollower:
         if not self._follower.reached_end.wait(CATCH_UP_S):
             logger.warning("%s is not read to its end after %g s: lists are made meanwhile", topic, CATCH_UP_S)
 
-    def _open(self, registry: str) -> snapshot.Snapshot:
-        try:
-            opened, refused = limited(registry, "read", lambda: snapshot.newest(registry, self._config), LOAD_S)
-        except Exception as error:  # the log has it all
-            logger.error("snapshots of the item statistics cannot be read: %s", error)
-            return snapshot.nothing(self._config)
-        for why in refused:
-            logger.error("a snapshot of the item statistics is passed over: %s", why)
-        logger.warning("item statistics begin with %d examples", opened.statistics.seen)
-        return opened
-
     def _restart(self, source: str) -> None:
         """The log is another one than that of the snapshot."""
         with self.lock:
+            self._read = ExampleReader(self._max_future_s).read
+            self._held.clear()
             if self.statistics.seen:
                 self.statistics = ItemStatistics(self._config)
 
     def _take(self, records: list[ConsumerRecord]) -> None:
         for start in range(0, len(records), COUNTED_AT_ONCE):
-            examples = [decoded(record.value, decode_example) for record in records[start : start + COUNTED_AT_ONCE]]
+            examples = [self._read(record) for record in records[start : start + COUNTED_AT_ONCE]]
             good = [example for example in examples if isinstance(example, Example)]
-            self.passed_over += len(examples) - len(good)
+            self.passed_over += sum(isinstance(example, str) for example in examples)
             with self.lock:
                 self.statistics.apply([example for example in good if not self._hold(example)])
             time.sleep(0)  # whoever waits for the lock comes first

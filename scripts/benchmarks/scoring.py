@@ -80,7 +80,10 @@ def build(items: int, device: str) -> World:
         catalogue.apply([ItemVector(f"i{number}", "bench", row.tobytes()) for number, row in rows])
     seconds["catalogue"] = time.perf_counter() - began
     draw, began = choices(items), time.perf_counter()
-    learner = Learner(catalogue, config=TrainingConfig(warm_up_epochs=0.0, epochs_per_event=0.0, sample_rate=0.0, warm_up_sample_rate=0.0))
+    learner = Learner(
+        catalogue,
+        config=TrainingConfig(warm_up_epochs=0.0, epochs_per_event=0.0, sample_rate=0.0, warm_up_sample_rate=0.0),
+    )
     learner.add(examples(draw, EVENTS))
     scorer = learner.fine_tune().to(device)
     seconds["counted and fitted"] = time.perf_counter() - began
