@@ -145,7 +145,7 @@ class ServingVersion:
 
 
 class Snapshots:
-    """Writes the item statistics now and then: so seldom that an example costs `snapshot.BYTES_AN_EXAMPLE` on average at most.
+    """Writes the item statistics now and then: an example costs `snapshot.BYTES_AN_EXAMPLE` on average at most.
 
     After a user was forgotten the next one is written soon, whatever it costs, and none is kept from before.
 
