@@ -12,7 +12,7 @@ import torch
 
 from model import registry
 from model.bounds import StatisticsConfig
-from model.schema import HeadraceError
+from model.schema import HeadraceError, StateError
 from model.statistics import ItemStatistics
 
 BYTES_AN_EXAMPLE = 500
@@ -53,11 +53,17 @@ def newest(folder: str, config: StatisticsConfig = StatisticsConfig()) -> tuple[
         try:
             tensors, about = registry.read(f"{folder.rstrip('/')}/{_name(number)}")
             columns = {name: _opened(name, tensor.numpy()) for name, tensor in tensors.items()}
-            offsets = {int(partition): int(offset) for partition, offset in about["offsets"].items()}
-            return Snapshot(ItemStatistics.restore(columns, config), str(about["source"]), offsets), refused
+            return Snapshot(ItemStatistics.restore(columns, config), *_place(about)), refused
         except (HeadraceError, KeyError, ValueError, TypeError, AttributeError) as error:
             refused.append(f"{_name(number)}: {error}")
     return nothing(config), refused
+
+
+def _place(about: dict) -> tuple[str, dict[int, int]]:
+    source, offsets = str(about["source"]), {int(number): int(offset) for number, offset in about["offsets"].items()}
+    if not source or min(offsets.values(), default=0) < 0:
+        raise StateError(f"no place in a topic: {source!r}, {offsets}")
+    return source, offsets
 
 
 def _numbers(folder: str) -> list[int]:
