@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from model.learning.counts import Pairs, inverse
+Pairs = inverse = None
 
 from model import consumed
 from model.evaluate import Users

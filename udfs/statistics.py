@@ -45,7 +45,7 @@ def open_snapshot(registry: str, config: StatisticsConfig) -> snapshot.Snapshot:
         return snapshot.nothing(config)
     for why in refused:
         logger.error("a snapshot of the item statistics is passed over: %s", why)
-    logger.info("item statistics begin with %d examples", opened.statistics.seen)
+    logger.warning("item statistics begin with %d examples", opened.statistics.seen)
     return opened
 
 
