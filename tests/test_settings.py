@@ -200,6 +200,7 @@ PROGRAMS = {
     "jobs/finetune.py": ["python jobs/finetune.py", "--half_life_s"],
     "scripts/bench.py": ["takes no options"],
     "scripts/benchmarks/compression.py": ["takes no options"],
+    "scripts/compare.py": ["--quick", "--only", "confluent_kafka"],
     "scripts/models.py": ["rollback", "--half_life_s"],
     "scripts/stack.py": ["up [PART ...]", "--half_life_s", "STACK_TASKMANAGERS"],
     "scripts/replay.py": ["--speed", "--half_life_s"],
