@@ -48,7 +48,7 @@ evaluate: setup  ## score the recommender beside other methods, without Flink (1
 behaviour: setup  ## what users do to their lists in a made-up shop, before and after learning (2 minutes)
 	@$(PYTHON) scripts/behaviour.py $(ARGS)
 
-bench: setup  ## how fast the parts are, beside simpler ways (a minute)
+bench: setup .venv/.bench  ## how fast the parts are, beside simpler ways (a minute)
 	@$(PYTHON) scripts/bench.py $(ARGS)
 
 clean:  ## stop the stack and delete what these commands made (.venv, .headrace, caches)
@@ -64,6 +64,13 @@ java:
 	  || { echo "headrace: no Java here: 17 or newer is wanted (Debian: apt-get install openjdk-17-jdk-headless)" >&2; exit 2; }
 	@command -v mvn >/dev/null \
 	  || { echo "headrace: no Maven here: mvn fetches Kafka's jars (Debian: apt-get install maven)" >&2; exit 2; }
+
+# The rivals that scripts/compare.py runs beside Headrace: nobody else needs them.
+.venv/.bench: .venv/.ready
+	@echo "setup: confluent-kafka and Quix Streams, to compare with"
+	@if uv --version >/dev/null 2>&1; then uv=uv; else uv=$(UV_HOME)/bin/uv; fi; \
+	$$uv pip install --quiet --python $(PYTHON) --editable '.[test,check,evaluate,bench]'
+	@touch .venv/.bench
 
 # Debian's own Python comes first: it is built with optimisation and runs plain loops twice as fast as many others.
 .venv/.ready: pyproject.toml

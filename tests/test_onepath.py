@@ -122,7 +122,7 @@ def pairs(events, sent, asked) -> list[tuple[Request, Request]]:
 
 def job_lists(requests: list[Request], catalogue, scorer, statistics) -> list[list[tuple[str, float]]]:
     """What the score UDF answers, with this scorer as the version that serves and these statistics followed."""
-    follows = Follows("nowhere:9092", "item-vectors", "training-examples", 1_000, StatisticsConfig())
+    follows = Follows("nowhere:9092", "item-vectors", "training-examples", 1_000, StatisticsConfig(), 300.0)
     udf = Score(Rules(), ListConfig(K), "cpu", follows, "/nowhere", 1, "/nowhere")
     udf._score, udf._follower = score, SimpleNamespace(catalogue=catalogue, rejected=deque(), refresh=lambda: None)
     udf._scorers = SimpleNamespace(first=lambda versions, statistics, catalogue: ("v1", scorer, []))

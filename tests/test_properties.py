@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, configuration, given, settings
 from hypothesis import strategies as st
 
-from jobs.inbox import read_example
+from udfs.examples import read_example
 from model import consumed, interest, user
 from model.catalogue import Catalogue
 from model.interest import Rules

@@ -964,7 +964,8 @@ def test_serving_needs_the_records_the_settings_which_versions_serve_and_the_rea
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert (
-        "['jobs', 'jobs.settings', 'model', 'model.interest', 'model.schema', 'model.versions', 'udfs', 'udfs.reader']"
+        "['jobs', 'jobs.settings', 'model', 'model.bounds', 'model.rules', 'model.schema', 'model.signals', "
+        "'model.versions', 'udfs', 'udfs.reader']"
         == done.stdout.strip()
     )
 

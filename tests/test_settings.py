@@ -198,8 +198,8 @@ def test_an_encoder_at_a_path_where_nothing_is_stops_the_program(capsys, tmp_pat
 PROGRAMS = {
     "jobs/recommend.py": ["flink run -py jobs/recommend.py", "--half_life_s"],
     "jobs/finetune.py": ["python jobs/finetune.py", "--half_life_s"],
-    "scripts/bench.py": ["takes no options"],
-    "scripts/benchmarks/compression.py": ["takes no options"],
+    "scripts/bench.py": ["--scoring", "--only SECTION"],
+    "scripts/compare.py": ["--quick", "--only", "confluent_kafka"],
     "scripts/models.py": ["rollback", "--half_life_s"],
     "scripts/stack.py": ["up [PART ...]", "--half_life_s", "STACK_TASKMANAGERS"],
     "scripts/replay.py": ["--speed", "--half_life_s"],
@@ -259,12 +259,21 @@ def test_a_file_that_cannot_be_written_ends_the_evaluation_before_the_work(capsy
     assert f"{option}: {tmp_path}: cannot be written; a file is wanted" in said
 
 
-@pytest.mark.parametrize("name", ["bench", "benchmarks/compression"])
-def test_what_measures_speed_takes_no_options(name):
-    """It would otherwise run for a minute without them."""
-    done = start(f"scripts/{name}.py", "--fast")
+WRONG = {
+    "--only fast": "--only: no section fast; there are parts, scoring, learning, compression, systems",
+    "--scoring --items many": "--items many: whole numbers are wanted, comma separated",
+    "--scoring --micro-batches 0": "--micro-batches 0: numbers of 1 or more are wanted",
+    "--threads 0": "--threads 0: 1 or more is wanted",
+}
 
-    assert (2, f"headrace: --fast: {name.split('/')[-1]} takes no options\n") == (done.returncode, done.stderr)
+
+@pytest.mark.parametrize("words", WRONG)
+def test_what_measures_speed_refuses_what_cannot_be_meant(words):
+    """Before it runs for minutes."""
+    done = start("scripts/bench.py", *words.split())
+
+    assert (2, f"headrace: {WRONG[words]}\n") == (done.returncode, done.stderr)
+
 
 
 @pytest.mark.parametrize("variable, default, meaning", Place.rows())
