@@ -16,7 +16,6 @@ import pytest
 from hypothesis import HealthCheck, configuration, given, settings
 from hypothesis import strategies as st
 
-from udfs.examples import read_example
 from model import consumed, interest, user
 from model.catalogue import Catalogue
 from model.interest import Rules
@@ -39,10 +38,12 @@ from model.schema import (
     encode_packed,
 )
 from model.score import Scorer, score
+from model.statistics import ItemStatistics
 from model.versions import Serving, follow, name_of, next_name
 from scripts import data
 from serving.store import Store
 from tests import poison
+from udfs.examples import read_example
 
 NOW_MS = 1_800_000_000_000
 configuration.set_hypothesis_home_dir(Path(tempfile.gettempdir()) / "headrace-hypothesis")  # not in the repository
@@ -262,7 +263,9 @@ def test_whoever_did_whatever_gets_a_list_of_probabilities(raws):
             continue
         record = user.embedded(event, 7, catalogue.encoder, np.full(64, 0.125, "f4"), vectors[0].astype("f4"))
         state = user.update(state, record, Rules()).state
-    [list_] = score(Scorer.untrained(8), catalogue, [user.request(state, "u", "e", NOW_MS)], 5, Rules())
+    [list_] = score(
+        Scorer.untrained(8), ItemStatistics(), catalogue, [user.request(state, "u", "e", NOW_MS)], 5, Rules()
+    )
     chances = [item.probability for item in list_]
 
     assert chances == sorted(chances, reverse=True) and all(0 < chance <= 1 for chance in chances) and len(chances) >= 3

@@ -965,8 +965,7 @@ def test_serving_needs_the_records_the_settings_which_versions_serve_and_the_rea
 
     assert (
         "['jobs', 'jobs.settings', 'model', 'model.bounds', 'model.rules', 'model.schema', 'model.signals', "
-        "'model.versions', 'udfs', 'udfs.reader']"
-        == done.stdout.strip()
+        "'model.versions', 'udfs', 'udfs.reader']" == done.stdout.strip()
     )
 
 

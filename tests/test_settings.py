@@ -275,7 +275,6 @@ def test_what_measures_speed_refuses_what_cannot_be_meant(words):
     assert (2, f"headrace: {WRONG[words]}\n") == (done.returncode, done.stderr)
 
 
-
 @pytest.mark.parametrize("variable, default, meaning", Place.rows())
 def test_every_variable_of_a_stack_has_a_meaning(variable, default, meaning):
     assert variable.startswith("STACK_") and len(meaning) > 10
