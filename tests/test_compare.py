@@ -133,11 +133,11 @@ def test_the_plain_job_makes_the_lists_of_the_bare_loop(folder):
 
     job, states, made = Recommend(str(folder)), {}, []
     current = FakeState()
-    job.open(SimpleNamespace(get_state=lambda about: SimpleNamespace(value=lambda: current.held, update=put)))
 
     def put(user):
         current.update(user)
 
+    job.open(SimpleNamespace(get_state=lambda about: SimpleNamespace(value=lambda: current.held, update=put)))
     for raw in RAWS:
         current = states.setdefault(Functions.decode(raw).user_id, FakeState())
         made += [plain(one.encode()) for one in job.process_element(raw.decode(), None)]
@@ -250,7 +250,7 @@ def test_without_java_it_says_what_is_missing():
     done = start("--quick", "--only", "headrace")
 
     assert (2, "") == (done.returncode, done.stdout)
-    assert done.stderr.startswith("compare: no Java here: ")
+    assert done.stderr.strip().startswith("compare: no Java here: ")
 
 
 def test_a_package_that_is_missing_is_named_with_what_installs_it(monkeypatch):

@@ -18,10 +18,10 @@ from starlette.testclient import TestClient
 from jobs import settings
 from model import schema
 from model.evaluation.behaviour import PROBES
-from model.scoring.reasons import NAMES
-from scripts import behaviour, data, models, options, stack
+from model.signals import ALL
+from scripts import behaviour, bench, data, models, options, stack
 from scripts.processes import Place, Processes, Supervision
-from serving import app, words
+from serving import app
 from serving.store import Store
 
 ROOT = Path(__file__).parent.parent
@@ -293,7 +293,7 @@ def own_flags(capsys) -> set[str]:
     ):
         with pytest.raises(SystemExit):
             read(["--help"])
-    told = capsys.readouterr().out + "".join(text() for text in HELP.values()) + "--help"
+    told = capsys.readouterr().out + "".join(text() for text in HELP.values()) + "--help" + bench.__doc__
     return set(re.findall(r"--[a-z][\w-]*", told))
 
 
@@ -391,10 +391,10 @@ def test_every_signal_has_words_and_they_are_shown():
     """And no words are left of a signal that is gone; a term and exploration are reasons as a signal is."""
     page = TEXTS["docs/signals.md"]
 
-    assert {*NAMES, "new"} == set(words.PHRASES) == set(re.findall(r"^\| `([\w-]+)` \|", page, re.MULTILINE))
-    for name, (with_items, alone) in words.PHRASES.items():
+    assert set(ALL) == set(re.findall(r"^\| `([\w-]+)` \|", page, re.MULTILINE))
+    for name, signal in ALL.items():
         assert re.search(
-            rf"^\| `{name}` \| .+ \| {re.escape(with_items.replace('{}', '…'))} \| {re.escape(alone)} \|$",
+            rf"^\| `{name}` \| .+ \| {re.escape(signal.because.replace('{}', '…'))} \| {re.escape(signal.alone)} \|$",
             page,
             re.MULTILINE,
         ), name

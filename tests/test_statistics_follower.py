@@ -175,7 +175,8 @@ def break_files(folder: Path, how: str) -> None:
 
 
 DAMAGES = [
-    "cut short", "never completed", "no JSON", "no offsets", "of no topic", "offsets of nothing", "offsets before the beginning",
+    "cut short", "never completed", "no JSON",
+    "no offsets", "of no topic", "offsets of nothing", "offsets before the beginning",
 ]  # fmt: skip
 
 
