@@ -105,7 +105,7 @@ def request(world: World, number: int) -> Request:
 
 def ms_per_list(world: World, size: int, seconds: float = 3.0) -> float:
     """Median over micro-batches of this size, with reasons, after a first one; examples are counted between them."""
-    requests = [request(world, number) for number in range(USERS - size, USERS)]
+    requests = [request(world, number) for number in range(size)]
     times, first = [], EVENTS
     gc.collect()
     gc.freeze()  # as a worker does: what is loaded by now is never garbage
