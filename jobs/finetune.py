@@ -56,8 +56,6 @@ SAY_S = 60.0
 """So often the log says how far a candidate is that waits to be judged."""
 RETRY_S = 30.0
 """A serving version that cannot be loaded is tried again after this time."""
-RECALLED_AT_ONCE = 2_000
-"""So many examples of before are counted at once, so that none makes room in the replay before it is counted."""
 WRITE_S = 600.0
 """The learner ends, and is started again, where a version or a snapshot is not written after this time."""
 
@@ -214,9 +212,8 @@ class FineTune:
         """
         if self._served.scorer is None:
             return examples
-        for start in range(0, len(examples), RECALLED_AT_ONCE):
-            self._learner.add(examples[start : start + RECALLED_AT_ONCE])
-            self._learner.catch_up()
+        self._learner.add(examples)
+        self._learner.catch_up()
         return []
 
     def turn(self, examples: list[Example], why: str) -> str:

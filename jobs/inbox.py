@@ -70,8 +70,7 @@ class Inbox:
 
     def __init__(self, settings: Settings, counted: Mapping[int, int] = {}) -> None:
         self._examples, self._requests = settings.topic("training-examples"), settings.topic("fine-tune-requests")
-        self._capacity = settings.replay_capacity
-        newest = {self._examples: self._capacity, self._requests: REQUESTS}
+        newest = {self._examples: settings.replay_capacity, self._requests: REQUESTS}
         self._reader = Reader(settings.bootstrap_servers, newest, GATHER_BYTES, restart=self._restart)
         self._reports, self._read_example = Reports(settings), ExampleReader(settings.max_future_s).read
         self._counted = counted
@@ -112,9 +111,6 @@ class Inbox:
                 self._request(record)
             else:
                 self._example(record)
-        more = len(self.examples) - self._capacity
-        if more > 0:  # what is to be forgotten stays: the learner may hold older ones of the user
-            self.examples = [one for one in self.examples[:more] if one.forget] + self.examples[more:]
 
     def _request(self, record: ConsumerRecord) -> None:
         request = decoded(record.value, decode_fine_tune_request)

@@ -158,7 +158,7 @@ class Learner:
                 self.replay.add(example)
         new = self.replay.take_new()
         for step, one in enumerate(new, self.statistics.seen - len(new)):
-            one.user.steps[one.place] = max(0, step)
+            one.counted_at(max(0, step))
 
     def fine_tune(self, progress: Callable[[int, int], None] = lambda done, of: None) -> Scorer:
         """Learn from the examples since the last call and return a new scorer; the ones returned before do not change.
@@ -204,7 +204,7 @@ class Learner:
         if self._before is None:
             self._before = self.statistics.keys.copy(), self.statistics.popularity()[:, HALF_LIFE_2K].copy()
         for step, one in enumerate(examples, self.statistics.seen):
-            one.user.steps[one.place] = step
+            one.counted_at(step)
         self.statistics.apply([one.example for one in examples])
         self._scorer.learnt.fill_(self.statistics.seen)
         self._counted += [one.light() for one in examples]
@@ -219,7 +219,7 @@ class Learner:
             share: of the steps that one call may take.
         """
         flat = self.replay.flatten(self._rows_of)
-        hidden, new = flat.spots(later), flat.spots([one for one in self._counted if one.place >= 0])
+        hidden, new = flat.spots(later), flat.spots(self._counted)
         reach = np.append(flat.starts[1:], len(flat.rows))  # where the events of each user end that may be seen
         np.minimum.at(reach, flat.owner[hidden[hidden >= 0]], hidden[hidden >= 0])
         if self._before is not None:

@@ -90,12 +90,13 @@ def test_old_events_that_are_replayed_now_are_new(broker):
     "clock", [lambda number: START_MS + number, lambda number: START_MS + number // 100, lambda number: START_MS]
 )
 def test_the_newest_examples_of_all_partitions_together_remain(broker, partitions, clock):
-    """Not so many of each: what is read for nothing is no more than what was written in one millisecond."""
+    """Not so many of each: what is read beyond them is no more than what was written in one millisecond."""
     for number in range(1_000):
         write(broker, EXAMPLES, number % partitions, example(number), timestamp=clock(number))
     names = drained(replay_capacity=100)
 
-    assert 100 == len(names)
+    at_once = sum(clock(number) == clock(0) for number in range(1_000))
+    assert 100 <= len(names) <= min(100 + at_once - 1, 100 * partitions)
     assert len(set(range(900, 1_000)) & {int(name[2:]) for name in names}) >= (100 if clock(0) != clock(999) else 25)
 
 
@@ -141,15 +142,15 @@ def test_who_comes_back_after_a_forget_is_learnt_from(broker):
     assert ["u-1", "forget", "u-2"] == drained()
 
 
-def test_a_forget_is_never_dropped_for_room(broker):
-    """The learner may hold older examples of the user."""
+def test_nothing_that_comes_later_is_dropped_for_room(broker):
+    """All of it is counted, and the learner may hold older examples of a user who is forgotten."""
     write(broker, EXAMPLES, 0, forget("v"))
     inbox = Inbox(Settings(replay_capacity=3))
     inbox.drain()
     write(broker, EXAMPLES, 0, *map(example, range(9)))
     inbox.drain()
 
-    assert ["forget", "u-6", "u-7", "u-8"] == [one.event_id for one in inbox.take()]
+    assert ["forget", *(f"u-{number}" for number in range(9))] == [one.event_id for one in inbox.take()]
 
 
 # What can be read
@@ -300,7 +301,7 @@ def test_a_new_partition_is_read_from_its_beginning(broker):
     write(broker, EXAMPLES, 1, example(2), example(3))
     inbox.read()
 
-    assert ["u-2", "u-3"] == [one.event_id for one in inbox.take()]
+    assert ["u-1", "u-2", "u-3"] == [one.event_id for one in inbox.take()]
 
 
 @pytest.mark.parametrize("again", [0, 1, 5])

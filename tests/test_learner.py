@@ -381,17 +381,25 @@ def test_a_learner_that_starts_again_counts_what_came_before_it_and_learns_nothi
 
 
 def test_examples_of_before_are_counted_however_few_of_them_are_remembered(world):
-    """Those that make room for newer ones in the replay are counted first."""
+    """Those that have made room for newer ones in the replay are counted too."""
     past = world.examples[:200]
     world.take(60, "count")
     world.start()
     world.learner.replay.capacity = 50
-    with pytest.MonkeyPatch.context() as small:
-        small.setattr(finetune, "RECALLED_AT_ONCE", 10)
-        world.step.recall(past)
+    world.step.recall(past)
 
     assert 200 == world.learner.statistics.seen
     assert 50 == len(world.learner.replay.order)
+
+
+@pytest.mark.parametrize("why", ["", "count"])
+def test_examples_of_a_turn_are_counted_however_few_of_them_are_remembered(world, why):
+    """Many may come while the learner is busy; a candidate is learnt from those that are still there."""
+    world.learner.replay.capacity = 50
+    assert "" == world.take(300, why)
+
+    assert (300, 50) == (world.learner.statistics.seen, len(world.learner.replay.order))
+    assert why == ("count" if world.current() else "")
 
 
 def test_a_learner_that_starts_where_nothing_serves_learns_from_what_came_before_it(world):

@@ -452,7 +452,8 @@ def test_every_prefix_has_its_own_registry_and_replicas():
 
 
 @pytest.mark.parametrize(
-    "prefix", [".", "..", "../", "a/b", "/", "a b", "a\n", "ä", "'", "x" * 201, "v00001", "counts-1"]
+    "prefix",
+    [".", "..", "../", "a/b", "/", "a b", "a\n", "ä", "'", "x" * 201, "v00001", "counts-1", "statistics-000001"],
 )
 def test_a_prefix_is_the_beginning_of_a_topic_and_the_name_of_a_folder(prefix):
     """It leads out of no folder, is no version's, and holds only what Kafka takes."""

@@ -80,6 +80,11 @@ class BufferEntry(NamedTuple):
         """Where it stands among the user's events that are still here; below 0 when it is gone."""
         return self.at - self.user.dropped
 
+    def counted_at(self, step: int) -> None:
+        """Note as which example it was counted."""
+        if self.place >= 0:
+            self.user.steps[self.place] = step
+
     def light(self) -> "BufferEntry":
         """The same without the interests of that time, most of what it weighs."""
         return self._replace(example=msgspec.structs.replace(self.example, interests=b""))
@@ -111,8 +116,9 @@ class Flat:
     places: dict[str, np.ndarray]
 
     def spots(self, examples: Sequence[BufferEntry]) -> np.ndarray:
-        """Where examples stand, -1 where their item is not there; (n,)."""
-        return np.array([self.places[one.example.user_id][one.place] for one in examples], np.int64)
+        """Where examples stand, -1 where their item is not there or they are gone; (n,)."""
+        places = [self.places[one.example.user_id][one.place] if one.place >= 0 else -1 for one in examples]
+        return np.array(places, np.int64)
 
 
 class ReplayBuffer:
@@ -175,9 +181,9 @@ class ReplayBuffer:
         return self.users.pop(user_id, None)
 
     def take_new(self) -> list[BufferEntry]:
-        """The examples since the last call whose events are still here."""
+        """The examples since the last call; of more than there is room for, the events of the oldest are gone."""
         new, self._new = self._new, []
-        return [one for one in new if one.place >= 0]
+        return new
 
     def has(self, example: Example) -> bool:
         """Whether an example came before."""

@@ -3,7 +3,7 @@
 On one core. The precisions take turns, so on a busy machine what matters is how they compare. The last line of stdout
 is the rows as one line of JSON.
 
-    python scripts/benchmarks/compression.py        takes no options
+    python scripts/bench.py --only compression
 """
 
 import copy
