@@ -15,7 +15,6 @@ from scripts import compare
 from scripts.rivals import bare, confluent, quix
 from scripts.rivals.functions import EVENTS, ITEM_VECTORS, VERSION, Functions
 from scripts.rivals.ways import QUICK_WAYS, WAYS
-from tests.test_udfs import FakeState
 
 NOW_MS = 1_700_000_000_000
 RAWS = [
@@ -133,19 +132,16 @@ def test_the_plain_job_makes_the_lists_of_the_bare_loop(folder):
     """Of a loop that takes one event at a time; its state is a dict for each user."""
     from scripts.rivals.plain_flink import Recommend
 
-    job, states, made = Recommend(str(folder)), {}, []
-    current = FakeState()
-    job.open(SimpleNamespace(get_state=lambda about: SimpleNamespace(value=lambda: current.held, update=put)))
-
-    def put(user):
-        current.update(user)
+    job, users, made, current = Recommend(str(folder)), {}, [], ""
+    state = SimpleNamespace(value=lambda: users.get(current), update=lambda user: users.update({current: user}))
+    job.open(SimpleNamespace(get_state=lambda about: state))
 
     for raw in RAWS:
-        current = states.setdefault(Functions.decode(raw).user_id, FakeState())
+        current = Functions.decode(raw).user_id
         made += [plain(one.encode()) for one in job.process_element(raw.decode(), None)]
 
     assert [made for _, made in bare_lists(folder, 1)] == made
-    assert [7, 7, 6] == [state.held["events"] for state in states.values()]
+    assert {"u0": 7, "u1": 7, "u2": 6} == {user_id: user["events"] for user_id, user in users.items()}
 
 
 def test_the_bare_loop_tells_when_it_made_how_many_lists(folder):
