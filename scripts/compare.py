@@ -72,7 +72,7 @@ class Sizes(NamedTuple):
     at_half_load_s: float
 
 
-FULL, QUICK = Sizes(20_000, 40.0, 5, 20.0), Sizes(5_000, 10.0, 2, 8.0)
+FULL, QUICK = Sizes(15_000, 25.0, 5, 15.0), Sizes(5_000, 10.0, 2, 6.0)
 
 
 class Made(msgspec.Struct):

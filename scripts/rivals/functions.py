@@ -39,7 +39,8 @@ class States(Protocol):
 class Functions:
     """The functions of Headrace's job in one process: decode, update, score.
 
-    What is counted is counted here, before the micro-batch is scored; Headrace counts what comes back from Kafka.
+    An example is counted once the list that answers its event is made, as in the job. Nothing is written to the log of
+    examples, from which Headrace's learner and its other workers learn.
 
     Args:
         folder: `workload.prepare` wrote it.
@@ -73,11 +74,12 @@ class Functions:
 
     def score(self, requests: list[Request]) -> list[tuple[str, bytes]]:
         """(user_id, record of `recommendations`) for each request."""
-        self._statistics.apply(self._examples)
-        self._examples = []
         lists = score.score(self._scorer, self._statistics, self._catalogue, requests, self._k, self._rules)
         now_ms = time.time_ns() // 1_000_000
-        return [(one.user_id, self._record(one, items, now_ms)) for one, items in zip(requests, lists)]
+        records = [(one.user_id, self._record(one, items, now_ms)) for one, items in zip(requests, lists)]
+        self._statistics.apply(self._examples)
+        self._examples = []
+        return records
 
     def _record(self, asked: Request, items: list, now_ms: int) -> bytes:
         name = rec_id(asked.user_id, event_key(asked.event_id), asked.event_time_ms)
