@@ -17,6 +17,7 @@ REMEMBERED = 256
 MOST_SHARE = 0.05
 """One user makes at most this share of what has not faded of a popularity."""
 _FEW = 1_000  # events: a user may make a share of so many at first
+_ROUNDING = 1e-5  # of what is taken out of a weight: what is left below it is none
 _SUMS = np.array([1e12 / np.log(2), 20_000 / np.log(2), 2_000 / np.log(2), 200 / np.log(2)])
 _HALF_LIVES = np.array([np.inf, 20_000.0, 2_000.0, 200.0])
 _ROOMS = np.array([8, 32, 128, 512, 2_048])  # slots of a row: it grows from one to the next
@@ -82,9 +83,30 @@ class Pairs(NamedTuple):
     free: np.ndarray
 
 
-def new_log(places: int = 4_096) -> Log:
+LINKS = ("before", "after", "before_item")
+"""Columns of the log that hold places."""
+
+
+def new_log(places: int) -> Log:
     i4 = np.int32
     return Log(*(np.zeros(places, kind) for kind in (i4, i4, np.uint32, np.int64, i4, i4, i4)))
+
+
+def with_length(log: Log, seen: int, places: int) -> tuple[Log, np.ndarray]:
+    """The newest events in a ring of another length, and where each place is now, -1 for one that is gone."""
+    steps = np.arange(max(0, seen - min(places, len(log.item))), seen)
+    old, new, moved = steps % len(log.item), steps % places, np.full(len(log.item), -1, np.int32)
+    moved[old] = new
+    other = new_log(places)
+    other.user[:] = -1  # where there is no event
+    for name, column in log._asdict().items():
+        getattr(other, name)[new] = follow(moved, column[old]) if name in LINKS else column[old]
+    return other, moved
+
+
+def follow(moved: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Where places are now, -1 for none."""
+    return np.where(places >= 0, moved[places], -1).astype(np.int32)
 
 
 def new_users() -> Users:
@@ -151,7 +173,7 @@ def find(log, users, seen, user, event, time_ms):
 def apply(log, users, items, tables, rules, bases, seen, most, item_rows, user_rows, events, times_ms, gone):
     """Count examples that were not counted before; how many were seen by then.
 
-    gone[0] is how many users have no event left, gone[1:] their rows.
+    gone[0] is how often a user's last event left, gone[1:] their rows; they may have come back since.
     """
     gone[0] = 0
     for at in range(len(item_rows)):
@@ -176,7 +198,7 @@ def _leave(log, users, items, seen, place, gone):
         return
     user, item = log.user[place], log.item[place]
     if user >= 0 and users.newest[user] == place:
-        users.newest[user] = -1
+        clear_user(users, user)
         gone[0] += 1
         gone[gone[0]] = user
     if items.newest[item] == place:
@@ -222,7 +244,7 @@ def _choose(users, items, bases, step, user, item, again, sign):
         amount = sign * added * 2.0 ** ((step - bases[at]) / half_life)
         before = items.chosen[item, at]
         items.chosen[item, at] = max(before + amount, 0.0)
-        items.totals[at] += items.chosen[item, at] - before
+        items.totals[at] = max(items.totals[at] + items.chosen[item, at] - before, 0.0)
     users.step[user] = step
     items.changed[item] = max(items.changed[item], step)
     if sign > 0 and items.first[item] < 0:
@@ -266,7 +288,7 @@ def _add(pairs, item, partner, amount, most):
         if used == pairs.room[item] and used < most:
             _grow(pairs, item)
             start = pairs.start[item]
-        if used < pairs.room[item]:
+        if used < min(pairs.room[item], most):
             at = used
             pairs.used[item] = used + 1
         elif used:
@@ -274,8 +296,10 @@ def _add(pairs, item, partner, amount, most):
         else:
             return
         pairs.partner[start + at], pairs.weight[start + at] = partner, 0.0
-    weight = max(pairs.weight[start + at] + np.float32(amount), np.float32(0.0))
-    _place(pairs, start, pairs.used[item], at, partner, weight)
+    weight = pairs.weight[start + at] + np.float32(amount)
+    _place(pairs, start, pairs.used[item], at, partner, weight if weight > -_ROUNDING * amount else np.float32(0.0))
+    while pairs.used[item] and pairs.weight[start + pairs.used[item] - 1] <= 0:
+        pairs.used[item] -= 1
 
 
 @njit(cache=True)
@@ -344,10 +368,22 @@ def forget(log, users, items, tables, rules, bases, seen, user):
         users.step[user] = step if at == 0 else users.step[user]
         _choose(users, items, bases, step, user, item, again, -1.0)
         items.changed[item] = seen
-        if items.chosen[item, 0] < 0.5:
-            items.first[item] = -1
     for place in places:
         log.user[place], log.event[place], log.time_ms[place] = -1, 0, 0
+    for place in places:
+        if items.first[log.item[place]] == step_at(place, seen, len(log.item)):
+            items.first[log.item[place]] = _first(log, items, seen, log.item[place])
+
+
+@njit(cache=True)
+def _first(log, items, seen, item):
+    """The oldest event in the log that chose an item, -1 for none; of those who were forgotten none counts."""
+    first, place = -1, items.newest[item]
+    while place >= 0:
+        if log.user[place] >= 0:
+            first = step_at(place, seen, len(log.item))
+        place = earlier(log.before_item, log.item, seen, place)
+    return first
 
 
 @njit(cache=True)

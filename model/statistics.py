@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from model import columns as checked
 from model import counting
 from model.bounds import StatisticsConfig
 from model.counting import Items, Log, Pairs, Rule, Users
@@ -32,7 +33,7 @@ PAIRS = {
 }
 """Counted tables of pairs, by name."""
 LAYOUT = 1
-_FIRST_ROWS, _FIRST_SLOTS = 1_024, 1 << 16
+_FIRST_ROWS, _FIRST_SLOTS, _FIRST_EVENTS = 1_024, 1 << 16, 4_096
 _CHUNK = 256  # examples counted between two looks at the room that is left
 _POPULAR_FOR = 100  # examples, after which what is popular is looked for again
 _MOST_EXPONENT = 60.0  # weights are kept as of a base event, and brought to a new one before they grow beyond 2**60
@@ -65,8 +66,9 @@ class ItemStatistics:
         self._free_users: list[int] = []
         self._keys = np.zeros(_FIRST_ROWS, np.uint64)
         self._user_keys = np.zeros(_FIRST_ROWS, np.uint64)
-        self.log, self.users, self.items = counting.new_log(), counting.new_users(), counting.new_items()
-        self.pairs = {name: counting.new_pairs(_FIRST_SLOTS) for name in PAIRS}
+        self.log = counting.new_log(min(_FIRST_EVENTS, config.most_events))
+        self.users, self.items = counting.new_users(), counting.new_items()
+        self.pairs = {name: counting.new_pairs(min(_FIRST_SLOTS, config.most_pairs // len(PAIRS))) for name in PAIRS}
         self.bases = np.zeros(len(HALF_LIVES) + len(PAIRS), np.int64)
         """The event as of which each popularity and each table is kept."""
 
@@ -123,7 +125,8 @@ class ItemStatistics:
             self.bases, self.seen, self.config.most_partners, items, users, events, times, gone,
         )  # fmt: skip
         for user in gone[1 : 1 + gone[0]].tolist():  # whose last event has left the log
-            self._drop_user(user)
+            if self.users.newest[user] < 0:  # and who did not come back since
+                self._drop_user(user)
         self.revision += 1
 
     def _row_for_user(self, key: int) -> int:
@@ -147,6 +150,7 @@ class ItemStatistics:
                 self.bases, self.seen, row,
             )  # fmt: skip
             self._drop_user(row)
+            self._popular = None
             self.revision += 1
             self.forgotten += 1
 
@@ -160,7 +164,8 @@ class ItemStatistics:
         self.items = self.items._replace(
             **{name: grown(getattr(self.items, name), len(self._keys), empty) for name, empty in _EMPTY_ITEM.items()}
         )
-        self.pairs = {name: self._with_room(pairs) for name, pairs in self.pairs.items()}
+        for name, pairs in self.pairs.items():
+            self.pairs[name] = self._with_room(pairs)
         if self.seen + examples > len(self.log.item) and len(self.log.item) < self.config.most_events:
             room = min(self.config.most_events, 2 * (len(self.log.item) + examples))
             if self.seen <= len(self.log.item):  # it has not gone round yet: a place is the number of its event
@@ -172,10 +177,10 @@ class ItemStatistics:
         rows = Pairs(
             *(grown(column, len(self._keys)) if name in _PAIR_ROWS else column for name, column in named(pairs))
         )
-        slots, all_slots = len(rows.partner), sum(len(one.partner) for one in self.pairs.values())
-        if slots - int(rows.top[0]) > slots // 4 or all_slots + slots > self.config.most_pairs:
+        slots, left = len(rows.partner), self.config.most_pairs - sum(len(one.partner) for one in self.pairs.values())
+        if slots - int(rows.top[0]) > max(slots, 2 * _FIRST_SLOTS) // 4 or left <= 0:
             return rows
-        more = max(_FIRST_SLOTS, 2 * slots)
+        more = slots + min(left, max(_FIRST_SLOTS, slots))
         return rows._replace(partner=resized(rows.partner, more), weight=resized(rows.weight, more))
 
     def _rebase(self) -> None:
@@ -230,12 +235,14 @@ class ItemStatistics:
 
     def snapshot(self) -> dict[str, np.ndarray]:
         """Columns from which `restore` goes on, by name."""
-        items, users = len(self.row_of), len(self._user_keys)
-        events = min(self.seen, len(self.log.item))
-        known = np.array([*self._user_row.values()], np.int32)
-        columns = {"keys": self._keys[:items], "user_rows": known, "user_keys": self._user_keys[known]}
-        columns |= {"numbers": np.array([LAYOUT, self.seen, len(self.log.item), users], np.int64), "bases": self.bases}
+        items, events = len(self.row_of), min(self.seen, len(self.log.item))
+        known = np.array([*self._user_row.values()], np.int64)
+        number = np.full(len(self._user_keys) + 1, -1, np.int32)  # rows without gaps; the last entry is for nobody's
+        number[known] = np.arange(len(known))
+        columns = {"keys": self._keys[:items], "user_keys": self._user_keys[known]}
+        columns |= {"numbers": np.array([LAYOUT, self.seen], np.int64), "bases": self.bases}
         columns |= {f"log.{name}": column[:events] for name, column in named(self.log)}
+        columns["log.user"] = number[columns["log.user"]]
         columns |= {f"users.{name}": column[known] for name, column in named(self.users)}
         columns |= {f"items.{name}": getattr(self.items, name)[:items] for name in _EMPTY_ITEM}
         columns["totals"] = self.items.totals
@@ -254,32 +261,49 @@ class ItemStatistics:
         """
         self = cls(config)
         try:
-            layout, seen, places, users = columns["numbers"].tolist()
+            layout, seen = columns["numbers"].tolist()
             if layout != LAYOUT:
                 raise StateError(f"item statistics of layout {layout}: layout {LAYOUT} can be read")
-            self._restore(columns, seen, places, users)
-        except (KeyError, ValueError, IndexError, TypeError) as error:
+            self._restore(columns, seen)
+        except (KeyError, ValueError, IndexError, TypeError, OverflowError, MemoryError) as error:
             raise StateError(f"item statistics cannot be read: {type(error).__name__}: {error}") from None
         self.revision += 1
         return self
 
-    def _restore(self, columns: Mapping[str, np.ndarray], seen: int, places: int, users: int) -> None:
-        keys = columns["keys"]
-        self.row_of = dict(zip(keys.tolist(), range(len(keys))))
-        self._keys = keys.copy()
+    def _restore(self, columns: Mapping[str, np.ndarray], seen: int) -> None:
         self.seen, self.bases = seen, columns["bases"].copy()
-        known = columns["user_rows"]
-        self._user_keys = np.zeros(users, np.uint64)
-        self._user_keys[known] = columns["user_keys"]
-        self._user_row = dict(zip(columns["user_keys"].tolist(), known.tolist()))
-        self._free_users = sorted(set(range(int(known.max(initial=-1)) + 1)) - set(known.tolist()))
-        self.log = Log(*(resized(columns[f"log.{name}"], places) for name in Log._fields))
-        self.users = Users(
-            *(_spread(columns[f"users.{name}"], known, users, _EMPTY_USER[name]) for name in Users._fields)
-        )
+        self._keys, self._user_keys = columns["keys"].copy(), columns["user_keys"].copy()
+        self.row_of, self._user_row = _numbered(self._keys), _numbered(self._user_keys)
+        self.log = Log(*(columns[f"log.{name}"].copy() for name in Log._fields))
+        self.users = Users(*(columns[f"users.{name}"].copy() for name in Users._fields))
         of_items = {name: columns[f"items.{name}"].copy() for name in _EMPTY_ITEM}
         self.items = Items(**of_items, totals=columns["totals"].copy())
         self.pairs = {name: Pairs(*(columns[f"{name}.{part}"].copy() for part in Pairs._fields)) for name in PAIRS}
+        self._check()
+        self._fit_log()
+
+    def _check(self) -> None:
+        """See that what was restored fits together."""
+        if len(self._user_row) != len(self.users.newest):
+            raise ValueError(f"{len(self._user_row)} users have {len(self.users.newest)} rows")
+        if self.bases.dtype != np.int64 or self.bases.shape != (len(HALF_LIVES) + len(PAIRS),):
+            raise ValueError(f"bases are {self.bases.dtype} {self.bases.shape}")
+        if not min(1, self.seen) <= len(self.log.item) <= self.seen:
+            raise ValueError(f"{len(self.log.item)} events of {self.seen}")
+        checked.check(len(self.row_of), self.log, self.users, self.items, self.pairs.values())
+
+    def _fit_log(self) -> None:
+        """Where the bound is another one than that of who wrote the snapshot, keep as many events as it allows."""
+        places, most = len(self.log.item), self.config.most_events
+        if self.seen == places and places <= most:  # it has not gone round yet, and may grow
+            first = max(places, min(_FIRST_EVENTS, most))
+            self.log = Log(*(resized(column, first) for column in self.log))
+        elif places != most:
+            self.log, moved = counting.with_length(self.log, self.seen, most)
+            for newest in (self.users.newest, self.items.newest):
+                newest[:] = counting.follow(moved, newest)
+        for row in [row for row in self._user_row.values() if self.users.newest[row] < 0]:
+            self._drop_user(row)
 
 
 _EMPTY_USER: dict[str, int] = {"newest": -1, "step": 0, "share": 0}
@@ -302,7 +326,5 @@ def resized(column: np.ndarray, rows: int, empty: int = 0) -> np.ndarray:
     return larger
 
 
-def _spread(values: np.ndarray, rows: np.ndarray, count: int, empty: int) -> np.ndarray:
-    column = np.full((count, *values.shape[1:]), empty, values.dtype)
-    column[rows] = values
-    return column
+def _numbered(keys: np.ndarray) -> dict[int, int]:
+    return dict(zip(keys.tolist(), range(len(keys))))
