@@ -239,7 +239,7 @@ class ItemStatistics:
         known = np.array([*self._user_row.values()], np.int64)
         number = np.full(len(self._user_keys) + 1, -1, np.int32)  # rows without gaps; the last entry is for nobody's
         number[known] = np.arange(len(known))
-        columns = {"keys": self._keys[:items], "user_keys": self._user_keys[known]}
+        columns: dict[str, np.ndarray] = {"keys": self._keys[:items], "user_keys": self._user_keys[known]}
         columns |= {"numbers": np.array([LAYOUT, self.seen], np.int64), "bases": self.bases}
         columns |= {f"log.{name}": column[:events] for name, column in named(self.log)}
         columns["log.user"] = number[columns["log.user"]]
