@@ -193,7 +193,7 @@ def test_a_snapshot_costs_an_example_no_more_than_it_may(tmp_path, clock, monkey
     write_ = snapshot.write
     monkeypatch.setattr(snapshot, "write", lambda *given: sizes.append(write_(*given)) or sizes[-1])
     statistics, snapshots = ItemStatistics(), Snapshots(folder, 0)
-    for heap in stream(40_000, items, users):
+    for heap in stream(80_000, items, users):
         statistics.apply(heap)
         if snapshots.is_due(statistics):
             snapshots.write(statistics, SOURCE, {0: statistics.seen})
