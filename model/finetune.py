@@ -101,7 +101,6 @@ class Learner:
         self._seed, self._random = seed, np.random.default_rng(seed)
         self._counted: list[BufferEntry] = []  # the network has not learnt from these yet
         self._before: tuple[np.ndarray, np.ndarray] | None = None  # what was popular before them, with its item keys
-        self._fitted_at = 0  # examples seen then
         self.resume(scorer or self._new_scorer())
 
     def _new_scorer(self) -> Scorer:
@@ -118,6 +117,7 @@ class Learner:
         self._row_of = dict(zip(self._scorer.keys.numpy().view(np.uint64).tolist(), range(len(self._scorer.keys))))
         self._network = NetworkTrainer(self._scorer, self.config, self._random)
         self.ranker = RankerTrainer(self._scorer, self.config, self._random, self.rules)
+        self._fitted_at = 0  # examples seen when tables were fitted; this scorer's are of another time, or not there
 
     def add(self, examples: Sequence[Example]) -> None:
         """Take over examples in their order; one that came before is passed over, one that forgets is obeyed."""
@@ -196,7 +196,8 @@ class Learner:
             self._scorer.changed()
 
     def _count(self, examples: list[BufferEntry], share: float) -> None:
-        """The ranker looks at a share of the examples, then all are counted."""
+        """The ranker looks at a share of the examples that were not counted before, then all of them are counted."""
+        examples = [one for one in examples if not self.statistics.has(one.example)]
         if not examples:
             return
         if share and self.statistics.seen and len(self.catalogue) > 1:
@@ -222,10 +223,12 @@ class Learner:
         hidden, new = flat.spots(later), flat.spots(self._counted)
         reach = np.append(flat.starts[1:], len(flat.rows))  # where the events of each user end that may be seen
         np.minimum.at(reach, flat.owner[hidden[hidden >= 0]], hidden[hidden >= 0])
+        new = new[new >= 0]
+        new = new[new < reach[flat.owner[new]]]  # not one before which another stands that came late
         if self._before is not None:
             steps = self._steps(len(self._counted), share)
             self._grow(flat)
-            self._network.learn(self._items(*self._before), flat, new[new >= 0], reach, steps, self.statistics.seen)
+            self._network.learn(self._items(*self._before), flat, new, reach, steps, self.statistics.seen)
         if self._fit_is_due():
             self._fitted_at = self.statistics.seen
             chosen = self._by_row(self.statistics.keys, self.statistics.popularity()[:, HALF_LIFE_20K])

@@ -1,14 +1,15 @@
 """Learning in small worlds with a known answer, and what the learner keeps."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 
-from model import consumed
+from model import consumed, finetune
 from model.evaluate import Users
 from model.finetune import NOBODY, Judgement, Learner, non_inferior
 from model.interest import Rules
-from model.learning.closed_form import inverse
 from model.learning.config import TrainingConfig
 from model.schema import Event, Example, ItemVector, item_key
 from model.score import Scorer, score
@@ -384,6 +385,131 @@ def test_another_encoder_begins_with_new_weights(blind):
     assert 5 == len(lists(learner, scorer, [make_request(catalogue, ["i0"])])[0])
 
 
+def many(catalogue) -> list[Example]:
+    """More examples than what is fitted in closed form waits for."""
+    return make_examples(catalogue, range(70))
+
+
+def test_another_encoder_leaves_nothing_unfitted():
+    """What is fitted in closed form needs no vectors: it is there in the first version of the new encoder."""
+    catalogue = make_catalogue()
+    learner, before = learn(catalogue, many(catalogue))
+    wide = make_catalogue(ITEMS, "wide", 24)
+    catalogue.apply(
+        ItemVector(item_id, "wide", vector.astype("<f2").tobytes())
+        for item_id, vector in zip(wide.item_ids, wide.vectors)
+    )
+    learner.add(make_examples(catalogue, range(70, 71)))
+    scorer = learner.fine_tune()
+
+    assert ITEMS == len(before.fitted_keys) == len(scorer.fitted_keys)
+    assert scorer.ease_weights.any()
+
+
+def test_who_goes_on_from_another_version_fits_anew(blind):
+    """After a rollback to one from before there was enough to fit: the examples are all here."""
+    learner, before = learn(blind, make_examples(blind, range(2)))
+    learner.add(many(blind)[16:])
+    fitted = learner.fine_tune()
+    learner.resume(before)
+    learner.add(make_examples(blind, range(70, 71)))
+
+    assert [0, ITEMS, ITEMS] == [len(one.fitted_keys) for one in (before, fitted, learner.fine_tune())]
+
+
+def test_who_is_forgotten_is_in_no_table_of_the_next_version(blind):
+    """Two items that one user alone had together are no pair any more."""
+    pair = [Example("z", f"z{at}", 10**6 + at, item, "click") for at, item in enumerate(["i0", "i1"] * 30)]
+    learner, before = learn(blind, many(blind) + pair)
+    learner.add([Example("z", "f", 10**7, forget=True)])
+    after = learner.fine_tune()
+
+    weights = []
+    for scorer in (before, after):
+        keys = scorer.fitted_keys.numpy().view(np.uint64).tolist()
+        first, second = (keys.index(item_key(item)) for item in ("i0", "i1"))
+        weights.append(float(scorer.ease_weights[first][scorer.ease_items[first] == second].sum()))
+    assert weights[0] > 0 == weights[1]
+
+
+def test_where_all_items_are_gone_there_is_nothing_to_fit():
+    """And when they are back there is."""
+    catalogue = make_catalogue()
+    learner, _ = learn(catalogue, many(catalogue))
+    catalogue.apply([ItemVector(item, deleted=True) for item in list(catalogue.item_ids)])
+    learner.add([Example("u1", "f", 10**7, forget=True)])
+    empty = learner.fine_tune()
+    catalogue.apply(
+        [_vector(item, vector) for item, vector in zip(make_catalogue().item_ids, make_catalogue().vectors)]
+    )
+    learner.add([Example("u2", "f", 10**7, forget=True), *make_examples(catalogue, range(90, 91))])
+    full = learner.fine_tune()
+
+    assert [0, ITEMS] == [len(one.fitted_keys) for one in (empty, full)]
+    for scorer in (empty, full):
+        assert 5 == len(lists(learner, scorer, [make_request(catalogue, ["i0"])])[0])
+
+
+def test_a_version_with_its_items_in_another_order_means_the_same(blind):
+    """Rows of the network, of the statistics and of the catalogue have nothing to do with each other."""
+    _, version = learn(blind, make_examples(blind, range(60)))
+    learner, turned = Learner(blind, version), copy.deepcopy(version)
+    order = torch.arange(len(version.keys)).flip(0)
+    turned.keys = version.keys[order]
+    for name in ("ids", "bias"):
+        getattr(turned.network, name).data = getattr(version.network, name).data[order]
+    other = Learner(blind, turned)
+    requests = [make_request(blind, items) for items in ([], ["i0", "i2"], ["i5"])]
+    for one in (learner, other):
+        one.add(make_examples(blind, range(60, 70)))
+        one.count()
+
+    expected, found = (
+        [{item.item_id: item.probability for item in list_} for list_ in lists(one, scorer, requests, ITEMS)]
+        for one, scorer in ((learner, version), (other, turned))
+    )
+    for first, again in zip(expected, found):
+        assert first == pytest.approx(again, rel=1e-3)
+    first, again = learner.fine_tune(), other.fine_tune()
+    rows = [again.keys.tolist().index(key) for key in first.keys.tolist()]
+    assert torch.allclose(first.network.ids, again.network.ids[rows], atol=1e-3)
+
+
+def test_an_example_that_was_counted_before_the_learner_began_is_counted_once(blind):
+    """The replay has no room for what the statistics know still: what they have counted is nothing new."""
+    learner = Learner(blind, replay_capacity=10)
+    examples = make_examples(blind, range(6))
+    learner.add(examples)
+    learner.count()
+    looked = []
+    learner.ranker.look = lambda statistics, catalogue, some, share: looked.extend(some)
+    new = make_examples(blind, range(6, 7))
+    learner.add(examples[:8] + new)
+    learner.count()
+
+    assert len(examples) + len(new) == learner.statistics.seen == chosen(learner)
+    assert [one.event_id for one in new] == [one.example.event_id for one in looked]
+    assert max(max(user.steps) for user in learner.replay.users.values()) < learner.statistics.seen
+
+
+def test_the_network_sees_nothing_that_is_to_be_learnt_later(blind, monkeypatch):
+    """Of a heap that is learnt in parts: a window ends before what the ranker has not looked at, also where an example
+    came late, and stands before one that came in time.
+    """
+    monkeypatch.setattr(finetune, "_HEAP", 10)
+    examples = written_by_the_job(blind, users=3, length=8)
+    learner = Learner(blind, config=TrainingConfig(chunk=4))
+    steps, asked = learner._network.learn, []
+    learner._network.learn = lambda *given: (asked.append(given[1:4]), steps(*given))
+    learner.add(read_by_partition(examples, 2)[12:] + read_by_partition(examples, 2)[:12])
+    learner.fine_tune()
+
+    assert len(asked) > 2
+    for flat, new, reach in asked:
+        assert (new < reach[flat.owner[new]]).all()
+        assert (reach >= flat.starts).all()
+
+
 def test_the_first_example_of_a_user_brings_the_history_before_it(blind):
     """A learner that starts late learns the sequence from the interests that the example carries."""
     learner = Learner(blind)
@@ -500,14 +626,6 @@ def test_progress_reaches_the_end(blind):
     learner.add(make_examples(blind, range(4)))
     learner.fine_tune(lambda done, of: calls.append((done, of)))
     assert (32, 32) == calls[-1]
-
-
-@pytest.mark.parametrize("least", [1.0, -1.0])
-def test_inverse_of_a_symmetric_matrix_whether_positive_or_not(least):
-    turned = torch.linalg.qr(torch.randn(5, 5, generator=torch.Generator().manual_seed(0))).Q
-    matrix = turned @ torch.diag(torch.tensor([least, 2.0, 3.0, 4.0, 5.0])) @ turned.T
-
-    assert torch.allclose(torch.eye(5), inverse((matrix + matrix.T) / 2) @ matrix, atol=1e-4)
 
 
 def test_the_network_visits_the_first_events_more_often(blind):

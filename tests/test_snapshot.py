@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from model import registry, snapshot
+from model.bounds import StatisticsConfig
 from model.statistics import ItemStatistics
 from tests.test_statistics import stream
 
@@ -65,3 +67,51 @@ def test_a_broken_one_is_passed_over_for_the_one_before(tmp_path, counted, name)
 
     assert {0: 1} == read.offsets
     assert ["statistics-000002"] == [why.partition(":")[0] for why in refused]
+
+
+def changed(folder: Path, columns: dict, about: dict) -> None:
+    """Write the newest snapshot anew with other columns, with a checksum that is right."""
+    tensors, told = registry.read(str(folder))
+    told = {name: value for name, value in told.items() if name not in ("version", "sha256")}
+    registry.write(str(folder.parent), folder.name, tensors | columns, told | about)
+
+
+@pytest.mark.parametrize("columns, about", [
+    ({"log.item": torch.full((200,), 10**6, dtype=torch.int32)}, {}),
+    ({"log.item": torch.zeros(200, dtype=torch.bfloat16)}, {}),
+    ({"keys": torch.zeros(12, dtype=torch.float32)}, {}),
+    ({"numbers": torch.tensor([2, 200])}, {}),
+    ({}, {"offsets": [1, 2]}),
+    ({}, {"offsets": {"one": 2}}),
+    ({}, {"offsets": {"0": None}}),
+])  # fmt: skip
+def test_one_that_means_nothing_is_passed_over_though_its_checksum_is_right(tmp_path, counted, columns, about):
+    """Another layout, rows that are not there, types that are no column's, offsets that are none."""
+    for offset in (1, 2):
+        snapshot.write(str(tmp_path), counted, "s", {0: offset})
+    changed(tmp_path / "statistics-000002", columns, about)
+    read, refused = snapshot.newest(str(tmp_path))
+
+    assert ({0: 1}, 200) == (read.offsets, read.statistics.seen)
+    assert ["statistics-000002"] == [why.partition(":")[0] for why in refused]
+
+
+def test_where_all_are_broken_counting_begins_anew_and_the_next_one_is_read(tmp_path, counted):
+    """A number is not given twice, so that nobody takes half of one for another."""
+    (tmp_path / "statistics-000007").write_text("a file")
+    (tmp_path / "statistics-000008").mkdir()
+    read, refused = snapshot.newest(str(tmp_path))
+    assert (0, 2) == (read.statistics.seen, len(refused))
+
+    snapshot.write(str(tmp_path), counted, "s", {0: 5}, keep=1)
+    assert ["statistics-000009"] == registry.inside(str(tmp_path))
+    assert {0: 5} == snapshot.newest(str(tmp_path))[0].offsets
+
+
+def test_who_goes_on_obeys_bounds_of_its_own(tmp_path, counted):
+    """Not those of the process that wrote it."""
+    snapshot.write(str(tmp_path), counted, "s", {})
+    few = StatisticsConfig(most_events=50)
+    read, _ = snapshot.newest(str(tmp_path), few)
+
+    assert (few, 50, 200) == (read.statistics.config, len(read.statistics.log.item), read.statistics.seen)
