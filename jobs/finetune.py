@@ -34,12 +34,10 @@ from jobs.settings import Settings, help_or_go_on, load_or_exit, usage
 if __name__ == "__main__":
     help_or_go_on(sys.argv[1:], f"{__doc__}\n{usage()}")
 
-import torch
-
 from jobs.inbox import Inbox, examples_between
 from jobs.retention import remove_unneeded
 from jobs.versions import Versions
-from model import registry, score, snapshot
+from model import device, registry, score, snapshot
 from model.catalogue import Catalogue
 from model.finetune import NOBODY, Judgement, Learner, non_inferior
 from model.schema import Example, ModelVersion, VersionError, item_key
@@ -393,7 +391,7 @@ def main(argv: list[str]) -> None:
     settings = load_or_exit(argv, os.environ, __doc__)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("kafka").setLevel(logging.ERROR)
-    torch.set_num_threads(settings.learner_threads)
+    device.use_threads(settings.learner_threads)
     try:
         learn(settings)
     except Exception as error:

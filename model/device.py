@@ -1,6 +1,7 @@
-"""Where torch runs: device, dtype and batch size follow what is there."""
+"""Where torch runs: device, dtype, batch size and threads follow what is there."""
 
 import torch
+from threadpoolctl import threadpool_limits
 
 
 def choose(wanted: str = "auto") -> torch.device:
@@ -28,3 +29,16 @@ def dtype(device: torch.device, precision: str = "auto") -> torch.dtype:
 def batch_size(device: torch.device) -> int:
     """How many texts the language model takes at once."""
     return 512 if device.type == "cuda" else 32
+
+
+def use_threads(threads: int) -> None:
+    """Let torch and faiss run in so many threads, and the BLAS of numpy and of faiss in one.
+
+    Our products in numpy are small, and a thread of OpenBLAS that waits for the next one spins: measured in a scoring
+    worker, a core and more than half of another were gone with it.
+    """
+    import faiss  # with its libraries, which are told here
+
+    torch.set_num_threads(threads)
+    faiss.omp_set_num_threads(threads)
+    threadpool_limits(1, user_api="blas")

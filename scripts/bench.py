@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from model.device import use_threads
 from model.schema import HeadraceError
 
 SECTIONS = ("parts", "scoring", "learning", "compression", "systems")
@@ -71,15 +72,6 @@ def numbers(option: str, words: str) -> tuple[int, ...]:
     if any(number < 1 for number in found):
         raise BenchError(f"{option} {words}: numbers of 1 or more are wanted")
     return found
-
-
-def use_threads(threads: int) -> None:
-    """Of torch, and of faiss."""
-    import faiss
-    import torch
-
-    torch.set_num_threads(threads)
-    faiss.omp_set_num_threads(threads)
 
 
 def score_size(items: int, device: str, threads: int, groups: tuple[int, ...]) -> dict[str, float]:

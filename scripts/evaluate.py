@@ -37,6 +37,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from jobs.settings import Settings, SettingsError, check_encoder, load_or_exit
+from model import device
 from model.catalogue import Catalogue
 from model.evaluate import METHODS, Outcome, Protocol, evaluate, leave_one_out
 from model.evaluation.baselines import POPULARITIES
@@ -57,7 +58,7 @@ SHOP, SHOP_EVENTS = 1, 12_000
 def main(argv: list[str] | None = None) -> None:
     arguments, rest = options.evaluate(argv, __doc__)
     settings = load_or_exit(rest, os.environ, __doc__, check_encoder, check_device)
-    torch.set_num_threads(settings.learner_threads)
+    device.use_threads(settings.learner_threads)
     try:
         result = _run(arguments, settings, rest)
     except HeadraceError as error:

@@ -2,6 +2,8 @@
 
 import sys
 
+from threadpoolctl import threadpool_limits
+
 SWITCH_S = 0.0005
 """How long one thread of a worker may hold the interpreter while others wait: a tenth of Python's default. A call
 passes through several threads, so with the default a list waits long while another thread is at work, as when the
@@ -13,14 +15,15 @@ def prepare(threads: int | None = None) -> None:
     """Let threads take turns quickly, and calls end when their work does.
 
     Args:
-        threads: of torch, on the CPU; None where torch is not needed yet.
+        threads: of torch, on the CPU; None where it loads later, or not at all.
     """
     sys.setswitchinterval(SWITCH_S)
     do_not_sample()
+    threadpool_limits(1, user_api="blas")  # another thread of it would spin between two calls
     if threads is not None:
-        import torch
+        from model import device
 
-        torch.set_num_threads(threads)
+        device.use_threads(threads)
 
 
 def do_not_sample() -> None:

@@ -6,10 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-
 from jobs.settings import Settings
-from model import interest, score, user
+from model import device, interest, score, user
 from model.catalogue import Catalogue
 from model.schema import (
     Event,
@@ -47,7 +45,7 @@ class Functions:
     """
 
     def __init__(self, folder: Path) -> None:
-        torch.set_num_threads(1)
+        device.use_threads(1)
         interest.prepare()
         self._rules, self._k = Settings().rules(), Settings().k
         self._catalogue, self._statistics = Catalogue(), ItemStatistics()
