@@ -129,7 +129,14 @@ def step_at(place, seen, length):
     return seen - 1 - (seen - 1 - place) % length
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
+def _is_older(place, than, seen, length):
+    """Whether the event at a place came before that at another: the ring goes on after the newest event of all."""
+    begin = seen % length  # the same for all: the compiler takes it out of loops
+    return (place - begin + length * (place < begin)) < (than - begin + length * (than < begin))
+
+
+@njit(cache=True, inline="always")
 def earlier(links, same, seen, place):
     """The place that a link leads back to, of the same user or item; -1 where that event is not there any more.
 
@@ -138,16 +145,16 @@ def earlier(links, same, seen, place):
     before, length = links[place], len(links)
     if before < 0 or same[before] != same[place]:
         return -1
-    return before if step_at(before, seen, length) < step_at(place, seen, length) else -1
+    return before if _is_older(before, place, seen, length) else -1
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def later(links, same, seen, place):
     """The place that a link leads on to, likewise."""
     after, length = links[place], len(links)
     if after < 0 or same[after] != same[place]:
         return -1
-    return after if step_at(after, seen, length) > step_at(place, seen, length) else -1
+    return after if _is_older(place, after, seen, length) else -1
 
 
 @njit(cache=True)

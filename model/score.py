@@ -75,7 +75,14 @@ class Scorer(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.keys.device
+        """Of the network; what else there is, compiled loops read on the CPU."""
+        return self.network.start.device
+
+    def on(self, device: str | torch.device) -> "Scorer":
+        """Bring the network to a device."""
+        self.network.to(device)
+        self._table = None
+        return self
 
     @property
     def is_trained(self) -> bool:
@@ -151,7 +158,7 @@ def load(path: str, device: str | torch.device = "cpu") -> Scorer:
     except Exception as error:  # sizes may be anything, and torch raises whatever it likes
         raise VersionError(f"{path}: its tensors do not fit its sizes: {error}; write it again") from None
     _check_tables(path, scorer)
-    return scorer.to(device)
+    return scorer.on(device)
 
 
 def _read(path: str) -> tuple[dict[str, torch.Tensor], dict]:
@@ -253,7 +260,7 @@ def _score(
     explained: bool,
 ) -> list[list[RecommendedItem]]:
     table = scorer.table(statistics, catalogue)
-    batch = open_requests(catalogue, requests, rules, scorer.sizes.last_n, scorer.device)
+    batch = open_requests(catalogue, requests, rules, scorer.sizes.last_n)
     scored = rerank(scorer.ranker, table, batch, k)
     explored, lifted = explore(table, batch, scored, k)
     was = torch.where((scored.rows == explored[:, None]) & (lifted > -torch.inf)[:, None], -torch.inf, scored.scores)

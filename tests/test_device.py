@@ -56,14 +56,14 @@ def test_copies_follow_what_changes(world, monkeypatch):
     table, anew = followed.table(statistics, world.catalogue), copy.deepcopy(world.scorer)
     expected = anew.table(statistics, world.catalogue)
     assert torch.equal(expected.items, table.items)
-    assert torch.equal(expected.contrast, table.contrast)
+    assert torch.equal(expected.biases, table.biases)
 
 
 @CARD
 def test_a_card_makes_the_same_lists_as_a_processor(world):
     """The same items in the same order, but for ties that rounding decides."""
     ids, chances = lists(world, copy.deepcopy(world.scorer))
-    on_card, card_chances = lists(world, copy.deepcopy(world.scorer).to("cuda"))
+    on_card, card_chances = lists(world, copy.deepcopy(world.scorer).on("cuda"))
 
     assert overlap(ids, on_card) >= 0.99
     assert max(abs(a[0] - b[0]) for a, b in zip(chances, card_chances)) < 0.01

@@ -127,7 +127,7 @@ def test_the_network_alone_orders_as_its_signal_does():
     network = alone(scorer, "network")
     only = score(network, statistics, catalogue, [request], ITEMS)[0]
     table = network.table(statistics, catalogue)
-    batch = open_requests(catalogue, [request], Protocol().rules, scorer.sizes.last_n, scorer.device)
+    batch = open_requests(catalogue, [request], Protocol().rules, scorer.sizes.last_n)
     found = find(network.ranker, table, batch)
     rows = found.candidates.rows[0].tolist()
     logits = dict(zip(rows, found.signals[0, :, FINDING.index("network")].tolist()))

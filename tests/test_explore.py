@@ -128,7 +128,7 @@ def test_an_item_takes_the_tenth_place_before_the_learner_knows_of_it(world):
 
 def explored(world: World, request: Request, order: list[int], k: int = K) -> tuple[list[int], bool]:
     """The rows in this order of scores, after exploring, and whether an item was lifted."""
-    batch = open_requests(world.catalogue, [request], Rules(), 20, torch.device("cpu"))
+    batch = open_requests(world.catalogue, [request], Rules(), 20)
     scored = rerank(world.scorer.ranker, world.table, batch)
     scored.rows, scored.there = torch.tensor([order]), torch.ones(1, len(order), dtype=torch.bool)
     scored.scores = -torch.arange(float(len(order)))[None]
@@ -156,7 +156,7 @@ def test_an_item_that_is_no_candidate_is_lifted_too(world):
     """Nothing that is learnt leads to it. Where fewer candidates are left than the first ten, it joins them."""
     world.add("shoe-90")
     row, request = world.catalogue.item_ids.index("shoe-90"), make_request(world.catalogue, list(LIKES_SHOES))
-    batch = open_requests(world.catalogue, [request], Rules(), 20, torch.device("cpu"))
+    batch = open_requests(world.catalogue, [request], Rules(), 20)
     for left in (30, 10):
         scored = rerank(world.scorer.ranker, world.table, batch)
         scored.scores = scored.scores.masked_fill(scored.rows == row, -torch.inf)
@@ -175,10 +175,10 @@ def test_only_the_nearest_new_item_is_lifted(world):
     new = [item.item_id for item in list_ if [reason.signal for reason in item.reasons] == ["new"]]
     table = world.table
     interests = open_requests(
-        world.catalogue, [make_request(world.catalogue, list(LIKES_SHOES))], Rules(), 20, torch.device("cpu")
+        world.catalogue, [make_request(world.catalogue, list(LIKES_SHOES))], Rules(), 20
     ).interests
     nearness = {
-        item: (interests[0, 0] - table.mean) @ table.contrast[world.catalogue.item_ids.index(item)]
+        item: (interests[0, 0] - table.mean) @ table.contrast_at(torch.tensor(world.catalogue.item_ids.index(item)))
         for item in ("shoe-90", "shoe-91")
     }
 

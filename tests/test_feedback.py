@@ -72,16 +72,16 @@ def asked(world: Catalogue, *events, at_s: float | None = None) -> Request:
 
 
 def opened(world: Catalogue, *requests: Request) -> MicroBatch:
-    return open_requests(world, requests, Rules(), 20, CPU)
+    return open_requests(world, requests, Rules(), 20)
 
 
 def terms(world: Catalogue, scorer: Scorer, *requests: Request) -> dict[str, torch.Tensor]:
     """Those that say anything, of every item; (B, n) each."""
     table, batch = scorer.table(NOTHING, world), opened(world, *requests)
     found = find(scorer.ranker, table, batch).candidates
-    rows = torch.arange(len(world)).expand(len(requests), -1)
-    there, sums = torch.ones(rows.shape, dtype=torch.bool), torch.zeros(*rows.shape, found.sums.shape[2])
-    every = Candidates(rows, there, sums, found.hidden, found.sources, found.space).open(table, rows.numpy())
+    rows = np.tile(np.arange(len(world), dtype=np.int32), (len(requests), 1))
+    there, sums = torch.ones(rows.shape, dtype=torch.bool), np.zeros((*rows.shape, found.sums.shape[2]), np.float32)
+    every = Candidates(rows, there, sums, found.hidden, found.sources, found.space).open(table)
     return {name: term for name, term in zip(TERMS, feedback(table, batch, every).unbind(2)) if term.any()}
 
 

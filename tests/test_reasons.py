@@ -26,7 +26,7 @@ def given(
         explored: the numbers of items that explore.
     """
     catalogue, n = make_catalogue(len(popular)), len(popular)
-    batch = open_requests(catalogue, [make_request(catalogue, ["i0"])], Rules(), 20, torch.device("cpu"))
+    batch = open_requests(catalogue, [make_request(catalogue, ["i0"])], Rules(), 20)
     table = Scorer.untrained(DIM).table(ItemStatistics(), catalogue)
     names = torch.zeros(1, n, len(NAMES))
     for name, values in {"popularity": popular, "popularity-2k": trending, **more, **(said or {})}.items():

@@ -75,7 +75,7 @@ def with_fitted(scorer: Scorer, catalogue: Catalogue, seed: int = 0) -> Scorer:
 
 
 def batch_of(catalogue: Catalogue, requests: list[Request], rules: Rules = Rules()):
-    return open_requests(catalogue, requests, rules, LAST, CPU)
+    return open_requests(catalogue, requests, rules, LAST)
 
 
 def sums_of(scorer: Scorer, statistics: ItemStatistics, catalogue: Catalogue, request: Request) -> np.ndarray:
@@ -83,7 +83,7 @@ def sums_of(scorer: Scorer, statistics: ItemStatistics, catalogue: Catalogue, re
     everything = np.arange(len(catalogue), dtype=np.int32)[None]
     table = scorer.table(statistics, catalogue)
     found = find(scorer.ranker, table, batch_of(catalogue, [request]), everything)
-    return found.candidates.sums[0, -len(catalogue) :].numpy()
+    return found.candidates.sums[0, -len(catalogue) :]
 
 
 # The same sums by plain loops

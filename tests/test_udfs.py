@@ -1260,8 +1260,6 @@ def test_interests_that_the_stream_kept_are_the_ones_that_are_scored(embed):
     The user bought five times as much in the past as the log still holds: weights rebuilt from the log would be
     smaller.
     """
-    import torch
-
     from model.score import open_requests
 
     job = FakeJob()
@@ -1271,7 +1269,7 @@ def test_interests_that_the_stream_kept_are_the_ones_that_are_scored(embed):
     [(_, record)] = embedded(embed, event("purchase", "b", "last", NOW_MS))
     [(_, request), *_] = job._told(job.update.process_element(encode_packed(record), job.context))
 
-    batch = open_requests(embed._follower.catalogue, [request], Rules(), 20, torch.device("cpu"))
+    batch = open_requests(embed._follower.catalogue, [request], Rules(), 20)
 
     assert np.allclose([100 / 101, 1 / 101], sorted(batch.weights[0].tolist(), reverse=True), atol=1e-4)
 

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from model import consumed, interest, user
 from model.catalogue import Catalogue
@@ -86,9 +85,9 @@ def test_a_micro_batch_holds_what_micro_batches_of_one_hold(catalogue, seed):
     """Row by row, all of it: who else asks changes nothing but how far the rows are padded."""
     rng = np.random.default_rng(100 + seed)
     requests = [random_request(catalogue, rng, number) for number in range(12)]
-    batch = open_requests(catalogue, requests, RULES, 12, torch.device("cpu"))
+    batch = open_requests(catalogue, requests, RULES, 12)
     for at, asked in enumerate(requests):
-        one = open_requests(catalogue, [asked], RULES, 12, torch.device("cpu"))
+        one = open_requests(catalogue, [asked], RULES, 12)
         for name in (
             "history",
             "gaps",

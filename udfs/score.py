@@ -103,7 +103,7 @@ class Score(ScalarFunction):
             score.try_out(scorer, items, self._k, self._rules)
             return scorer
 
-        self._scorers = Scorers(load, lambda dim: score.Scorer.untrained(dim).to(chosen))
+        self._scorers = Scorers(load, lambda dim: score.Scorer.untrained(dim).on(chosen))
         gc.freeze()  # what is loaded by now is never garbage: collections need not look at it
 
     def close(self) -> None:

@@ -15,8 +15,8 @@ from model.learning.replay import BufferEntry
 from model.schema import item_key
 from model.score import Scorer
 from model.scoring.batch import CONTEXT, open_requests
-from model.scoring.candidates import Candidates
-from model.scoring.ranker import Found, chosen_of, find
+from model.scoring.candidates import Candidates, at_columns
+from model.scoring.ranker import Found, find
 from model.scoring.signals import BEST, computed
 from model.signals import FINDING, SIGNALS
 from model.statistics import ItemStatistics
@@ -142,12 +142,12 @@ class RankerTrainer:
         live = self._random.random(B) < self.config.live
         requests = [one.request(now) for one, now in zip(examples, live.tolist())]
         target = catalogue.rows(item_key(one.example.item_id) for one in examples)
-        batch = open_requests(catalogue, requests, self.rules, scorer.sizes.last_n, scorer.device)
+        batch = open_requests(catalogue, requests, self.rules, scorer.sizes.last_n)
         uniform = self._random.integers(0, len(catalogue), (B, _DRAWN))
         found = find(scorer.ranker, table, batch, np.concatenate((target[:, None], uniform), 1))
         columns, offset, is_found = self._drawn(found, torch.from_numpy(target), len(catalogue))
-        some = chosen_of(found.candidates, table, columns)
-        signals = torch.cat((_at(found.signals, columns), computed(BEST, table, batch, some)), 2)
+        some = found.candidates.some(columns)
+        signals = torch.cat((at_columns(found.signals, columns), computed(BEST, table, batch, some)), 2)
         users = np.array([one.example.user_id for one in examples], object)
         ranked = RankerExamples(users, signals.half(), batch.context, offset, is_found)
         return ranked[np.flatnonzero(found.candidates.there[:, -1 - _DRAWN].numpy())]
@@ -173,10 +173,6 @@ class RankerTrainer:
 def _listed(found: Candidates, columns: torch.Tensor) -> torch.Tensor:
     """The rows of the candidates, -1 for none; (b, c)."""
     return found.rows.gather(1, columns).masked_fill(~found.there.gather(1, columns), -1)
-
-
-def _at(values: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    return values.gather(1, columns[..., None].expand(-1, -1, values.shape[2]))
 
 
 def _without(ranked: RankerExamples, user_id: str) -> RankerExamples:

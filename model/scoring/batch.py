@@ -86,9 +86,7 @@ def gap_number(gap_ms: np.ndarray) -> np.ndarray:
     return np.log2(1 + np.maximum(gap_ms, 0) / 1_000).astype(np.int64).clip(max=UNKNOWN - 1)
 
 
-def open_requests(
-    catalogue: Catalogue, requests: Sequence[Request], rules: Rules, last_n: int, device: torch.device
-) -> MicroBatch:
+def open_requests(catalogue: Catalogue, requests: Sequence[Request], rules: Rules, last_n: int) -> MicroBatch:
     """Decode the interests of every request, fold what was pending, and lay the histories side by side."""
     users = open_users(catalogue, [request.interests for request in requests], rules)
     now_ms = np.array([request.event_time_ms for request in requests], np.int64)
@@ -104,7 +102,7 @@ def open_requests(
     context = np.column_stack((histories[-1], again))
     tensors = (*histories[:-1], context.astype(np.float32), *_interests(users), *said, *had)
     host = _host(histories[0], none, *had)
-    columns = (torch.from_numpy(tensor).to(device) for tensor in tensors)
+    columns = map(torch.from_numpy, tensors)
     return MicroBatch(none, host, *columns)
 
 

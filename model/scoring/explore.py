@@ -33,8 +33,8 @@ def explore(table: ItemTable, batch: MicroBatch, scored: Scored, k: int) -> tupl
     B, place = len(scored.rows), min(k, PLACE)
     nothing = scored.scores.new_full((B,), -torch.inf)
     if not len(table.new) or len(table) <= place or place < LEAST_K:
-        return torch.zeros(B, dtype=torch.int64, device=nothing.device), nothing
-    new = torch.from_numpy(table.new.astype(np.int64)).to(nothing.device)
+        return torch.zeros(B, dtype=torch.int64), nothing
+    new = torch.from_numpy(table.new.astype(np.int64))
     interests = F.normalize(batch.interests - table.mean, dim=2)
     near = interests @ table.contrast_at(new).mT  # (B, I, new)
     near = near.masked_fill(batch.weights[..., None] < _LEAST_WEIGHT, -1.0).amax(1)  # (B, new)
@@ -54,7 +54,7 @@ def _excluded(new: np.ndarray, batch: MicroBatch) -> tuple[torch.Tensor, torch.T
     owner = np.repeat(np.arange(len(given.history)), np.diff(given.excluded_from))
     at = np.searchsorted(new, given.excluded).clip(max=len(new) - 1)
     same = new[at] == given.excluded
-    return torch.from_numpy(owner[same]).to(batch.history.device), torch.from_numpy(at[same]).to(batch.history.device)
+    return torch.from_numpy(owner[same]), torch.from_numpy(at[same])
 
 
 def _drawn(level: torch.Tensor, draw: torch.Tensor) -> torch.Tensor:

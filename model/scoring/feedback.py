@@ -16,7 +16,9 @@ import torch.nn.functional as F
 from model.interest import interest_space
 from model.scoring.batch import MicroBatch
 from model.scoring.candidates import Candidates
+from model.scoring.products import products
 from model.scoring.table import ItemTable
+from model.scoring.threads import over_users
 from model.signals import TERMS
 
 SEARCH, DISLIKED, LIKED = 40.0, 15.0, 5.0
@@ -30,14 +32,14 @@ _RECENCY = 0.95  # what one event further back counts
 def feedback(table: ItemTable, batch: MicroBatch, found: Candidates) -> torch.Tensor:
     """What the users of a micro-batch have said outright, of the candidates; (B, c, TERMS)."""
     terms = (_search(table, batch, found), _disliked(table, batch, found), _liked(table, batch, found))
-    nothing = torch.zeros(found.rows.shape, device=found.rows.device)
+    nothing = torch.zeros(found.there.shape)
     assert len(terms) == len(TERMS)
     return torch.stack([nothing if term is None else term for term in terms], 2)
 
 
 def nearest_to_queries(table: ItemTable, batch: MicroBatch, k: int) -> np.ndarray:
     """The items whose texts are nearest to each newest search, best first; (q, at most k) rows."""
-    queries, catalogue = batch.queries.cpu().numpy(), table.index.catalogue
+    queries, catalogue = batch.queries.numpy(), table.index.catalogue
     if len(catalogue) <= EXACT_SEARCH:
         norms = np.maximum(np.linalg.norm(catalogue.vectors, axis=1), 1e-12)
         cosines = torch.from_numpy(queries @ catalogue.vectors.T / norms)
@@ -50,9 +52,9 @@ def _search(table: ItemTable, batch: MicroBatch, found: Candidates) -> torch.Ten
     if not len(batch.queries):
         return None
     asking = batch.query_owner
-    texts = torch.from_numpy(table.index.catalogue.vectors[found.rows[asking].cpu().numpy()]).to(asking.device)
+    texts = torch.from_numpy(table.index.catalogue.vectors[found.rows[asking].numpy()])
     cosines = (F.normalize(texts, dim=2) @ batch.queries[..., None])[..., 0]  # (q, c)
-    term = torch.zeros(found.rows.shape, device=asking.device)
+    term = torch.zeros(found.there.shape)
     term[asking] = SEARCH * batch.query_strengths[:, None] * cosines
     return term
 
@@ -80,7 +82,9 @@ def _liked(table: ItemTable, batch: MicroBatch, found: Candidates) -> torch.Tens
 def _nearness(table: ItemTable, batch: MicroBatch, found: Candidates, amounts: torch.Tensor) -> torch.Tensor:
     """How near items are to the events that amount to something, never below 0; amounts (B, T) -> (B, c)."""
     T, none = amounts.shape[1], batch.events == batch.none
-    recency = _RECENCY ** torch.arange(T - 1, -1, -1, device=amounts.device)
+    recency = _RECENCY ** torch.arange(T - 1, -1, -1)
     events = table.contrast_at(batch.events.masked_fill(none, 0))  # (B, T, 64)
-    sums = (amounts * recency).masked_fill(none, 0.0)[:, None] @ events  # (B, 1, 64)
-    return (found.contrast(table) @ sums.mT)[..., 0].clamp(min=0)
+    sums = ((amounts * recency).masked_fill(none, 0.0)[:, None] @ events)[:, 0]  # (B, 64)
+    near = np.empty(found.host_rows.shape, np.float32)
+    over_users(products, len(near), found.host_rows, table.index.contrast, sums.numpy(), near)
+    return torch.from_numpy(near).clamp_(min=0)

@@ -47,6 +47,7 @@ class CatalogueIndex:
         self._seen = np.zeros((0, NEIGHBOURS), np.int32)  # the generation of each neighbour when it was found
         self._generation = np.zeros(0, np.int32)  # of a row: how often another vector has come into it
         self._known = np.zeros(0, bool)
+        self._fresh = np.zeros(0, bool)  # whose neighbours were looked at since another vector came into a row
         self._cells: faiss.IndexIVFFlat | None = None
         self.changes = 0  # grows with every change of any row
         self._changed_at = np.zeros(0, np.int64)
@@ -78,6 +79,8 @@ class CatalogueIndex:
         self._reserve(n)
         self._generation[rows[rows < len(self._generation)]] += 1
         self._forget(rows[rows < len(self._known)])
+        if (rows < before).any():
+            self._fresh[:] = False
         self._count, self._revision = n, catalogue.revision
         there = rows[rows < n]
         moved = self._center(rows, anew=changed is None)
@@ -102,7 +105,7 @@ class CatalogueIndex:
         if n <= len(self._contrast):
             return
         room = max(1_024, 2 * n if n < EXACT else n + n // 4)
-        for name in ("_contrast", "_near", "_nearness", "_seen", "_generation", "_known", "_changed_at"):
+        for name in ("_contrast", "_near", "_nearness", "_seen", "_generation", "_known", "_fresh", "_changed_at"):
             old = getattr(self, name)
             new = np.zeros((room, *old.shape[1:]), old.dtype)
             new[: len(old)] = old
@@ -156,13 +159,18 @@ class CatalogueIndex:
     def look_up(self, rows: np.ndarray) -> None:
         """Find the neighbours of these items, of those that have none yet; beyond `EXACT` of `LOOKUPS` at most."""
         rows = rows[(rows >= 0) & (rows < self._count)]
+        rows = rows[~(self._fresh[rows] & self._known[rows])]
+        if not len(rows):
+            return
+        rows = np.unique(rows)
+        self._fresh[rows] = True
         stale = (self._generation[self._near[rows]] != self._seen[rows]) & (self._nearness[rows] > 0)
         if stale.any():
             self._nearness[rows] = np.where(stale, 0.0, self._nearness[rows])
             self._known[rows[stale.mean(1) > 0.25]] = False
         if self._count <= EXACT or self._cells is None:
             return
-        missing = np.unique(rows[~self._known[rows]])[:LOOKUPS]
+        missing = rows[~self._known[rows]][:LOOKUPS]
         if not len(missing):
             return
         self._keep(missing, *self._search(missing))

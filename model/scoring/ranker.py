@@ -11,6 +11,7 @@ Weights that find are learnt on the whole catalogue, those that order on the can
 may want from one that nobody wants is not what tells it from the best hundred.
 """
 
+import heapq
 from dataclasses import dataclass
 from threading import local
 from typing import cast
@@ -20,8 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from model.jit import njit
 from model.scoring.batch import CONTEXT, MicroBatch
-from model.scoring.candidates import Candidates
+from model.scoring.candidates import Candidates, at_columns
 from model.scoring.feedback import feedback, nearest_to_queries
 from model.scoring.retrieve import CHANNELS, Asked, Sources, Workspace, retrieve, workspace
 from model.scoring.signals import BEST, FAMILIES, computed
@@ -168,13 +170,9 @@ def find(ranker: Ranker, table: ItemTable, batch: MicroBatch, sample: np.ndarray
     hidden = hidden_of(table, batch)
     most = min(max(FOUND, 2 * k), max(1, len(table)))
     rows, sums, allowed, sources, space = _retrieve(table, batch, hidden, weights, sample, most)
-    device = batch.history.device
-    there = torch.from_numpy(np.concatenate((rows >= 0, allowed), 1)).to(device)
-    every = np.concatenate((rows, sample), 1)
-    found = Candidates(
-        torch.from_numpy(every.clip(min=0).astype(np.int64)).to(device), there, torch.from_numpy(sums).to(device),
-        hidden, sources, space,
-    ).open(table, every)  # fmt: skip
+    there = torch.from_numpy(np.concatenate((rows >= 0, allowed), 1))
+    every = np.concatenate((rows, sample), 1).astype(np.int32)
+    found = Candidates(every, there, sums, hidden.cpu().numpy(), sources, space).open(table)
     signals, terms = computed(FAMILIES, table, batch, found), feedback(table, batch, found)
     linear = (signals @ weights[:, : len(FINDING), None])[..., 0] + terms.sum(2)
     linear = linear.masked_fill(~there, -torch.inf)
@@ -183,21 +181,22 @@ def find(ranker: Ranker, table: ItemTable, batch: MicroBatch, sample: np.ndarray
 
 
 def hidden_of(table: ItemTable, batch: MicroBatch) -> torch.Tensor:
-    """What the network makes of the last events; (B, width)."""
-    network = table.scorer.network
-    none = batch.history == batch.none
-    tokens = table.items_at(batch.history.masked_fill(none, 0)).masked_fill(none[..., None], 0.0)
-    return network(tokens, batch.gaps, batch.actions, batch.kind, newest=True)[:, 0]
+    """What the network makes of the last events, on its device; (B, width)."""
+    network, none = table.scorer.network, batch.host.history < 0
+    tokens = table.host_items[batch.host.history]
+    tokens[none] = 0.0
+    events = (part.to(table.device) for part in (torch.from_numpy(tokens), batch.gaps, batch.actions, batch.kind))
+    return network(*events, newest=True)[:, 0]
 
 
 def _retrieve(
     table: ItemTable, batch: MicroBatch, hidden: torch.Tensor, weights: torch.Tensor, sample: np.ndarray, most: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, Sources, Workspace]:
     B = len(batch.history)
-    table.index.look_up(np.unique(batch.host.history))
+    table.index.look_up(batch.host.history.ravel())
     forced = _forced(table, batch, hidden)
     asked = Asked(
-        batch.host.history, weights[:, [COLUMN[name] for name in _RETRIEVING]].cpu().numpy().astype(np.float32), forced,
+        batch.host.history, weights[:, [COLUMN[name] for name in _RETRIEVING]].numpy(), forced,
         table.heads, np.ascontiguousarray(sample, dtype=np.int32), batch.host.excluded, batch.host.excluded_from,
         len(table),
     )  # fmt: skip
@@ -227,7 +226,7 @@ def _forced(table: ItemTable, batch: MicroBatch, hidden: torch.Tensor) -> np.nda
     if len(batch.queries):
         queries = np.full((len(batch.history), FOUND // 4), -1)
         near = nearest_to_queries(table, batch, FOUND // 4)
-        queries[batch.query_owner.cpu().numpy(), : near.shape[1]] = near
+        queries[batch.query_owner.numpy(), : near.shape[1]] = near
         parts.insert(0, queries)
     return np.concatenate(parts, 1).astype(np.int32)
 
@@ -237,8 +236,8 @@ def _near_interests(table: ItemTable, batch: MicroBatch) -> np.ndarray:
     count, k = (1, NEAR_INTEREST) if trained else (batch.interests.shape[1], UNTRAINED_NEAR)
     strongest = batch.weights.topk(min(count, batch.weights.shape[1])).indices  # (B, I)
     vectors = batch.interests.gather(1, strongest[..., None].expand(-1, -1, batch.interests.shape[2])) - table.mean
-    near = table.index.nearest(F.normalize(vectors, dim=2).flatten(0, 1).cpu().numpy(), k)
-    near = np.where((batch.weights.gather(1, strongest) > 0).cpu().numpy().reshape(-1, 1), near, -1)
+    near = table.index.nearest(F.normalize(vectors, dim=2).flatten(0, 1).numpy(), k)
+    near = np.where((batch.weights.gather(1, strongest) > 0).numpy().reshape(-1, 1), near, -1)
     return near.reshape(len(batch.history), -1)
 
 
@@ -258,18 +257,15 @@ def _network_best(table: ItemTable, batch: MicroBatch, hidden: torch.Tensor) -> 
     searched = table.searched
     if searched is None:
         scores = _products(hidden, table.items, table.biases)
+        owner, excluded = batch.excluded_owner, batch.excluded
     else:
         scores = _products(hidden, table.searched_items(), table.biases[torch.from_numpy(searched)])
-    excluded, owner = batch.excluded, batch.excluded_owner
-    if searched is not None and len(searched):
-        at = np.searchsorted(searched, batch.host.excluded).clip(max=len(searched) - 1)
+        at = np.searchsorted(searched, batch.host.excluded).clip(max=max(0, len(searched) - 1))
         same = torch.from_numpy(searched[at] == batch.host.excluded)
-        excluded, owner = torch.from_numpy(at)[same], owner[same]
-    scores[owner, excluded] = -torch.inf
-    best = _topk(scores, min(NETWORK_BEST, scores.shape[1]))
-    rows = best.indices.cpu().numpy()
-    rows = rows if searched is None else searched[rows]
-    return np.where(best.values.cpu().numpy() > -np.inf, rows, -1)
+        owner, excluded = batch.excluded_owner[same], torch.from_numpy(at)[same]
+    scores[owner.to(table.device), excluded.to(table.device)] = -torch.inf
+    rows = _topk(scores, min(NETWORK_BEST, scores.shape[1]))
+    return rows if searched is None else np.where(rows >= 0, searched[rows], -1)
 
 
 def _products(hidden: torch.Tensor, items: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
@@ -279,17 +275,42 @@ def _products(hidden: torch.Tensor, items: torch.Tensor, bias: torch.Tensor) -> 
     return (hidden.to(items.dtype) @ items.mT).float().add_(bias)
 
 
-def _topk(scores: torch.Tensor, k: int) -> torch.return_types.topk:
-    """On a card by the chunks that hold the largest: there it costs more to look for them than to compute them all."""
+def _topk(scores: torch.Tensor, k: int) -> np.ndarray:
+    """The columns of the largest of each row, in any order, -1 for those of -inf; (B, n) -> (B, k).
+
+    A card looks among the chunks that hold the largest: it costs more to look for them than to compute them all.
+    """
     B, n = scores.shape
-    if scores.device.type == "cpu" or n < _CHUNKS * k:
-        return scores.topk(k)
+    if scores.device.type == "cpu":
+        columns = np.full((B, k), -1, np.int64)
+        over_users(_largest, B, scores.numpy(), columns)
+        return columns
+    best = scores.topk(k, sorted=False) if n < _CHUNKS * k else _topk_of_chunks(scores, k)
+    return torch.where(best[0] > -torch.inf, best[1], -1).cpu().numpy()
+
+
+def _topk_of_chunks(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    B, n = scores.shape
     width = -(-n // _CHUNKS)
     chunks = F.pad(scores, (0, _CHUNKS * width - n), value=-torch.inf).view(B, _CHUNKS, width)
     largest = chunks.amax(2).topk(k).indices  # (B, k): the k best are in these chunks
     best = chunks.gather(1, largest[..., None].expand(-1, -1, width)).flatten(1).topk(k)
-    at = largest.gather(1, best.indices // width) * width + best.indices % width
-    return torch.return_types.topk((best.values, at))
+    return best.values, largest.gather(1, best.indices // width) * width + best.indices % width
+
+
+@njit(cache=True, nogil=True)
+def _largest(first, last, scores, columns):
+    """By a heap of the largest so far, the least of them on top."""
+    k = columns.shape[1]
+    for b in range(first, last):
+        heap = [(np.float32(-np.inf), -1)] * k
+        least = heap[0][0]
+        for column in range(scores.shape[1]):
+            if scores[b, column] > least:
+                heapq.heapreplace(heap, (scores[b, column], column))
+                least = heap[0][0]
+        for at in range(k):
+            columns[b, at] = heap[at][1]
 
 
 @torch.inference_mode()
@@ -300,9 +321,9 @@ def rerank(ranker: Ranker, table: ItemTable, batch: MicroBatch, k: int = 0) -> S
     found = find(ranker, table, batch, k=k)
     given, best = found.candidates, found.best
     C = found.linear.shape[1] - found.sampled
-    chosen = chosen_of(given, table, best)
-    signals = torch.cat((_at(found.signals, best), computed(BEST, table, batch, chosen)), 2)
-    terms, before = _at(found.terms, best), found.linear.gather(1, best)
+    chosen = given.some(best)
+    signals = torch.cat((at_columns(found.signals, best), computed(BEST, table, batch, chosen)), 2)
+    terms, before = at_columns(found.terms, best), found.linear.gather(1, best)
     chosen.there &= before > -torch.inf
     after = ranker.ordered(signals, batch.context, chosen.there).nan_to_num(0.0) + terms.sum(2)
     after = after.masked_fill(~chosen.there, -torch.inf)
@@ -315,22 +336,19 @@ def rerank(ranker: Ranker, table: ItemTable, batch: MicroBatch, k: int = 0) -> S
     )
 
 
-def chosen_of(found: Candidates, table: ItemTable, columns: torch.Tensor) -> Candidates:
-    """Some of the candidates; columns (B, c)."""
-    rows, there = found.rows.gather(1, columns), found.there.gather(1, columns)
-    some = Candidates(rows, there.clone(), _at(found.sums, columns), found.hidden, found.sources, found.space)
-    some.log_popularity = _at(found.log_popularity, columns)
-    some.host_rows = np.take_along_axis(found.host_rows, columns.cpu().numpy(), 1)
-    return some
-
-
-def _at(values: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    return values.gather(1, columns[..., None].expand(-1, -1, values.shape[2]))
-
-
 def rest_of(found: Found, chosen: Candidates, first: int, items: int) -> torch.Tensor:
     """The log of what the items weigh that are no candidates, from a sample of all; exact where all are in it; (B,)."""
-    sampled = found.candidates.rows[:, first:]
-    is_candidate = ((chosen.rows[:, :, None] == sampled[:, None]) & chosen.there[..., None]).any(1)  # (B, R)
-    linear = found.linear[:, first:].masked_fill(is_candidate, -torch.inf)
+    sampled, candidates = found.candidates.host_rows[:, first:], chosen.host_rows
+    linear = found.linear[:, first:].clone()
+    over_users(_leave_out, len(sampled), sampled, candidates, chosen.there.numpy(), linear.numpy())
     return linear.logsumexp(1) + float(np.log(max(1, items) / max(1, sampled.shape[1])))
+
+
+@njit(cache=True, nogil=True)
+def _leave_out(first, last, sampled, candidates, there, linear):
+    """Sampled items that are candidates weigh nothing here."""
+    for b in range(first, last):
+        for c in range(candidates.shape[1]):
+            for r in range(sampled.shape[1]):
+                if there[b, c] and candidates[b, c] == sampled[b, r]:
+                    linear[b, r] = -np.inf

@@ -44,44 +44,48 @@ def explain(
     for each user and item its reasons.
     """
     share, signal = _strongest(scored, columns)  # (B, k, reasons)
-    events = _carriers(table, batch, scored, rows.cpu().numpy(), signal.cpu().numpy())
+    events = _carriers(table, batch, scored, rows.numpy(), signal.numpy())
     past = batch.host.history[:, None, None].repeat(rows.shape[1], 1).repeat(signal.shape[2], 2)
     carried_by = np.where(events >= 0, np.take_along_axis(past, events.clip(min=0), 3), -1)
-    reasons = _reasons(share, signal, _interest_numbers(table, batch, rows, signal), carried_by, item_ids)
-    most, k = signal.shape[2], rows.shape[1]
-    counts = (share >= LEAST_SHARE).sum(2).flatten().tolist()
-    told = [reasons[at : at + count] for at, count in zip(range(0, len(reasons), most), counts)]
+    told = (share >= LEAST_SHARE).numpy()
+    reasons = _reasons(told, share, signal, _interest_numbers(table, batch, rows, signal), carried_by, item_ids)
+    ends, k = told.sum(2).cumsum().tolist(), rows.shape[1]
+    each = [reasons[first:last] for first, last in zip([0, *ends], ends)]
     for at in (columns.flatten() == scored.rows.shape[1]).nonzero()[:, 0].tolist():
-        told[at] = [Reason("new", 1.0)]
-    return [told[at : at + k] for at in range(0, len(told), k)]
+        each[at] = [Reason("new", 1.0)]
+    return [each[at : at + k] for at in range(0, len(each), k)]
 
 
 def _strongest(scored: Scored, columns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The signals that lift items most above the average one, with their shares; (B, k) -> (B, k, reasons) each."""
-    given = _GIVEN_COLUMNS.to(columns.device)
+    given = _GIVEN_COLUMNS
     every = F.pad(torch.cat((scored.signals, scored.terms), 2), (0, 0, 0, 1))[..., given]
     signals = every.gather(1, columns[..., None].expand(-1, -1, len(given)))  # (B, k, given)
     weights = F.pad(scored.weights, (0, len(TERMS)), value=1.0)[:, None, given]
     average = scored.others.mean(1, keepdim=True) if scored.others.shape[1] else torch.zeros_like(weights)
     lift = (signals - average).mul_(weights).clamp_(min=0)
-    lift.masked_fill_(_HAD_ONLY.to(columns.device) & (signals == 0), 0.0)
+    lift.masked_fill_(_HAD_ONLY & (signals == 0), 0.0)
     most = (lift / lift.sum(2, keepdim=True).clamp(min=1e-12)).topk(min(REASONS, lift.shape[2]))
     return most.values, given[most.indices]
 
 
 def _reasons(
-    share: torch.Tensor, signal: torch.Tensor, number: torch.Tensor, carried_by: np.ndarray, item_ids: list[str]
+    told: np.ndarray,
+    share: torch.Tensor,
+    signal: torch.Tensor,
+    number: torch.Tensor,
+    carried_by: np.ndarray,
+    item_ids: list[str],
 ) -> list[Reason]:
-    """Put into words.
+    """Put those that are told into words, one after the other.
 
-    Shape: share, signal, number (B, k, reasons), carried_by (B, k, reasons, 2) -> B * k * reasons.
+    Shape: told, share, signal, number (B, k, reasons), carried_by (B, k, reasons, 2).
     """
-    ids = [item_ids[row] if row >= 0 else "" for row in carried_by.ravel().tolist()]
-    each = zip(ids[::_EVENTS], ids[1::_EVENTS])
-    events = [[a, b] if b and a != b else [a] if a else [] for a, b in each]
-    names = [NAMES[at] for at in signal.flatten().tolist()]
-    shares = share.cpu().numpy().ravel().astype(float).round(3).tolist()
-    numbers = (which if which >= 0 else None for which in number.flatten().tolist())
+    a, b = carried_by[told].T.tolist()
+    events = [[] if x < 0 else [item_ids[x]] if y < 0 or y == x else [item_ids[x], item_ids[y]] for x, y in zip(a, b)]
+    names = [NAMES[at] for at in signal.numpy()[told].tolist()]
+    shares = share.numpy()[told].astype(float).round(3).tolist()
+    numbers = [which if which >= 0 else None for which in number.numpy()[told].tolist()]
     return list(map(Reason, names, shares, numbers, events))
 
 
@@ -97,28 +101,27 @@ def _interest_numbers(table: ItemTable, batch: MicroBatch, rows: torch.Tensor, s
 
 def _vectors(table: ItemTable, rows: torch.Tensor) -> torch.Tensor:
     """Vectors in the interest space; (...) rows -> (..., 64)."""
-    return torch.from_numpy(table.index.catalogue.interest_vectors[rows.cpu().numpy()]).to(rows.device)
+    return torch.from_numpy(table.index.catalogue.interest_vectors[rows.numpy()])
 
 
 def _item_vectors(table: ItemTable, rows: torch.Tensor) -> torch.Tensor:
     """The network's; (...) rows -> (..., width)."""
-    return table.items_at(rows)
+    return torch.from_numpy(table.host_items)[rows]
 
 
 def _carriers(table: ItemTable, batch: MicroBatch, scored: Scored, rows: np.ndarray, signal: np.ndarray) -> np.ndarray:
     """The past events that carry each signal most, -1 for none; (B, k), (B, k, reasons) -> (B, k, reasons, events)."""
     history, kind = batch.host.history, _KIND[signal]
     amounts = np.zeros((*signal.shape, history.shape[1]), np.float32)
-    of_signals = np.repeat(rows[..., None], signal.shape[2], 2).astype(np.int32)
-    over_users(carriers, len(history), scored.sources, history, of_signals, _CHANNEL[signal], amounts)
-    past, listed = batch.history.masked_fill(batch.history == batch.none, 0), torch.from_numpy(rows).to(table.device)
+    over_users(carriers, len(history), scored.sources, history, rows.astype(np.int32), _CHANNEL[signal], amounts)
+    past, listed = batch.history.masked_fill(batch.history == batch.none, 0), torch.from_numpy(rows)
     for number, vectors in ((_ITEMS, partial(_item_vectors, table)), (_VECTORS, partial(_vectors, table))):
         wanted = kind == number
         if wanted.any():
-            near = (vectors(listed) @ vectors(past).mT).cpu().numpy()  # (B, k, T)
+            near = (vectors(listed) @ vectors(past).mT).numpy()  # (B, k, T)
             amounts = np.where(wanted[..., None], near[:, :, None], amounts)
     best = np.full((*signal.shape, _EVENTS), -1, np.int64)
-    over_users(_largest_two, len(history), amounts, batch.kind.cpu().numpy() == EVENT, best)
+    over_users(_largest_two, len(history), amounts, batch.kind.numpy() == EVENT, best)
     return best
 
 

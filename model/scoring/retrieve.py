@@ -37,6 +37,7 @@ share of a table (back-off), and the log of that.
 _BACK_OFF, _LOG_BACK_OFF = 5, 6
 _SLOTS, _MOST = 1 << 14, 1 << 13  # of a hash table; items in it
 _USER_SLOTS = 1 << 12
+_MARKS = 1 << 12
 
 
 class Workspace(NamedTuple):
@@ -98,14 +99,14 @@ class Asked(NamedTuple):
 
 def workspace(users: int) -> Workspace:
     return Workspace(
-        np.full((users, _SLOTS), -1, np.int32),
+        np.full((users, _SLOTS), -1, np.int16),
         np.zeros((users, _MOST), np.int32),
         np.zeros((users, _MOST, len(CHANNELS)), np.float32),
         np.zeros(users, np.int32),
     )
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def _log(x):
     """The natural logarithm to three digits."""
     bits = np.float32(x).view(np.int32)
@@ -114,12 +115,12 @@ def _log(x):
     return np.float32(0.6931472) * (exponent + ((np.float32(-0.33582878) * m + 2) * m - np.float32(1.65871022)))
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def _hash(row):
     return (row * np.int64(2654435761) >> 12) & (_SLOTS - 1)
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def slot_of(slots, rows, row):
     """Where an item stands among the sums of a user, -1 for nowhere."""
     at = _hash(row)
@@ -130,7 +131,7 @@ def slot_of(slots, rows, row):
     return -1
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def _enter(slots, rows, sums, count, row):
     """The place of an item among the sums, a new one if it has none, -1 without room; and how many there are."""
     at = _hash(row)
@@ -158,20 +159,21 @@ def _clear(slots, rows, count):
 @njit(cache=True)
 def _add_pairs(space, b, count, pairs, channel, statistics_row, catalogue_row, history, factor, shrink, decay):
     slots, rows, sums = space.slots[b], space.rows[b], space.sums[b]
+    starts, used, total, partners, weights = pairs.start, pairs.used, pairs.total, pairs.partner, pairs.weight
     recency, seen_items = 1.0, 0
     for t in range(len(history) - 1, -1, -1):
         item = history[t]
         if item >= 0:
             row = statistics_row[item]
-            if row >= 0 and pairs.used[row] > 0:
-                scale = np.float32(recency * factor / (pairs.total[row] * factor + shrink))
-                start, width = pairs.start[row], min(pairs.used[row], WIDE if seen_items < NEWEST else NARROW)
+            if row >= 0 and used[row] > 0:
+                scale = np.float32(recency * factor / (total[row] * factor + shrink))
+                start, width = starts[row], min(used[row], WIDE if seen_items < NEWEST else NARROW)
                 for slot in range(start, start + width):
-                    partner = catalogue_row[pairs.partner[slot]]
+                    partner = catalogue_row[partners[slot]]
                     if partner >= 0:
                         at, count = _enter(slots, rows, sums, count, partner)
                         if at >= 0:
-                            sums[at, channel] += pairs.weight[slot] * scale
+                            sums[at, channel] += weights[slot] * scale
             seen_items += 1
         recency *= decay
     return count
@@ -181,19 +183,20 @@ def _add_pairs(space, b, count, pairs, channel, statistics_row, catalogue_row, h
 def _add_fitted(space, b, count, sources, history):
     """EASE's weights: sums of what the last items lead to."""
     slots, rows, sums = space.slots[b], space.rows[b], space.sums[b]
+    items, weights = sources.ease_items, sources.ease_weights
     recency, decay, seen_items = 1.0, sources.decays[TABLES], 0
     for t in range(len(history) - 1, -1, -1):
         item = history[t]
         if item >= 0:
             row = sources.ease_row[item]
             if row >= 0:
-                width = min(sources.ease_items.shape[1], WIDE if seen_items < NEWEST else NARROW)
+                width = min(items.shape[1], WIDE if seen_items < NEWEST else NARROW)
                 for slot in range(width):
-                    partner = sources.ease_items[row, slot]
+                    partner = items[row, slot]
                     if partner >= 0:
                         at, count = _enter(slots, rows, sums, count, partner)
                         if at >= 0:
-                            sums[at, EASE] += np.float32(recency) * sources.ease_weights[row, slot]
+                            sums[at, EASE] += np.float32(recency) * weights[row, slot]
             seen_items += 1
         recency *= decay
     return count
@@ -203,13 +206,14 @@ def _add_fitted(space, b, count, sources, history):
 def _add_texts(space, b, count, sources, history):
     """The largest similarity of a text to one of the last items."""
     slots, rows, sums = space.slots[b], space.rows[b], space.sums[b]
+    near, nearnesses = sources.near, sources.nearness
     for t in range(len(history) - 1, -1, -1):
         item = history[t]
         if item >= 0:
-            for slot in range(sources.near.shape[1]):
-                nearness = sources.nearness[item, slot]
+            for slot in range(near.shape[1]):
+                nearness = nearnesses[item, slot]
                 if nearness > 0:
-                    at, count = _enter(slots, rows, sums, count, sources.near[item, slot])
+                    at, count = _enter(slots, rows, sums, count, near[item, slot])
                     if at >= 0 and sums[at, TEXT] < nearness:
                         sums[at, TEXT] = nearness
     return count
@@ -449,28 +453,32 @@ def _score(standing, weights, rows, sums, count, chosen, scores):
 
 
 @njit(cache=True, nogil=True)
-def look_around(first, last, sources, space, candidates, taste, had, had_from, alike, spread, tasted, familiar):
-    """What is computed of the candidates alone, from the sums of others: `spread`, the share of what the nearest texts'
-    items are led to by; `tasted` and `familiar`, what all that the user ever had says for an item.
+def look_around(first, last, sources, space, candidates, taste, had, had_from, alike, into):
+    """What is computed of the candidates alone, from the sums of others: what the items with the nearest texts are led
+    to by; and what all that the user ever had says for an item, by who took both and by the nearest texts.
 
     Args:
         taste: (taste_row (n,), items (t, w), weights (t, w)).
         had: rows (p,) of items that users had, those of user b from had_from[b] on.
         alike: so many of the nearest texts are looked at.
 
-    Shape: candidates (B, c), -1 for none -> spread, tasted, familiar (B, c).
+    Shape: candidates (B, c), -1 for none -> into (B, c, 3).
     """
     taste_row, taste_items, taste_weights = taste
     near, nearnesses, standing = sources.near, sources.nearness, sources.standing
-    slots, rows = np.full(_SLOTS, -1, np.int32), np.zeros(_MOST, np.int32)
-    nothing = np.zeros((_MOST, 0), np.float32)
+    slots, rows = np.full(_SLOTS, -1, np.int16), np.zeros(_MOST, np.int32)
+    nothing, mark = (
+        np.zeros((_MOST, 0), np.float32),
+        np.zeros(_MARKS, np.bool_),
+    )  # most items are in no table: see first
     for b in range(first, last):
         found_slots, found_rows, found_sums = space.slots[b], space.rows[b], space.sums[b]
         count = 0
         for row in had[had_from[b] : had_from[b + 1]]:
             _, count = _enter(slots, rows, nothing, count, row)
+            mark[row & (_MARKS - 1)] = True
         for c in range(candidates.shape[1]):
-            item = candidates[b, c]
+            item, tasted = candidates[b, c], np.float32(0.0)
             if item < 0:
                 continue
             weight, shared, led = np.float32(0.0), np.float32(0.0), np.float32(0.0)
@@ -486,16 +494,17 @@ def look_around(first, last, sources, space, candidates, taste, had, had_from, a
                 if at >= 0:
                     amount += found_sums[at, 0] + found_sums[at, 1]
                 led += fourth * amount
-                if slot_of(slots, rows, other) >= 0:
+                if mark[other & (_MARKS - 1)] and slot_of(slots, rows, other) >= 0:
                     shared += fourth
-            spread[b, c] = led
-            familiar[b, c] = shared / (weight + np.float32(1e-6))
             row = taste_row[item]
             if row >= 0:
                 for slot in range(taste_items.shape[1]):
                     partner = taste_items[row, slot]
-                    if partner >= 0 and slot_of(slots, rows, partner) >= 0:
-                        tasted[b, c] += taste_weights[row, slot]
+                    if partner >= 0 and mark[partner & (_MARKS - 1)] and slot_of(slots, rows, partner) >= 0:
+                        tasted += taste_weights[row, slot]
+            into[b, c, 0], into[b, c, 1], into[b, c, 2] = led, tasted, shared / (weight + np.float32(1e-6))
+        for row in had[had_from[b] : had_from[b + 1]]:
+            mark[row & (_MARKS - 1)] = False
         _clear(slots, rows, count)
 
 
@@ -503,57 +512,90 @@ def look_around(first, last, sources, space, candidates, taste, had, had_from, a
 def carriers(first, last, sources, history, rows, channels, amounts):
     """How much each past event speaks for an item in one of the tables.
 
-    Shape: history (B, T), rows (B, k, r), channels (B, k, r) of CHANNELS, below 0 for none -> amounts (B, k, r, T).
+    Shape: history (B, T), rows (B, k), channels (B, k, r) of CHANNELS, below 0 for none -> amounts (B, k, r, T).
     """
-    tables = (sources.transitions, sources.recent, sources.next)
-    for channel in range(TABLES):
-        _carried_by_pairs(
-            first, last, tables[channel], sources.statistics_row, history, rows, channels, channel, amounts,
-            sources.factors[channel], sources.shrinks[channel], sources.decays[channel],
-        )  # fmt: skip
-    fitted = sources.ease_row, sources.ease_items, sources.ease_weights
-    _carried_by_rows(first, last, fitted, history, rows, channels, EASE, amounts, sources.decays[EASE])
-    texts = np.arange(len(sources.near)).astype(np.int32), sources.near, sources.nearness
-    _carried_by_rows(first, last, texts, history, rows, channels, TEXT, amounts, 1.0)
+    places, every = np.zeros(_MARKS, np.int16), np.zeros(0, np.int32)
+    factors, shrinks, decays = sources.factors, sources.shrinks, sources.decays
+    for b in range(first, last):
+        counted = np.empty_like(rows[b])
+        for j in range(len(counted)):
+            counted[j] = sources.statistics_row[rows[b, j]]
+        given = history[b], counted, channels[b], places, amounts[b]
+        _carried_by_pairs(*given, sources.transitions, sources.statistics_row, 0, factors[0], shrinks[0], decays[0])
+        _carried_by_pairs(*given, sources.recent, sources.statistics_row, 1, factors[1], shrinks[1], decays[1])
+        _carried_by_pairs(*given, sources.next, sources.statistics_row, 2, factors[2], shrinks[2], decays[2])
+        given = history[b], rows[b], channels[b], places, amounts[b]
+        _carried_by_rows(*given, sources.ease_row, sources.ease_items, sources.ease_weights, EASE, decays[EASE])
+        _carried_by_rows(*given, every, sources.near, sources.nearness, TEXT, 1.0)
 
 
 @njit(cache=True)
-def _carried_by_pairs(
-    first, last, pairs, statistics_row, history, rows, channels, channel, amounts, factor, shrink, decay
-):
+def _enter_wanted(places, rows, channels, channel):
+    """Enter the items that are wanted of a channel into a hash table of their places, plus 1; whether there are any."""
+    some = False
+    for j in range(len(rows)):
+        wanted = False
+        for r in range(channels.shape[1]):
+            wanted |= channels[j, r] == channel
+        if wanted and rows[j] >= 0:
+            at, some = rows[j] & (_MARKS - 1), True
+            while places[at]:
+                at = (at + 1) & (_MARKS - 1)
+            places[at] = j + 1
+    return some
+
+
+@njit(cache=True)
+def _leave(places, rows):
+    """Empty the hash table."""
+    for row in rows:
+        at = row & (_MARKS - 1)
+        while row >= 0 and places[at]:
+            places[at] = 0
+            at = (at + 1) & (_MARKS - 1)
+
+
+@njit(cache=True, inline="always")
+def _tell(item, places, rows, channels, channel, amounts, t, amount):
+    """An event speaks so much for an item, if that is wanted."""
+    at = item & (_MARKS - 1)
+    while places[at]:
+        j = places[at] - 1
+        if rows[j] == item:
+            for r in range(channels.shape[1]):
+                if channels[j, r] == channel and amount > amounts[j, r, t]:
+                    amounts[j, r, t] = amount
+        at = (at + 1) & (_MARKS - 1)
+
+
+@njit(cache=True)
+def _carried_by_pairs(history, rows, channels, places, amounts, pairs, statistics_row, channel, factor, shrink, decay):
+    if not _enter_wanted(places, rows, channels, channel):
+        return
     starts, used, total, partners, weights = pairs.start, pairs.used, pairs.total, pairs.partner, pairs.weight
-    for b in range(first, last):
-        for j in range(rows.shape[1]):
-            for r in range(rows.shape[2]):
-                partner = statistics_row[rows[b, j, r]]
-                if channels[b, j, r] != channel or partner < 0:
-                    continue
-                recency = 1.0
-                for t in range(history.shape[1] - 1, -1, -1):
-                    row = statistics_row[history[b, t]] if history[b, t] >= 0 else -1
-                    if row >= 0:
-                        start = starts[row]
-                        for slot in range(start, start + min(used[row], WIDE)):
-                            if partners[slot] == partner:
-                                amounts[b, j, r, t] = recency * weights[slot] * factor / (total[row] * factor + shrink)
-                                break
-                    recency *= decay
+    recency = 1.0
+    for t in range(len(history) - 1, -1, -1):
+        row = statistics_row[history[t]] if history[t] >= 0 else -1
+        if row >= 0:
+            start, scale = starts[row], recency * factor / (total[row] * factor + shrink)
+            for slot in range(start, start + min(used[row], WIDE)):
+                _tell(partners[slot], places, rows, channels, channel, amounts, t, weights[slot] * scale)
+        recency *= decay
+    _leave(places, rows)
 
 
 @njit(cache=True)
-def _carried_by_rows(first, last, table, history, rows, channels, channel, amounts, decay):
-    row_of, items, weights = table
-    for b in range(first, last):
-        for j in range(rows.shape[1]):
-            for r in range(rows.shape[2]):
-                if channels[b, j, r] != channel:
-                    continue
-                wanted, recency = rows[b, j, r], 1.0
-                for t in range(history.shape[1] - 1, -1, -1):
-                    row = row_of[history[b, t]] if history[b, t] >= 0 else -1
-                    if row >= 0:
-                        for slot in range(items.shape[1]):
-                            if items[row, slot] == wanted:
-                                amounts[b, j, r, t] = recency * weights[row, slot]
-                                break
-                    recency *= decay
+def _carried_by_rows(history, rows, channels, places, amounts, row_of, items, weights, channel, decay):
+    if not _enter_wanted(places, rows, channels, channel):
+        return
+    recency = 1.0
+    for t in range(len(history) - 1, -1, -1):
+        row = history[t]
+        if row >= 0 and len(row_of):
+            row = row_of[row]
+        if row >= 0:
+            for slot in range(items.shape[1]):
+                if items[row, slot] >= 0:
+                    _tell(items[row, slot], places, rows, channels, channel, amounts, t, recency * weights[row, slot])
+        recency *= decay
+    _leave(places, rows)

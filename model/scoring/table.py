@@ -53,6 +53,7 @@ class ItemTable:
     _text: np.ndarray
     _keys: np.ndarray
     _late: np.ndarray
+    _own: np.ndarray
     _bias: np.ndarray
     _standing: np.ndarray
 
@@ -63,8 +64,10 @@ class ItemTable:
         self._has_copy = self.device.type != "cpu" or self.dtype != torch.float32
         self._changes, self._seen, self._revision, self._count = -1, -1, -1, 0
         self._room = self._forgotten = 0
-        self._trained = _sorted(scorer.keys.cpu().numpy().view(np.uint64))
-        self._settled = np.sort(scorer.settled.cpu().numpy().view(np.uint64))
+        self._trained = _sorted(scorer.keys.numpy().view(np.uint64))
+        self._popularity = float(scorer.network.popularity.detach())
+        self._biases_of_ids = scorer.network.bias.detach().cpu().numpy()
+        self._settled = np.sort(scorer.settled.numpy().view(np.uint64))
         self.catalogue_row = np.full(1, -1, np.int32)
         self._statistics = 0  # rows of it that are mapped
         self.heads = self.sample = np.zeros(0, np.int32)
@@ -96,6 +99,7 @@ class ItemTable:
             ("statistics_row", (), np.int32, -1),
             ("trained_row", (), np.int32, -1),
             ("_late", (), bool, False),
+            ("_own", (), np.float32, 0),
             ("_bias", (), np.float32, 0),
             ("_standing", (STANDING,), np.float32, 0),
         ):
@@ -140,7 +144,8 @@ class ItemTable:
         self.statistics_row[rows] = np.where(known < self._statistics, known, -1)
         there = (known >= 0) & (known < self._statistics)
         self.catalogue_row[known[there]] = rows[there]
-        self.trained_row[rows] = _find(*self._trained, keys)
+        self.trained_row[rows] = trained = _find(*self._trained, keys)
+        self._own[rows] = np.where(trained >= 0, np.append(self._biases_of_ids, 0.0)[trained], 0.0)
         at = np.searchsorted(self._settled, keys).clip(max=max(0, len(self._settled) - 1))
         self._late[rows] = self._settled[at] != keys if len(self._settled) else True
         self._text[rows] = self._projected(catalogue.vectors[rows])
@@ -153,14 +158,14 @@ class ItemTable:
 
     def _open_fitted(self) -> None:
         """The tables fitted in closed form, in rows of the catalogue."""
-        rows = self.index.catalogue.rows(self.scorer.fitted_keys.cpu().numpy().view(np.uint64).tolist())
+        rows = self.index.catalogue.rows(self.scorer.fitted_keys.numpy().view(np.uint64).tolist())
         padded = np.append(rows, -1).astype(np.int32)
         self.fitted_row = np.full(self._room, -1, np.int32)
         self.fitted_row[rows[rows >= 0]] = np.flatnonzero(rows >= 0)
         self.fitted = {
             name: (
-                np.ascontiguousarray(padded[getattr(self.scorer, f"{name}_items").cpu().numpy()]),
-                getattr(self.scorer, f"{name}_weights").cpu().numpy(),
+                np.ascontiguousarray(padded[getattr(self.scorer, f"{name}_items").numpy()]),
+                getattr(self.scorer, f"{name}_weights").numpy(),
             )
             for name in ("ease", "taste")
         }
@@ -219,25 +224,23 @@ class ItemTable:
         logs = self.log_popularity(rows)
         first = self.first(rows)
         age = np.where(first < 0, 0.0, np.log1p(np.maximum(self.statistics.seen - first, 0)) / 3)
-        back_off = BACK_OFF * np.exp(logs[:, HALF_LIFE_20K]) + LEAST
-        return np.column_stack((logs, age, back_off, np.log(back_off))).astype(np.float32)
+        more = back_off(logs[:, HALF_LIFE_20K])
+        return np.column_stack((logs, age, more, np.log(more))).astype(np.float32)
 
     def _biases(self, rows: np.ndarray) -> np.ndarray:
         """The network's bias of items, up to a number that is the same for all; (r,)."""
-        network, at = self.scorer.network, self.statistics_row[rows]
+        at = self.statistics_row[rows]
         counts = (
             self.statistics.items.chosen[at.clip(min=0), HALF_LIFE_2K] if len(self.statistics) else np.zeros(len(at))
         )
         popularity = np.log(np.where(at >= 0, counts, 0.0) + self._unseen)
-        trained = self.trained_row[rows]
-        own = network.bias.detach().cpu().numpy()[trained.clip(min=0)] if len(network.bias) else np.zeros(len(rows))
-        return float(network.popularity) * popularity + np.where(trained >= 0, own, 0.0)
+        return self._popularity * popularity + self._own[rows]
 
     def _copy_rows(self, rows: np.ndarray) -> None:
         """Bring changed rows to the card."""
         if not self._has_copy:
             return
-        columns = {"items": self._items, "contrast": self.index._contrast, "bias": self._bias}
+        columns = {"items": self._items, "bias": self._bias}
         at = torch.from_numpy(rows).to(self.device)
         for name, column in columns.items():
             there = self._card.get(name)
@@ -245,7 +248,7 @@ class ItemTable:
                 self._card[name] = torch.zeros(
                     self._room, *column.shape[1:], device=self.device, dtype=self._dtype_of(name)
                 )
-                self._card[name][: self._count] = torch.from_numpy(column[: self._count]).to(self.device, self.dtype)
+                self._card[name][: self._count] = torch.from_numpy(column[: self._count]).to(self._card[name])
             else:
                 there[at] = torch.from_numpy(column[rows]).to(self.device, there.dtype)
 
@@ -261,13 +264,14 @@ class ItemTable:
         """Shape: (n, width)."""
         return self._column("items", self._items)[: self._count]
 
-    def items_at(self, rows: torch.Tensor) -> torch.Tensor:
-        """The network's vectors of these items; rows (...) -> (..., width), single precision."""
-        return self.items[rows].float()
+    @property
+    def host_items(self) -> np.ndarray:
+        """The same where compiled loops read them, single precision; (n, width)."""
+        return self._items[: self._count]
 
     def contrast_at(self, rows: torch.Tensor) -> torch.Tensor:
-        """Their texts in the interest space, beside the mean; rows (...) -> (..., 64), single precision."""
-        return self.contrast[rows].float()
+        """Their texts in the interest space, beside the mean; rows (...) -> (..., 64)."""
+        return torch.from_numpy(self.index.contrast)[rows]
 
     @property
     def biases(self) -> torch.Tensor:
@@ -275,13 +279,8 @@ class ItemTable:
         return self._column("bias", self._bias)[: self._count]
 
     @property
-    def contrast(self) -> torch.Tensor:
-        """The interest vectors beside their mean, unit length; (n, 64)."""
-        return self._column("contrast", self.index._contrast)[: self._count]
-
-    @property
     def mean(self) -> torch.Tensor:
-        return torch.from_numpy(self.index.mean).to(self.device)
+        return torch.from_numpy(self.index.mean)
 
     def _chosen(self, rows: np.ndarray, by: int) -> np.ndarray:
         """How often items were chosen, old choices fading; (r,)."""
@@ -362,15 +361,9 @@ class ItemTable:
         at = np.where(rows >= 0, self.statistics_row[rows], -1)
         return np.where(at >= 0, self.statistics.items.first[at], -1) if len(self.statistics) else np.full(at.shape, -1)
 
-    @torch.inference_mode()
-    def bias(self, rows: np.ndarray, log_popularity: np.ndarray) -> torch.Tensor:
+    def bias(self, rows: np.ndarray, log_popularity: np.ndarray) -> np.ndarray:
         """The network's bias of items; rows (...), log_popularity (...) of 2,000 events -> (...)."""
-        network, trained = self.scorer.network, self.trained_row[rows]
-        bias = network.popularity * torch.from_numpy(log_popularity).to(self.device)
-        if len(network.bias):
-            at = torch.from_numpy(trained.clip(min=0).astype(np.int64)).to(self.device)
-            bias = bias + torch.where(at.new_tensor(trained) >= 0, network.bias[at], 0.0)
-        return bias
+        return self._popularity * log_popularity + self._own[rows]
 
 
 @njit(cache=True)
@@ -384,9 +377,9 @@ def _popularity(rows, statistics_row, chosen, factors):
     return counts
 
 
-def back_off(log_popularity_20k: torch.Tensor) -> torch.Tensor:
+def back_off(log_popularity_20k: np.ndarray) -> np.ndarray:
     """What popularity adds to the share of an item in a counted table, so that none is impossible."""
-    return BACK_OFF * log_popularity_20k.exp() + LEAST
+    return np.float32(BACK_OFF) * np.exp(log_popularity_20k) + np.float32(LEAST)
 
 
 def _largest(values: np.ndarray, k: int) -> np.ndarray:

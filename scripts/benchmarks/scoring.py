@@ -85,7 +85,7 @@ def build(items: int, device: str) -> World:
         config=TrainingConfig(warm_up_epochs=0.0, epochs_per_event=0.0, sample_rate=0.0, warm_up_sample_rate=0.0),
     )
     learner.add(examples(draw, EVENTS))
-    scorer = learner.fine_tune().to(device)
+    scorer = learner.fine_tune().on(device)
     seconds["counted and fitted"] = time.perf_counter() - began
     began = time.perf_counter()
     scorer.table(learner.statistics, catalogue)
@@ -129,11 +129,11 @@ def recall(world: World, users: int = 32) -> float:
     with torch.inference_mode():
         for one in requests:
             table = scorer.table(world.statistics, catalogue)
-            batch = open_requests(catalogue, [one], RULES, scorer.sizes.last_n, scorer.device)
+            batch = open_requests(catalogue, [one], RULES, scorer.sizes.last_n)
             found = find(scorer.ranker, table, batch, np.arange(len(catalogue))[None])
             first = found.linear.shape[1] - found.sampled
-            dense = found.linear[0, first:].topk(min(CANDIDATES, len(catalogue))).indices.cpu().numpy()
-            sparse = found.candidates.rows[0][found.best[0]].cpu().numpy()
+            dense = found.linear[0, first:].topk(min(CANDIDATES, len(catalogue))).indices.numpy()
+            sparse = found.candidates.rows[0][found.best[0]].numpy()
             shares.append(len(np.intersect1d(dense, sparse)) / len(dense))
     return float(np.mean(shares))
 
