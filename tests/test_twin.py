@@ -2,7 +2,10 @@
 
 import pytest
 
-from model.evaluation.online import LastList, OnlineMetrics
+from model import consumed
+from model.evaluation.online import LastList, OnlineMetrics, first_left
+from model.interest import FOREVER
+from model.schema import Request, item_key
 
 
 def test_the_item_that_comes_is_looked_for_on_the_list_that_the_user_had():
@@ -62,3 +65,18 @@ def test_what_is_kept_is_bounded():
     twin.show("joe", LastList("of joe", [1], []))
     twin.come("joe", 1)
     assert [0, 1, 1] == [twin.figures(f"of {user}")["events"] for user in ("bob", "eve", "joe")]
+
+
+def test_what_is_popular_is_shown_without_what_the_user_must_not_be_shown():
+    """As one by one: what was bought a minute ago is left out for good, what was viewed for an hour only."""
+    items = [item_key(f"i{number}") for number in range(30)]
+    had = b""
+    for number, (action, ago_s) in enumerate((("purchase", 60), ("view", 60), ("view", 7_200), ("like", 60))):
+        had = consumed.add(had, items[number], action, 1_000 * (10_000 - ago_s), 100)
+    requests = [Request("u", "e", 10_000_000, [], "", b"", bytes_) for bytes_ in (had, b"", had)]
+    exclude_s = {"purchase": FOREVER, "view": 3_600.0}
+
+    shown = first_left(requests, items, exclude_s, 4)
+
+    assert [[items[number] for number in numbers] for numbers in ([2, 3, 4, 5], [0, 1, 2, 3], [2, 3, 4, 5])] == shown
+    assert [[], [], []] == first_left(requests, [], exclude_s, 4)

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import pandas as pd
 from pyflink.table.udf import ScalarFunction
 
-from model import consumed, interest
+from model import interest
 from model.bounds import StatisticsConfig
 from model.catalogue import Catalogue
-from model.evaluation.online import LastList, OnlineMetrics
+from model.evaluation.online import LastList, OnlineMetrics, first_left
 from model.metrics import K
 from model.schema import (
     POSITIVE,
@@ -134,11 +134,12 @@ class Score(ScalarFunction):
             elif at in answered:
                 groups[tuple(request.versions)].append(at)
         for versions, places in groups.items():
-            version, answers, most_chosen = self._rank(versions, [requests[at] for at in places])
+            asked = [requests[at] for at in places]
+            version, answers, most_chosen = self._rank(versions, asked)
             now_ms, seen = time.time_ns() // 1_000_000, self._statistics.statistics.seen
             for at, items in zip(places, answers):
                 lists[at] = _recommendation(requests[at], version, items, now_ms, seen)
-                popular[at] = most_chosen
+            popular |= zip(places, first_left(asked, most_chosen, self._rules.exclude_s, K))
         for at, request in enumerate(requests):
             if request.forget:
                 self._twin.forget(request.user_id)
@@ -156,15 +157,9 @@ class Score(ScalarFunction):
 
     def _show(self, request: Request, made: Recommendation, popular: list[int]) -> None:
         """Tell the live twin which list the user has from now on."""
-        rows = consumed.opened(request.consumed)
-        had = set(
-            rows["fingerprint"][consumed.excluded(rows, request.event_time_ms / 1_000, self._rules.exclude_s)].tolist()
-        )
-        others = (key for key in popular if key & 0xFFFFFFFF not in had)
         items = [item_key(item.item_id) for item in made.items[:K]]
-        version = made.model_version
-        self._twin.show(request.user_id, LastList(version, items, [key for key, _ in zip(others, range(K))]))
-        self._gauges.show(version)
+        self._twin.show(request.user_id, LastList(made.model_version, items, popular))
+        self._gauges.show(made.model_version)
 
     def _rank(
         self, versions: tuple[str, ...], requests: list[Request]

@@ -7,12 +7,14 @@ means over a sliding window of events, one for each model version.
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from model import consumed
 from model.metrics import K, gains
+from model.schema import Request
 
 FIGURES = ("hr_at_10", "ndcg_at_10", "popularity_hr_at_10", "popularity_ndcg_at_10")
 _GAINS = [*gains(np.arange(K)).tolist(), 0.0]  # of a place; the last one of a miss
@@ -99,3 +101,21 @@ class OnlineMetrics:
 
 def _place(item_key: int, items: Sequence[int]) -> int:
     return items.index(item_key) if item_key in items else _MISS
+
+
+def first_left(
+    requests: Sequence[Request], items: list[int], exclude_s: Mapping[str, float], k: int
+) -> list[list[int]]:
+    """For each request the first k of these item keys, without those of items that its user must not be shown now."""
+    if not items:
+        return [[] for _ in requests]
+    rows, owner = consumed.opened_together([request.consumed for request in requests])
+    now_s = np.array([request.event_time_ms for request in requests], np.int64)[owner] / 1_000
+    out = consumed.excluded(rows, now_s, exclude_s)
+    had, user, wanted = rows["fingerprint"][out], owner[out], consumed.fingerprints(np.array(items, np.uint64))
+    order = np.argsort(wanted)
+    column = order[np.searchsorted(wanted[order], had).clip(max=len(items) - 1)]
+    same = wanted[column] == had
+    left = np.ones((len(requests), len(items)), bool)
+    left[user[same], column[same]] = False
+    return [[items[at] for at in np.flatnonzero(row)[:k].tolist()] for row in left]
