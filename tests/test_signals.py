@@ -78,7 +78,7 @@ def test_next_goes_one_way_and_not_beyond_seconds(catalogue, scorer, statistics)
         signal_of("next", catalogue, scorer, statistics, make_request(catalogue, [item]), everything)
         for item in ("i1", "i4")
     )
-    popularity = table.log_popularity(np.arange(ITEMS))[:, HALF_LIFE_20K]
+    popularity = table.log_popularity(np.arange(ITEMS)[None])[0, :, HALF_LIFE_20K]
 
     assert everything.index("i4") == np.argmax(after_1)
     assert after_1[everything.index("i4")] - after_1[everything.index("i2")] > 2

@@ -1,15 +1,13 @@
 """Reasons: which signals put an item on a list, and which of the user's past events carried them."""
 
-from functools import partial
-
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from model.jit import njit
 from model.schema import Reason
 from model.scoring.batch import MicroBatch
 from model.scoring.network import EVENT
+from model.scoring.products import VECTORISED
 from model.scoring.ranker import Scored
 from model.scoring.retrieve import CHANNELS, carriers
 from model.scoring.signals import SHARPNESS
@@ -23,11 +21,12 @@ LEAST_SHARE = 0.05
 """A signal with a smaller share of the score is no reason."""
 _EVENTS = 2  # past events named in a reason, at most
 _GIVEN = [*FINDING, *TERMS]  # what may be a reason
-_GIVEN_COLUMNS = torch.tensor([COLUMN[name] for name in _GIVEN])
-_HAD_ONLY = torch.tensor([ALL[name].had_only for name in _GIVEN])
+_GIVEN_COLUMNS = np.array([COLUMN[name] for name in _GIVEN])
+_HAD_ONLY = np.array([ALL[name].had_only for name in _GIVEN])
 _CHANNEL = np.array([CHANNELS.index(name) if ALL[name].carriers == "table" else -1 for name in NAMES])
 _KINDS = ("", "table", "items", "vectors")
 _ITEMS, _VECTORS = _KINDS.index("items"), _KINDS.index("vectors")
+_INTEREST, _NEXT_INTEREST = COLUMN["interest"], COLUMN["next-interest"]
 _KIND = np.array([_KINDS.index(ALL[name].carriers) for name in NAMES])
 
 
@@ -43,37 +42,60 @@ def explain(
     Shape: columns (B, k) among the candidates, beyond them for an item that explores; rows (B, k) of the catalogue ->
     for each user and item its reasons.
     """
-    share, signal = _strongest(scored, columns)  # (B, k, reasons)
-    events = _carriers(table, batch, scored, rows.numpy(), signal.numpy())
-    past = batch.host.history[:, None, None].repeat(rows.shape[1], 1).repeat(signal.shape[2], 2)
-    carried_by = np.where(events >= 0, np.take_along_axis(past, events.clip(min=0), 3), -1)
-    told = (share >= LEAST_SHARE).numpy()
-    reasons = _reasons(told, share, signal, _interest_numbers(table, batch, rows, signal), carried_by, item_ids)
-    ends, k = told.sum(2).cumsum().tolist(), rows.shape[1]
+    k, listed = rows.shape[1], rows.numpy().astype(np.int32)
+    share, signal = _strongest(scored, columns.numpy())  # (B, k, reasons)
+    carried_by = _carried_by(table, batch, scored, listed, signal)
+    told = share >= LEAST_SHARE
+    reasons = _reasons(told, share, signal, _interest_numbers(table, batch, listed, signal), carried_by, item_ids)
+    ends = told.sum(2).cumsum().tolist()
     each = [reasons[first:last] for first, last in zip([0, *ends], ends)]
     for at in (columns.flatten() == scored.rows.shape[1]).nonzero()[:, 0].tolist():
         each[at] = [Reason("new", 1.0)]
     return [each[at : at + k] for at in range(0, len(each), k)]
 
 
-def _strongest(scored: Scored, columns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _strongest(scored: Scored, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The signals that lift items most above the average one, with their shares; (B, k) -> (B, k, reasons) each."""
-    given = _GIVEN_COLUMNS
-    every = F.pad(torch.cat((scored.signals, scored.terms), 2), (0, 0, 0, 1))[..., given]
-    signals = every.gather(1, columns[..., None].expand(-1, -1, len(given)))  # (B, k, given)
-    weights = F.pad(scored.weights, (0, len(TERMS)), value=1.0)[:, None, given]
-    average = scored.others.mean(1, keepdim=True) if scored.others.shape[1] else torch.zeros_like(weights)
-    lift = (signals - average).mul_(weights).clamp_(min=0)
-    lift.masked_fill_(_HAD_ONLY & (signals == 0), 0.0)
-    most = (lift / lift.sum(2, keepdim=True).clamp(min=1e-12)).topk(min(REASONS, lift.shape[2]))
-    return most.values, given[most.indices]
+    average = scored.others.mean(1) if scored.others.shape[1] else torch.zeros(len(columns), len(NAMES))
+    share = np.zeros((*columns.shape, REASONS), np.float32)
+    signal = np.zeros((*columns.shape, REASONS), np.int64)
+    given = (part.numpy() for part in (scored.signals, scored.terms, scored.weights, average))
+    over_users(_strongest_of, len(columns), *given, _GIVEN_COLUMNS, _HAD_ONLY, columns, share, signal)
+    return share, signal
+
+
+@njit(cache=True, nogil=True)
+def _strongest_of(first, last, signals, terms, weights, average, given, had_only, columns, share, signal):
+    learnt = signals.shape[2]
+    for b in range(first, last):
+        for j in range(columns.shape[1]):
+            c, total = columns[b, j], np.float32(0)
+            if c >= signals.shape[1]:
+                continue
+            for at in range(len(given)):
+                which = given[at]
+                if which < learnt:
+                    value, weight = signals[b, c, which], weights[b, which]
+                else:
+                    value, weight = terms[b, c, which - learnt], np.float32(1)
+                lift = (value - average[b, at]) * weight
+                if lift <= 0 or (had_only[at] and value == 0):
+                    continue
+                total += lift
+                if lift > share[b, j, 0]:
+                    share[b, j, 1], signal[b, j, 1] = share[b, j, 0], signal[b, j, 0]
+                    share[b, j, 0], signal[b, j, 0] = lift, which
+                elif lift > share[b, j, 1]:
+                    share[b, j, 1], signal[b, j, 1] = lift, which
+            for r in range(share.shape[2]):
+                share[b, j, r] /= max(total, np.float32(1e-12))
 
 
 def _reasons(
     told: np.ndarray,
-    share: torch.Tensor,
-    signal: torch.Tensor,
-    number: torch.Tensor,
+    share: np.ndarray,
+    signal: np.ndarray,
+    number: np.ndarray,
     carried_by: np.ndarray,
     item_ids: list[str],
 ) -> list[Reason]:
@@ -83,59 +105,87 @@ def _reasons(
     """
     a, b = carried_by[told].T.tolist()
     events = [[] if x < 0 else [item_ids[x]] if y < 0 or y == x else [item_ids[x], item_ids[y]] for x, y in zip(a, b)]
-    names = [NAMES[at] for at in signal.numpy()[told].tolist()]
-    shares = share.numpy()[told].astype(float).round(3).tolist()
-    numbers = [which if which >= 0 else None for which in number.numpy()[told].tolist()]
+    names = [NAMES[at] for at in signal[told].tolist()]
+    shares = share[told].astype(float).round(3).tolist()
+    numbers = [which if which >= 0 else None for which in number[told].tolist()]
     return list(map(Reason, names, shares, numbers, events))
 
 
-def _interest_numbers(table: ItemTable, batch: MicroBatch, rows: torch.Tensor, signal: torch.Tensor) -> torch.Tensor:
+def _interest_numbers(table: ItemTable, batch: MicroBatch, rows: np.ndarray, signal: np.ndarray) -> np.ndarray:
     """The interest that speaks most for each item where the signal is one of interests, else -1; (B, k, reasons)."""
-    near = (batch.interests @ _vectors(table, rows).mT).mT * SHARPNESS  # (B, k, I)
-    number = torch.full_like(signal, -1)
-    for name, weights in (("interest", batch.weights), ("next-interest", batch.led_to)):
-        best = (near + weights[:, None].log()).argmax(2)
-        number = torch.where(signal == COLUMN[name], best[..., None], number)
+    number, vectors = np.full(signal.shape, -1), table.index.catalogue.interest_vectors
+    weights = batch.weights.numpy(), batch.led_to.numpy()
+    over_users(_nearest_interest, len(rows), rows, vectors, batch.interests.numpy(), *weights, signal, number)
     return number
 
 
-def _vectors(table: ItemTable, rows: torch.Tensor) -> torch.Tensor:
-    """Vectors in the interest space; (...) rows -> (..., 64)."""
-    return torch.from_numpy(table.index.catalogue.interest_vectors[rows.numpy()])
+@njit(cache=True, nogil=True)
+def _nearest_interest(first, last, rows, vectors, interests, weights, led_to, signal, number):
+    for b in range(first, last):
+        for j in range(rows.shape[1]):
+            for r in range(signal.shape[2]):
+                if signal[b, j, r] != _INTEREST and signal[b, j, r] != _NEXT_INTEREST:
+                    continue
+                best = -np.inf
+                for a in range(interests.shape[1]):
+                    weight = weights[b, a] if signal[b, j, r] == _INTEREST else led_to[b, a]
+                    near = SHARPNESS * _product(vectors[rows[b, j]], interests[b, a]) + np.log(weight)
+                    if near > best or number[b, j, r] < 0:
+                        best, number[b, j, r] = near, a
 
 
-def _item_vectors(table: ItemTable, rows: torch.Tensor) -> torch.Tensor:
-    """The network's; (...) rows -> (..., width)."""
-    return torch.from_numpy(table.host_items)[rows]
+def _carried_by(
+    table: ItemTable, batch: MicroBatch, scored: Scored, rows: np.ndarray, signal: np.ndarray
+) -> np.ndarray:
+    """The items of the past events that carry each signal most, -1 for none.
 
-
-def _carriers(table: ItemTable, batch: MicroBatch, scored: Scored, rows: np.ndarray, signal: np.ndarray) -> np.ndarray:
-    """The past events that carry each signal most, -1 for none; (B, k), (B, k, reasons) -> (B, k, reasons, events)."""
-    history, kind = batch.host.history, _KIND[signal]
+    Shape: rows (B, k), signal (B, k, reasons) -> (B, k, reasons, events) rows.
+    """
+    history, kind, users = batch.host.history, _KIND[signal], len(rows)
     amounts = np.zeros((*signal.shape, history.shape[1]), np.float32)
-    over_users(carriers, len(history), scored.sources, history, rows.astype(np.int32), _CHANNEL[signal], amounts)
-    past, listed = batch.history.masked_fill(batch.history == batch.none, 0), torch.from_numpy(rows)
-    for number, vectors in ((_ITEMS, partial(_item_vectors, table)), (_VECTORS, partial(_vectors, table))):
-        wanted = kind == number
-        if wanted.any():
-            near = (vectors(listed) @ vectors(past).mT).numpy()  # (B, k, T)
-            amounts = np.where(wanted[..., None], near[:, :, None], amounts)
+    over_users(carriers, users, scored.sources, history, rows, _CHANNEL[signal], amounts)
+    vectors = table.host_items, table.index.catalogue.interest_vectors
+    over_users(_nearest_events, users, history, rows, *vectors, kind, amounts)
     best = np.full((*signal.shape, _EVENTS), -1, np.int64)
-    over_users(_largest_two, len(history), amounts, batch.kind.numpy() == EVENT, best)
+    over_users(_largest_two, users, amounts, history, batch.kind.numpy() == EVENT, best)
     return best
 
 
+@njit(cache=True, inline="always")
+def _product(a, b):
+    total = np.float32(0)
+    for d in range(len(a)):
+        total += a[d] * b[d]
+    return total
+
+
+@njit(cache=True, nogil=True, fastmath=VECTORISED)
+def _nearest_events(first, last, history, rows, items, vectors, kind, amounts):
+    for b in range(first, last):
+        for j in range(rows.shape[1]):
+            for r in range(kind.shape[2]):
+                if kind[b, j, r] != _ITEMS and kind[b, j, r] != _VECTORS:
+                    continue
+                for t in range(history.shape[1]):
+                    if history[b, t] < 0:
+                        continue
+                    if kind[b, j, r] == _ITEMS:
+                        amounts[b, j, r, t] = _product(items[rows[b, j]], items[history[b, t]])
+                    else:
+                        amounts[b, j, r, t] = _product(vectors[rows[b, j]], vectors[history[b, t]])
+
+
 @njit(cache=True, nogil=True)
-def _largest_two(first, last, amounts, is_event, best):
-    """The past events with the two largest amounts above 0, the earlier one of two that are alike."""
+def _largest_two(first, last, amounts, history, is_event, best):
+    """The items of the past events with the two largest amounts above 0, the earlier one of two that are alike."""
     for b in range(first, last):
         for j in range(amounts.shape[1]):
             for r in range(amounts.shape[2]):
-                largest, second = 0.0, 0.0
+                largest, second = np.float32(0), np.float32(0)
                 for t in range(amounts.shape[3]):
-                    amount = amounts[b, j, r, t] if is_event[b, t] else 0.0
+                    amount = amounts[b, j, r, t] if is_event[b, t] else np.float32(0)
                     if amount > largest:
                         second, best[b, j, r, 1] = largest, best[b, j, r, 0]
-                        largest, best[b, j, r, 0] = amount, t
+                        largest, best[b, j, r, 0] = amount, history[b, t]
                     elif amount > second:
-                        second, best[b, j, r, 1] = amount, t
+                        second, best[b, j, r, 1] = amount, history[b, t]

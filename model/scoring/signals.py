@@ -36,25 +36,40 @@ _STEP_BACK = 0.8  # what one event further back counts
 
 def _network(table: ItemTable, batch: MicroBatch, found: Candidates, into: np.ndarray) -> None:
     """What the network makes of the last events."""
-    over_users(products, len(into), found.host_rows, table.host_items, found.hidden, into[..., 0])
-    into[..., 0] += table.bias(found.host_rows, found.log_popularity[..., HALF_LIFE_2K])
+    rows, popularity = found.host_rows, found.log_popularity
+    over_users(_network_at, len(into), rows, popularity, table.host_items, found.hidden, *table.bias_parts, into)
 
 
-def _popularity(table: ItemTable, batch: MicroBatch, found: Candidates, into: np.ndarray) -> None:
-    """How often the item was chosen, old choices fading."""
-    into[:] = found.log_popularity
+@njit(cache=True, nogil=True)
+def _network_at(first, last, candidates, log_popularity, items, hidden, popularity, own, into):
+    products(first, last, candidates, items, hidden, into[:, :, 0])
+    for b in range(first, last):
+        for c in range(candidates.shape[1]):
+            if candidates[b, c] >= 0:
+                into[b, c, 0] += popularity * log_popularity[b, c, HALF_LIFE_2K] + own[candidates[b, c]]
 
 
-def _age(table: ItemTable, batch: MicroBatch, found: Candidates, into: np.ndarray) -> None:
-    """How long ago the item was chosen for the first time."""
-    first, seen = table.first(found.host_rows), table.statistics.seen
-    np.copyto(into[..., 0], np.log1p(np.maximum(seen - first, 0), dtype=np.float32) / 3, where=first >= 0)
+def _counted(table: ItemTable, batch: MicroBatch, found: Candidates, into: np.ndarray) -> None:
+    """How often the item was chosen, old choices fading; how long ago for the first time; how strongly the last events,
+    or users alike, lead to it by tables of partners.
+    """
+    of_items = table.statistics_row, table.statistics.items.first, table.statistics.seen
+    over_users(_counted_at, len(into), found.host_rows, found.log_popularity, found.sums, *of_items, into)
 
 
-def _sums(table: ItemTable, batch: MicroBatch, found: Candidates, into: np.ndarray) -> None:
-    """How strongly the last events, or users alike, lead to the item, by tables of partners."""
-    more = back_off(found.log_popularity[..., HALF_LIFE_20K])
-    np.log(found.sums[..., :TEXT] + more[..., None], out=into)
+@njit(cache=True, nogil=True)
+def _counted_at(first, last, candidates, log_popularity, sums, statistics_row, chosen_first, seen, into):
+    popularities = log_popularity.shape[2]
+    for b in range(first, last):
+        for c in range(candidates.shape[1]):
+            row = statistics_row[candidates[b, c]] if candidates[b, c] >= 0 else -1
+            for by in range(popularities):
+                into[b, c, by] = log_popularity[b, c, by]
+            if row >= 0 and chosen_first[row] >= 0:
+                into[b, c, popularities] = np.log(np.float32(1 + max(0, seen - chosen_first[row]))) / 3
+            more = back_off(log_popularity[b, c, HALF_LIFE_20K])
+            for at in range(TEXT):
+                into[b, c, popularities + 1 + at] = np.log(sums[b, c, at] + more)
 
 
 def _text(table: ItemTable, batch: MicroBatch, found: Candidates, into: np.ndarray) -> None:
@@ -134,23 +149,39 @@ def _whole_history(table: ItemTable, batch: MicroBatch, found: Candidates, into:
         look_around, len(rows), found.sources, found.space, rows, (table.fitted_row, *table.fitted["taste"]),
         batch.host.had, batch.host.had_from, ALIKE, into,
     )  # fmt: skip
-    into[..., 0] = np.log(into[..., 0] + back_off(found.log_popularity[..., HALF_LIFE_20K]))
-    into[..., 1:] *= np.float32(TEXT_SCALE)
+    over_users(_scaled, len(rows), found.log_popularity, into)
+
+
+@njit(cache=True, nogil=True)
+def _scaled(first, last, log_popularity, into):
+    for b in range(first, last):
+        for c in range(into.shape[1]):
+            into[b, c, 0] = np.log(into[b, c, 0] + back_off(log_popularity[b, c, HALF_LIFE_20K]))
+            into[b, c, 1] *= np.float32(TEXT_SCALE)
+            into[b, c, 2] *= np.float32(TEXT_SCALE)
 
 
 def _order(table: ItemTable, batch: MicroBatch, found: Candidates, into: np.ndarray) -> None:
     """How far the item stands from the last one in the order in which items were first chosen, and whether after it."""
-    first, last = table.first(found.host_rows), table.first(batch.host.history[:, -1:])
-    steps = np.where((first >= 0) & (last >= 0), first - last, 0).astype(np.float32)
-    np.log1p(np.abs(steps), out=into[..., 0])
-    np.multiply(into[..., 0], np.sign(steps), out=into[..., 1])
+    of_items = table.statistics_row, table.statistics.items.first
+    over_users(_order_at, len(into), found.host_rows, batch.host.history, *of_items, into)
+
+
+@njit(cache=True, nogil=True)
+def _order_at(first, last, candidates, history, statistics_row, chosen_first, into):
+    for b in range(first, last):
+        newest = statistics_row[history[b, -1]] if history[b, -1] >= 0 else -1
+        for c in range(candidates.shape[1]):
+            row = statistics_row[candidates[b, c]] if candidates[b, c] >= 0 else -1
+            if row >= 0 and newest >= 0 and chosen_first[row] >= 0 and chosen_first[newest] >= 0:
+                steps = chosen_first[row] - chosen_first[newest]
+                apart = np.log(np.float32(1 + abs(steps)))
+                into[b, c, 0], into[b, c, 1] = apart, apart * np.sign(steps)
 
 
 FAMILIES: dict[tuple[str, ...], Signal] = {
     ("network",): _network,
-    ("popularity", "popularity-20k", "popularity-2k", "popularity-200"): _popularity,
-    ("age",): _age,
-    CHANNELS[:TEXT]: _sums,
+    ("popularity", "popularity-20k", "popularity-2k", "popularity-200", "age", *CHANNELS[:TEXT]): _counted,
     ("had", "had-lately", "had-near"): _had,
     ("text",): _text,
     ("interest", "next-interest"): _interest,

@@ -18,6 +18,7 @@ from model.catalogue import Catalogue
 from model.jit import njit
 from model.scoring.index import CatalogueIndex
 from model.scoring.retrieve import BACK_OFF, LEAST, STANDING, UNSEEN, Sources
+from model.scoring.threads import over_users
 from model.signals import SIGNALS
 from model.statistics import EVER, HALF_LIFE_2K, HALF_LIFE_20K, HALF_LIFE_200, HALF_LIVES, PAIRS, ItemStatistics
 
@@ -177,11 +178,10 @@ class ItemTable:
             grown = np.full(2 * len(statistics), -1, np.int32)
             grown[: len(self.catalogue_row)] = self.catalogue_row
             self.catalogue_row = grown
-        for row in range(self._statistics, len(statistics)):
-            at = self.index.catalogue.row(int(statistics.keys[row]))
-            self.catalogue_row[row] = at
-            if at >= 0:
-                self.statistics_row[at] = row
+        new = np.arange(self._statistics, len(statistics), dtype=np.int32)
+        at = self.index.catalogue.rows(statistics.keys[new].tolist())
+        self.catalogue_row[new] = at
+        self.statistics_row[at[at >= 0]] = new[at >= 0]
         self._statistics = len(statistics)
         if self._seen < 0:
             return np.zeros(0, np.int64)
@@ -221,8 +221,7 @@ class ItemTable:
 
     def _stand(self, rows: np.ndarray) -> np.ndarray:
         """What retrieval knows of items whoever asks; as of the last change, or of 2,000 events ago at most."""
-        logs = self.log_popularity(rows)
-        first = self.first(rows)
+        logs, first = self.log_popularity(rows[:, None])[:, 0], self.first(rows)
         age = np.where(first < 0, 0.0, np.log1p(np.maximum(self.statistics.seen - first, 0)) / 3)
         more = back_off(logs[:, HALF_LIFE_20K])
         return np.column_stack((logs, age, more, np.log(more))).astype(np.float32)
@@ -345,39 +344,37 @@ class ItemTable:
         """A popularity of all items, with what each is given."""
         return float(self.statistics.items.totals[by] * self.statistics.factors()[by] + UNSEEN * max(1, self._count))
 
+    @property
+    def bias_parts(self) -> tuple[float, np.ndarray]:
+        """The network's bias of an item is its popularity of 2,000 events times this, and this of its row; (), (n,)."""
+        return self._popularity, self._own
+
     def log_popularity(self, rows: np.ndarray) -> np.ndarray:
-        """Log shares of the popularities; rows (...) of the catalogue -> (..., HALF_LIVES) float32."""
-        counts = _popularity(
-            rows.ravel(),
-            self.statistics_row,
-            self.statistics.items.chosen,
-            self.statistics.factors()[: len(HALF_LIVES)],
-        )
+        """Log shares of the popularities; rows (B, c) of the catalogue -> (B, c, HALF_LIVES) float32."""
         totals = np.array([self._total(by) for by in range(len(HALF_LIVES))], np.float32)
-        return (np.log(counts + np.float32(UNSEEN)) - np.log(totals)).reshape(*rows.shape, len(HALF_LIVES))
+        logs = np.empty((*rows.shape, len(HALF_LIVES)), np.float32)
+        chosen, factors = self.statistics.items.chosen, self.statistics.factors()[: len(HALF_LIVES)]
+        over_users(_log_popularity, len(rows), rows, self.statistics_row, chosen, factors, np.log(totals), logs)
+        return logs
 
     def first(self, rows: np.ndarray) -> np.ndarray:
-        """The event that chose each item first, -1 for none; rows (...), -1 for no item."""
-        at = np.where(rows >= 0, self.statistics_row[rows], -1)
+        """The event that chose each item first, -1 for none; (r,)."""
+        at = self.statistics_row[rows]
         return np.where(at >= 0, self.statistics.items.first[at], -1) if len(self.statistics) else np.full(at.shape, -1)
 
-    def bias(self, rows: np.ndarray, log_popularity: np.ndarray) -> np.ndarray:
-        """The network's bias of items; rows (...), log_popularity (...) of 2,000 events -> (...)."""
-        return self._popularity * log_popularity + self._own[rows]
 
-
-@njit(cache=True)
-def _popularity(rows, statistics_row, chosen, factors):
-    counts = np.zeros((len(rows), len(factors)), np.float32)
-    for at in range(len(rows)):
-        row = statistics_row[rows[at]] if rows[at] >= 0 else -1
-        if row >= 0:
+@njit(cache=True, nogil=True)
+def _log_popularity(first, last, rows, statistics_row, chosen, factors, log_totals, logs):
+    for b in range(first, last):
+        for c in range(rows.shape[1]):
+            row = statistics_row[rows[b, c]] if rows[b, c] >= 0 else -1
             for by in range(len(factors)):
-                counts[at, by] = chosen[row, by] * factors[by]
-    return counts
+                count = np.float32(chosen[row, by] * factors[by]) if row >= 0 else np.float32(0)
+                logs[b, c, by] = np.log(count + np.float32(UNSEEN)) - log_totals[by]
 
 
-def back_off(log_popularity_20k: np.ndarray) -> np.ndarray:
+@njit(cache=True, inline="always")
+def back_off(log_popularity_20k):
     """What popularity adds to the share of an item in a counted table, so that none is impossible."""
     return np.float32(BACK_OFF) * np.exp(log_popularity_20k) + np.float32(LEAST)
 

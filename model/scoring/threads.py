@@ -17,8 +17,10 @@ def over_users(loop: Callable[..., None], users: int, *columns: object) -> None:
     if threads <= 1:
         loop(0, users, *columns)
         return
-    bounds = np.linspace(0, users, 2 * threads + 1).astype(int).tolist()  # some users take longer than others
-    for part in [_pool(threads).submit(loop, first, last, *columns) for first, last in pairwise(bounds)]:
+    bounds = np.linspace(0, users, threads + 1).astype(int).tolist()
+    others = [_pool(threads).submit(loop, first, last, *columns) for first, last in pairwise(bounds[1:])]
+    loop(0, bounds[1], *columns)
+    for part in others:
         part.result()
 
 
