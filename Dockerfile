@@ -20,7 +20,8 @@ COPY jobs jobs
 COPY serving serving
 COPY scripts scripts
 
-# Compiled loops: the cache is made for a processor; another one compiles again.
+# Compiled loops: the cache is made for a processor; another one compiles again. A user who cannot write here starts with a
+# copy of it (model/jit.py).
 RUN python -m scripts.compile
 
 # Kafka, the connector, the language model and a Flink home, so that a container needs no network.

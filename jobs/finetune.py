@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from jobs.settings import Settings, help_or_go_on, load_or_exit, usage
+from jobs.settings import Settings, SettingsError, help_or_go_on, load_or_exit, usage
 
 if __name__ == "__main__":
     help_or_go_on(sys.argv[1:], f"{__doc__}\n{usage()}")
@@ -117,13 +117,15 @@ class ServingVersion:
         self.path, self.scorer, self._tried = path, scorer, time.monotonic()
 
     @classmethod
-    def load(cls, version: ModelVersion, settings: Settings, catalogue: Catalogue) -> "ServingVersion":
-        """Load a version and try it on some items; one that fails or takes too long cannot be used."""
-        path, items = version.path, sample_of(catalogue)
+    def load(cls, version: ModelVersion, settings: Settings, learner: Learner) -> "ServingVersion":
+        """Load a version where the learner learns, and try it on some items; one that fails or takes too long cannot
+        be used.
+        """
+        path, items = version.path, sample_of(learner.catalogue)
 
         def read() -> score.Scorer:
             registry.check_inside(path, settings.registry_path)
-            scorer = score.load(path)
+            scorer = score.load(path, learner.device)
             if scorer.fits(items):
                 score.try_out(scorer, items, settings.k, settings.rules())
             return scorer
@@ -249,9 +251,7 @@ class FineTune:
         path = current.path if current else ""
         if path != self._served.path or self._served.should_be_tried_again():
             self._served = (
-                ServingVersion.load(current, self._settings, self._learner.catalogue)
-                if current
-                else ServingVersion("", None)
+                ServingVersion.load(current, self._settings, self._learner) if current else ServingVersion("", None)
             )
             if self._fits(self._served.scorer):
                 self._learner.resume(self._served.scorer)
@@ -288,7 +288,7 @@ class FineTune:
         """Judge on as many as are needed of examples that nobody has counted."""
         catalogue = self._learner.catalogue
         wanted = trial.take([one for one in examples if not one.forget and catalogue.row(item_key(one.item_id)) >= 0])
-        untrained = score.Scorer.untrained(catalogue.vectors.shape[1])
+        untrained = score.Scorer.untrained(catalogue.vectors.shape[1]).on(self._learner.device)
         beside = self._served.scorer if self._fits(self._served.scorer) else untrained
         trial.ours += self._learner.judge(trial.scorer, wanted)
         trial.theirs += self._learner.judge(beside, wanted)
@@ -341,8 +341,9 @@ def open_learner(settings: Settings, catalogue: Catalogue) -> tuple[Learner, Inb
         opened = snapshot.nothing(settings.statistics())
         inbox.examples, inbox.remembered = [*inbox.remembered, *inbox.examples], []
     learner = Learner(
-        catalogue, None, settings.seed, settings.replay_capacity, settings.rules(), statistics=opened.statistics
-    )
+        catalogue, None, settings.seed, settings.replay_capacity, settings.rules(), statistics=opened.statistics,
+        device=settings.learner_device,
+    )  # fmt: skip
     learner.remember(inbox.remembered)
     inbox.remembered = []
     return learner, inbox
@@ -369,8 +370,8 @@ def learn(settings: Settings) -> None:
     inbox.examples = step.recall(inbox.take())
     inbox.why = inbox.why if inbox.examples else ""
     logger.info(
-        "learner ready: %d items, %d examples counted, %s serves",
-        len(follower.catalogue), learner.statistics.seen, versions.serving.paths[:1] or "no version",
+        "learner ready on %s: %d items, %d examples counted, %s serves",
+        learner.device, len(follower.catalogue), learner.statistics.seen, versions.serving.paths[:1] or "no version",
     )  # fmt: skip
     turned = time.monotonic()
     while True:
@@ -386,9 +387,15 @@ def learn(settings: Settings) -> None:
             snapshots.write(learner.statistics, inbox.source(), inbox.offsets())
 
 
+def check_device(settings: Settings) -> None:
+    """Raise a SettingsError where a GPU is asked for that torch does not find here."""
+    if why := device.missing(settings.learner_device):
+        raise SettingsError(f"--learner_device {settings.learner_device}: {why}")
+
+
 def main(argv: list[str]) -> None:
     """Learn until something goes wrong, and say what: the process ends with code 1, so that it is started again."""
-    settings = load_or_exit(argv, os.environ, __doc__)
+    settings = load_or_exit(argv, os.environ, __doc__, check_device)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("kafka").setLevel(logging.ERROR)
     device.use_threads(settings.learner_threads)

@@ -57,6 +57,7 @@ def _real(meaning: str, gt: float | None = None, ge: float | None = None, le: fl
 
 
 _SERVER = r"[A-Za-z0-9_.:\[\]%/-]+:[0-9]{1,5}"  # no quote, which would end it in Flink's SQL
+_DEVICE = r"\A(auto|cpu|cuda(:[0-9]{1,3})?)\Z"
 _SERVERS = rf"\A{_SERVER}(,{_SERVER})*\Z"
 
 
@@ -88,9 +89,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     # The language model
     encoder: _text("Hugging Face encoder: a folder or a name", min_length=1) = "sentence-transformers/all-MiniLM-L6-v2"
-    device: Annotated[
-        str, Meta(description="where torch runs: auto, cpu, cuda, cuda:1", pattern=r"\A(auto|cpu|cuda(:[0-9]{1,3})?)\Z")
-    ] = "auto"
+    device: _text("where torch runs: auto, cpu, cuda, cuda:1", _DEVICE) = "auto"
     encoder_precision: Annotated[
         Literal["auto", "float32", "bfloat16", "float16", "int8"],
         Meta(description="the language model's: auto (GPU: float16, CPU: float32), float32, bfloat16, float16, int8"),
@@ -143,6 +142,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         "newest examples on which a candidate is judged beside the serving version, where there are so many"
     ) = 500
     gate_tolerance: _real("standard errors of NDCG@10 by which a candidate may trail", ge=0) = 1.0
+    learner_device: _text("where the learner learns and judges: auto, cpu, cuda, cuda:1", _DEVICE) = "auto"
     learner_threads: _count("torch threads of the learner", le=1_024) = 1
     seed: _count("seed of the learner's random numbers", ge=0, le=LARGEST_SEED) = 0
 

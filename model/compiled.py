@@ -1,8 +1,8 @@
 """One user's interests, compiled: bytes -> arrays, an event folded in, arrays -> bytes. What it means: interest.py.
 
 An event costs microseconds here and tens of them in numpy, whose calls cost more than the work in arrays this small.
-Numba keeps what it has compiled in a cache that knows of changes in the function's own file alone. So what is compiled
-calls only what stands here with it, and is given whatever other modules decide: actions, strengths, rules.
+What is compiled calls only what stands here with it, and is given whatever other modules decide: actions, strengths,
+rules. So a change elsewhere does not have it compiled again (model/jit.py).
 """
 
 import math

@@ -15,6 +15,19 @@ def choose(wanted: str = "auto") -> torch.device:
     return torch.device(wanted)
 
 
+def missing(wanted: str) -> str:
+    """Why torch cannot run there, as `cuda:1` where there is one GPU; empty where it can.
+
+    >>> missing("cpu"), missing("auto"), missing("cuda:999")[:11]
+    ('', '', 'torch finds')
+    """
+    kind, _, number = wanted.partition(":")
+    there = torch.cuda.device_count()
+    if kind != "cuda" or int(number or 0) < there:
+        return ""
+    return f"torch finds {f'{there} GPUs, from cuda:0 on' if there else 'no GPU'} here; auto or cpu is wanted"
+
+
 def dtype(device: torch.device, precision: str = "auto") -> torch.dtype:
     """`auto` is half precision on a GPU, single on a CPU; what is run in int8 is single before.
 

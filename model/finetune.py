@@ -12,13 +12,14 @@ The catalogue may change between any two calls.
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
 
+from model import device as devices
 from model.catalogue import Catalogue
 from model.interest import Rules
 from model.learning.closed_form import fit
@@ -83,6 +84,7 @@ class Learner:
         replay_capacity: events kept, the newest ones.
         rules: as the job has them.
         statistics: what was counted before; nothing if not given.
+        device: where network and ranker learn, and candidates are judged: auto, cpu, cuda, cuda:1.
     """
 
     def __init__(
@@ -94,8 +96,10 @@ class Learner:
         rules: Rules = Rules(),
         config: TrainingConfig = TrainingConfig(),
         statistics: ItemStatistics | None = None,
+        device: str = "cpu",
     ) -> None:
         self.catalogue, self.rules, self.config = catalogue, rules, config
+        self.device = devices.choose(device)
         self.statistics = ItemStatistics() if statistics is None else statistics
         self.replay = ReplayBuffer(replay_capacity, rules.max_consumed, rules.last_n)
         self._seed, self._random = seed, np.random.default_rng(seed)
@@ -104,7 +108,7 @@ class Learner:
         self.resume(scorer or self._new_scorer())
 
     def _new_scorer(self) -> Scorer:
-        with torch.random.fork_rng(devices=[]):
+        with self._forked():
             torch.manual_seed(self._seed)
             scorer = Scorer.untrained(self.catalogue.vectors.shape[1])
         scorer.encoder_version = self.catalogue.encoder_version
@@ -113,7 +117,7 @@ class Learner:
 
     def resume(self, trained: Scorer) -> None:
         """Go on from what is trained in this scorer; what this learner has counted stays as it is."""
-        self._scorer = copy.deepcopy(trained)
+        self._scorer = copy.deepcopy(trained).on(self.device)
         self._row_of = dict(zip(self._scorer.keys.numpy().view(np.uint64).tolist(), range(len(self._scorer.keys))))
         self._network = NetworkTrainer(self._scorer, self.config, self._random)
         self.ranker = RankerTrainer(self._scorer, self.config, self._random, self.rules)
@@ -180,9 +184,13 @@ class Learner:
         self._scorer.changed()
         return copy.deepcopy(self._scorer)
 
+    def _forked(self) -> AbstractContextManager[None]:
+        """What is drawn within changes no random numbers outside."""
+        return torch.random.fork_rng([self.device] if self.device.type == "cuda" else [])
+
     @contextmanager
     def _seeded(self) -> Iterator[None]:
-        with torch.random.fork_rng(devices=[]):
+        with self._forked():
             torch.manual_seed(self._seed * 1_000_003 + self.statistics.seen)
             yield
 

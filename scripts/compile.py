@@ -2,7 +2,7 @@
 
     python scripts/compile.py        takes no options; half a minute the first time, a few seconds after it
 
-Numba keeps it beside the code, or in NUMBA_CACHE_DIR; it is made for this processor.
+It is kept beside the code, or in NUMBA_CACHE_DIR (model/jit.py), and made for this processor.
 """
 
 import sys

@@ -32,7 +32,6 @@ if __name__ == "__main__":
 
 import numpy as np
 import pandas as pd
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -158,11 +157,8 @@ def _read(arguments: argparse.Namespace) -> tuple[str, pd.DataFrame, pd.DataFram
 
 def check_device(settings: Settings) -> None:
     """Raise a SettingsError where a GPU is asked for that torch does not find here."""
-    kind, _, number = settings.device.partition(":")
-    there = torch.cuda.device_count()
-    if kind == "cuda" and int(number or 0) >= there:
-        found = f"{there} GPUs, from cuda:0 on" if there else "no GPU"
-        raise SettingsError(f"--device {settings.device}: torch finds {found} here; auto or cpu is wanted")
+    if why := device.missing(settings.device):
+        raise SettingsError(f"--device {settings.device}: {why}")
 
 
 def encoder_of(settings: Settings, rest: list[str]) -> "Encoder":

@@ -49,8 +49,8 @@ class World:
         self.producer.send(self.prefix + "items", key=item_id.encode(), value=json.dumps(record).encode())
         self.producer.flush()
 
-    def send(self, raw: bytes) -> None:
-        self.producer.send(self.prefix + "events", value=raw)
+    def send(self, raw: bytes, key: bytes | None = None) -> None:
+        self.producer.send(self.prefix + "events", key=key, value=raw)
         self.producer.flush()
 
     def event(
@@ -65,7 +65,7 @@ class World:
             "action": action,
             "event_time_ms": NOW_MS + self.number,
         } | more
-        self.send(json.dumps(record | ({"item_id": item_id} if item_id else {})).encode())
+        self.send(json.dumps(record | ({"item_id": item_id} if item_id else {})).encode(), user_id.encode())
         return event_id
 
     def poll(self) -> None:

@@ -422,6 +422,15 @@ def test_an_error_ends_the_process_with_code_1_and_its_traceback(monkeypatch, ca
     assert "the learner ends: RuntimeError: out of luck" in caplog.text and "Traceback" in caplog.text
 
 
+def test_a_card_that_is_not_there_is_refused_before_anything_starts(capsys):
+    """The learner ends with code 2 and a sentence, before it asks the broker for anything."""
+    with pytest.raises(SystemExit) as ended:
+        finetune.main(["--learner_device", "cuda:99"])
+
+    assert 2 == ended.value.code
+    assert capsys.readouterr().err.startswith("headrace: --learner_device cuda:99: torch finds ")
+
+
 # By hand
 
 

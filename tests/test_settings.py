@@ -44,6 +44,13 @@ WRONG = {
         ["--seed", "20260101123456"],
         "--seed=20260101123456: Expected `int` <= 4294967295 (seed: seed of the learner's random numbers; default 0)",
     ),
+    "a device of the learner that torch does not know": (
+        ["--learner_device", "cuda:x"],
+        (
+            "--learner_device=cuda:x: no such text "
+            "(learner_device: where the learner learns and judges: auto, cpu, cuda, cuda:1; default auto)"
+        ),
+    ),
     "a device that torch does not know": (
         ["--device", "gpu0"],
         "--device=gpu0: no such text (device: where torch runs: auto, cpu, cuda, cuda:1; default auto)",

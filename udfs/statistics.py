@@ -22,7 +22,12 @@ from udfs.loading import limited
 LOAD_S = 120.0
 """A snapshot that is not read after this time is not waited for: counting begins with the newest examples."""
 CATCH_UP_S = 30.0
-"""So long a worker that starts waits until it has read what was there; then it makes lists with what it has."""
+"""So long a worker that starts waits until it has read what was there; then it makes lists with what it has.
+
+Flink waits as long: a checkpoint behind the first micro-batch is late, and after 10 minutes it is given up and the job
+starts again (execution.checkpointing.timeout). The catalogue's replica and the table of its items, minutes for ten
+million of them, take their time out of the same 10.
+"""
 COUNTED_AT_ONCE = 100
 """Examples counted between two lists: a millisecond or two."""
 HELD_S = 60.0

@@ -54,6 +54,9 @@ class Windows(NamedTuple):
 class NetworkTrainer:
     """Takes steps with a network of its own; the scorer's network is the running average of its weights.
 
+    It learns where the scorer's network is. What leads to rows of numpy's columns stays on the CPU: a card, which would
+    have to be waited for, gets what was chosen.
+
     Source: Izmailov et al., Averaging weights leads to wider optima and better generalization, 2018, arXiv:1803.05407.
     """
 
@@ -61,6 +64,7 @@ class NetworkTrainer:
         self.config = config
         self._scorer, self._random = scorer, random
         self._network = copy.deepcopy(scorer.network)
+        self._device = scorer.device
         self._optimizer = AdamW(self._network, _FIRST_RATE, _WEIGHT_DECAY)
 
     def learn(
@@ -139,25 +143,32 @@ class NetworkTrainer:
     def _loss(self, items: TrainingItems, windows: Windows) -> torch.Tensor:
         """Sampled softmax: each target against shared negatives, half of them uniform, half other targets."""
         rows, gaps, actions, kind, targets = windows
-        network, count = self._network, len(items.vectors)
-        target = targets[targets >= 0]  # (w,)
+        network, count, at_targets = self._network, len(items.vectors), torch.where(targets.flatten() >= 0)[0]
+        target = targets.flatten()[at_targets]  # (w,)
         half = self.config.negatives // 2
         uniform = torch.from_numpy(self._random.integers(0, count, half))
         drawn = target[torch.from_numpy(self._random.integers(0, len(target), half))]
         negatives = torch.cat((uniform, drawn))  # (S,)
         used, place = torch.unique(torch.cat((rows.flatten(), target, negatives)), return_inverse=True)
-        trained = items.trained_row[used]
-        has = (trained >= 0)[:, None]
-        ids = torch.where(has, network.ids[trained.clamp(min=0)], 0.0)
-        text = network.project(torch.from_numpy(items.vectors[used.numpy()]))
-        vectors = network.items(text, ids, items.chosen[used])  # (used, width)
-        bias = torch.where(has[:, 0], network.bias[trained.clamp(min=0)], 0.0)
-        bias = bias + network.popularity * items.log_popularity[used]
+        vectors, bias = self._items(items, used)
         at_rows, at_target, at_negatives = place.split((rows.numel(), len(target), len(negatives)))
-        hidden = network(vectors[at_rows].view(*rows.shape, -1), gaps, actions, kind)[targets >= 0]  # (w, width)
         often = torch.bincount(at_target, minlength=len(used))[at_negatives] / len(target)
         log_q = (half * (1 / count + often)).log()
-        return sampled_softmax_loss(hidden, vectors, bias, at_target, at_negatives, log_q)
+        at_rows, at_target, at_negatives, at_targets, log_q, gaps, actions, kind = (
+            part.to(self._device) for part in (at_rows, at_target, at_negatives, at_targets, log_q, gaps, actions, kind)
+        )
+        hidden = network(vectors[at_rows].view(*rows.shape, -1), gaps, actions, kind)
+        return sampled_softmax_loss(hidden.flatten(0, 1)[at_targets], vectors, bias, at_target, at_negatives, log_q)
+
+    def _items(self, items: TrainingItems, used: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The network's vectors and biases of some items; used (u,) -> (u, width), (u,), on its device."""
+        network, text = self._network, torch.from_numpy(items.vectors[used.numpy()])
+        columns = (text, items.trained_row[used], items.chosen[used], items.log_popularity[used])
+        text, trained, chosen, log_popularity = (part.to(self._device) for part in columns)
+        has = (trained >= 0)[:, None]
+        ids = torch.where(has, network.ids[trained.clamp(min=0)], 0.0)
+        bias = torch.where(has[:, 0], network.bias[trained.clamp(min=0)], 0.0)
+        return network.items(network.project(text), ids, chosen), bias + network.popularity * log_popularity
 
 
 def _worn_out(rows: np.ndarray, kind: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """How the blend learns: from the signals as they were before an example was counted, new examples and replayed ones."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -65,15 +66,20 @@ _NONE = RankerExamples(
 
 
 class RankerTrainer:
-    """Takes steps with a scorer's blend; keeps the newest examples to replay them."""
+    """Takes steps with a scorer's ranker, where its network is; keeps the newest examples to replay them.
+
+    It learns with a ranker of its own, from which the scorer's takes what was learnt. The examples are kept on the CPU:
+    a card gets those of a step.
+    """
 
     def __init__(self, scorer: Scorer, config: TrainingConfig, random: np.random.Generator, rules: Rules) -> None:
         self.config, self.rules = config, rules
         self.kept = _NONE
         self._fresh: list[RankerExamples] = []
         self._scorer, self._random, self._learnt = scorer, random, 0
-        self._optimizer = AdamW(scorer.ranker, _FIRST_RATE)
-        self._first = [part.mean.detach().clone() for part in (scorer.ranker.find, scorer.ranker.order)]
+        self._ranker, self._device = copy.deepcopy(scorer.ranker).to(scorer.device), scorer.device
+        self._optimizer = AdamW(self._ranker, _FIRST_RATE)
+        self._first = [part.mean.detach().clone() for part in (self._ranker.find, self._ranker.order)]
 
     def look(
         self, statistics: ItemStatistics, catalogue: Catalogue, examples: Sequence[BufferEntry], share: float
@@ -97,6 +103,7 @@ class RankerTrainer:
             self._fresh.clear()
             self._measure(fresh)
             self._step(fresh)
+            self._scorer.ranker.load_state_dict(self._ranker.state_dict())
             self._learnt += len(fresh)
             self.kept = joined([self.kept, fresh])[-self.config.ranker_replay :]
 
@@ -106,9 +113,9 @@ class RankerTrainer:
         self._fresh = [group for group in (_without(group, user_id) for group in self._fresh) if len(group)]
 
     def _measure(self, fresh: RankerExamples) -> None:
-        """Let the blend know how far the signals spread."""
+        """Let the ranker know how far the signals spread."""
         share = len(fresh) / (len(fresh) + min(self._learnt, _MEASURED))
-        self._scorer.ranker.measure(fresh.signals[:, 1 : 1 + _DRAWN].float(), share)
+        self._ranker.measure(fresh.signals[:, 1 : 1 + _DRAWN].to(self._device).float(), share)
 
     def _step(self, fresh: RankerExamples) -> None:
         batch = self.config.ranker_batch
@@ -122,14 +129,16 @@ class RankerTrainer:
 
     def _loss(self, ranked: RankerExamples) -> torch.Tensor:
         """Weights that find look for what came among all items, the others order the candidates where it is one."""
-        ranker, signals, context, found = self._scorer.ranker, ranked.signals.float(), ranked.context, ranked.found
-        came = torch.zeros(len(ranked), dtype=torch.int64)
-        linear = (signals @ (ranker.find(context) * _FINDING)[..., None])[..., 0] + ranked.offset  # (b, _WIDTH)
+        ranker, parts = self._ranker, (ranked.signals, ranked.context, ranked.offset, torch.where(ranked.found)[0])
+        signals, context, offset, found = (part.to(self._device) for part in parts)
+        signals, came = signals.float(), torch.zeros(len(ranked), dtype=torch.int64, device=self._device)
+        finding = ranker.find(context) * _FINDING.to(self._device)
+        linear = (signals @ finding[..., None])[..., 0] + offset  # (b, _WIDTH)
         moved = sum((part.mean - first).square().sum() for part, first in zip((ranker.find, ranker.order), self._first))
         loss = _PRIOR / (_PRIOR + self._learnt) * moved + F.cross_entropy(linear, came)
-        if not found.any():
+        if not len(found):
             return loss
-        ordered = ranker.ordered(signals[found, : 1 + _DRAWN], context[found]) + ranked.offset[found, : 1 + _DRAWN]
+        ordered = ranker.ordered(signals[found, : 1 + _DRAWN], context[found]) + offset[found, : 1 + _DRAWN]
         return loss + F.cross_entropy(ordered, came[: len(ordered)])
 
     @torch.no_grad()
