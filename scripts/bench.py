@@ -27,7 +27,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from model.device import use_threads
 from model.schema import HeadraceError
 
 SECTIONS = ("parts", "scoring", "learning", "compression", "systems")
@@ -76,8 +75,10 @@ def numbers(option: str, words: str) -> tuple[int, ...]:
 
 def score_size(items: int, device: str, threads: int, groups: tuple[int, ...]) -> dict[str, float]:
     """Figures of a catalogue of this size, in a process of its own, so that its memory is its own."""
-    use_threads(threads)
+    from model.device import use_threads
     from scripts.benchmarks import scoring
+
+    use_threads(threads)
 
     return scoring.measure(items, device, groups)
 
@@ -140,6 +141,7 @@ def parts(given: argparse.Namespace, console: Console) -> dict:
 
 def learning(given: argparse.Namespace, console: Console) -> dict:
     """What learning from 1,000 events takes."""
+    from model.device import use_threads
     from scripts.benchmarks import learning as benchmarks
     from scripts.benchmarks.scoring import build
 
@@ -153,6 +155,7 @@ def learning(given: argparse.Namespace, console: Console) -> dict:
 
 def compression(given: argparse.Namespace, console: Console) -> dict:
     """Fewer bits: what they gain and what they lose."""
+    from model.device import use_threads
     from scripts.benchmarks import compression as benchmarks
 
     use_threads(given.threads)

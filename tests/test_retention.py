@@ -250,7 +250,7 @@ def test_versions_that_are_chosen_while_the_registry_hangs_do_not_pile_up(world,
     """One decides by hand again and again, and every one of them hangs."""
     go, asked = threading.Event(), []
     monkeypatch.setattr("jobs.finetune.LOAD_S", 0.01)
-    monkeypatch.setattr("model.score.load", lambda path: asked.append(path) or (go.wait(10) and 1 / 0))
+    monkeypatch.setattr("model.score.load", lambda path, *on: asked.append(path) or (go.wait(10) and 1 / 0))
     for number in range(1, 10):
         world.versions.decide(ModelVersion(f"v{number:05d}", f"{world.settings.registry}/v{number:05d}"), "by hand")
         world.take(2)
@@ -286,7 +286,7 @@ def test_a_registry_that_never_answers_does_not_hold_up_the_learner(world, monke
     """Candidates are judged beside an untrained scorer; it is not asked again while it has not answered."""
     go, asked = threading.Event(), []
     monkeypatch.setattr("jobs.finetune.LOAD_S", 0.01)
-    monkeypatch.setattr("model.score.load", lambda path: asked.append(path) or (go.wait(10) and 1 / 0))
+    monkeypatch.setattr("model.score.load", lambda path, *on: asked.append(path) or (go.wait(10) and 1 / 0))
     monkeypatch.setattr("jobs.finetune.RETRY_S", 0.0)
     world.versions.say(ModelVersion("v00001", f"{world.settings.registry}/v00001"), status="serving")
     for _ in range(3):
