@@ -79,7 +79,6 @@ def score_size(items: int, device: str, threads: int, groups: tuple[int, ...]) -
     from scripts.benchmarks import scoring
 
     use_threads(threads)
-
     return scoring.measure(items, device, groups)
 
 
