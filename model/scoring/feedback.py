@@ -4,8 +4,8 @@
     dislikes, skips, low ratings ──────► disliked: how much nearer the item is to them than to what pulled
     likes, carts, purchases ───────────► liked: how near the item is to what said more than a view
 
-Who rates one thing in a shop says more by it than who rates film after film: a low rating counts less by the square of
-how much of a rater the user is among the last events. What is learnt does not know these terms, so data that does not
+Who rates one thing in a shop says more by it than who rates film after film: a low rating counts less by how much
+of a rater the user is among the last events, to the power `_RATER`. What is learnt does not know these terms, so data that does not
 reward them cannot take them away. A user who only views has none of them.
 """
 
@@ -25,6 +25,7 @@ SEARCH, DISLIKED, LIKED = 40.0, 15.0, 5.0
 """How much each counts, beside a log probability, where its cosine is 1."""
 EXACT_SEARCH = 65_536
 """Items up to which a query is compared with every text."""
+_RATER = 1.5  # with 2 a rater of few things said nothing to what is trained any more
 _RECENCY = 0.95  # what one event further back counts
 
 
@@ -64,7 +65,7 @@ def _disliked(table: ItemTable, batch: MicroBatch, found: Candidates) -> torch.T
         return None
     ratings, events = batch.rated.sum(1, keepdim=True), (batch.strengths != 0).sum(1, keepdim=True).clamp(min=1)
     rates = 1 + (ratings - 1).clamp(min=0) * ratings / events  # how much of a rater: 1 for who rates once, or seldom
-    pushes = torch.where(batch.rated, -batch.strengths / rates.square(), -batch.strengths).clamp(min=0)
+    pushes = torch.where(batch.rated, -batch.strengths / rates**_RATER, -batch.strengths).clamp(min=0)
     pushed = _nearness(table, batch, found, pushes)
     push = -DISLIKED * (pushed - _nearness(table, batch, found, batch.strengths.clamp(min=0))).clamp(min=0)
     push[batch.query_owner] *= (1 - batch.query_strengths)[:, None]  # who asks for something wants to see it
