@@ -5,8 +5,8 @@
     likes, carts, purchases ───────────► liked: how near the item is to what said more than a view
 
 Who rates one thing in a shop says more by it than who rates film after film: a low rating counts less by how much
-of a rater the user is among the last events, to the power `_RATER`. What is learnt does not know these terms, so data that does not
-reward them cannot take them away. A user who only views has none of them.
+of a rater the user is among the last events, to the power `_RATER`. What is learnt does not know these terms, so data
+that does not reward them cannot take them away. A user who only views has none of them.
 """
 
 import numpy as np
