@@ -35,8 +35,8 @@ from rich.table import Table
 
 from model.schema import HeadraceError
 from scripts.benchmarks import state
-from scripts.jars import jars, java_command
-from scripts.processes import ROOT, Place
+from scripts.jars import check_java, jars, java_command
+from scripts.processes import ROOT, Place, Processes
 from scripts.rivals import workload
 from scripts.rivals.comparison import Comparison, Sizes
 from scripts.rivals.figures import CompareError, Run, drift, ratios
@@ -45,8 +45,8 @@ from scripts.stack import Stack
 
 FOLDER = ROOT / ".headrace" / "bench"
 PACKAGES = {"confluent_kafka": "confluent-kafka", "quix": "quixstreams"}
-FULL = Sizes(backlog=12_000, most_s=12.0, repeats=5, at_half_load_s=12.0, known=40, users=100_000)
-QUICK = Sizes(backlog=4_000, most_s=6.0, repeats=2, at_half_load_s=5.0, known=10, users=10_000)
+FULL = Sizes(backlog=9_000, most_s=8.0, repeats=5, at_half_load_s=11.0, known=25, users=100_000)
+QUICK = Sizes(backlog=4_000, most_s=5.0, repeats=2, at_half_load_s=4.0, known=10, users=10_000)
 
 
 class Measured(msgspec.Struct):
@@ -66,9 +66,8 @@ def measure(quick: bool = False, only: Sequence[str] | None = None, folder: Path
     Raises:
         HeadraceError: something is missing, or a way has failed.
     """
-    wanted = only or ([*QUICK_WAYS, STATE] if quick else PARTS)
+    wanted = check(quick, only)
     names = [name for name in WAYS if name in wanted]
-    check_packages(names)
     sizes, runs = QUICK if quick else FULL, {name: [] for name in names}
     again = ["bare_loop"] if "bare_loop" in names and not quick else []
     with progress() as show, stack(folder / "run") as place:
@@ -85,6 +84,18 @@ def measure(quick: bool = False, only: Sequence[str] | None = None, folder: Path
             checkpoints = state.Checkpoints(place, comparison, work, known, sizes.users)
             taken = checkpoints.measure(lambda done, of: show(f"checkpoints, {sizes.users:,} users", done, of))
     return figures(Measured(runs, comparison.fresh, comparison.half_load, comparison.known, weighed, taken))
+
+
+def check(quick: bool, only: Sequence[str] | None = None) -> Sequence[str]:
+    """What is to be measured.
+
+    Raises:
+        HeadraceError: Java or a rival's package is missing.
+    """
+    wanted = only or ([*QUICK_WAYS, STATE] if quick else PARTS)
+    check_packages(wanted)
+    check_java()
+    return wanted
 
 
 def figures(measured: Measured) -> dict:
@@ -147,7 +158,13 @@ def free_ports(count: int) -> list[int]:
 
 @contextmanager
 def stack(run_dir: Path) -> Iterator[Stack]:
-    """A broker and a cluster of two TaskManagers on ports of their own."""
+    """A broker and a cluster of two TaskManagers on ports of their own.
+
+    Raises:
+        CompareError: another comparison is at work in this folder.
+    """
+    if Processes(run_dir).are_up():
+        raise CompareError(f"{run_dir}: a comparison is at work there; wait for it, or end it with its stack")
     names = ("kafka_port", "controller_port", "flink_port", "rpc_port", "page_port")
     place = Place(run_dir=str(run_dir), taskmanagers=2, **dict(zip(names, free_ports(len(names)))))
     with redirect_stdout(sys.stderr), Stack(place).up(parts=("broker", "cluster")) as started:
@@ -171,7 +188,7 @@ def progress() -> Iterator[Callable[[str, int, int], None]]:
 
 def table(result: dict) -> Table:
     """The figures of the ways, to be printed."""
-    found, times, cpu = result["kafka_to_kafka"], result.get("ratios", {}), result["cpu_ms_a_list"]
+    found, times, cpu = (result.get(name, {}) for name in ("kafka_to_kafka", "ratios", "cpu_ms_a_list"))
     title = f"Kafka to Kafka: the same events, functions and model version, {result['cores']} cores"
     shown = Table("way", "lists/s", "ms of a core a list", "Headrace is", title=title)
     for name, what in WAYS.items():

@@ -9,6 +9,7 @@ import time
 import urllib.request
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from statistics import median
 from typing import NamedTuple
 
@@ -98,22 +99,26 @@ class Checkpoints:
         states = [own[KNOWN - 1] for own in self._known.states]
         (self._work.folder / STATES).write_bytes(msgspec.msgpack.encode(states))
         self._comparison.make_topics(PREFIX)
-        self._send(range(self._count), KNOWN)
         words = self._comparison.script("scripts/benchmarks/keyed_state.py", PREFIX, STATES, str(self._count))
-        with self._comparison.submitted(words) as job:
-            show(0, 2 * ROUNDS)
-            self._wait(job)
-            taken = list(self._take(job, show))
+        with ThreadPoolExecutor(1) as pool:  # the job starts meanwhile
+            sending = pool.submit(self._send, range(self._count), KNOWN)
+            with self._comparison.submitted(words) as job:
+                show(0, 2 * ROUNDS)
+                sending.result()
+                self._wait(job)
+                taken = list(self._take(job, show))
         return summary(self._count, taken)
 
     def _take(self, job: str, show: Callable[[int, int], None]) -> Iterator[tuple[str, float, int]]:
         """(kind, seconds, bytes) of one checkpoint after the other."""
-        for number in range(ROUNDS):
-            for at, kind in enumerate((WHOLE, CHANGES)):
-                changed = range(number, self._count, round(1 / CHANGED))
-                self._send(changed, KNOWN + 1 + 2 * number + at)
-                yield kind, *self._checkpoint(job, kind)
-                show(2 * number + at + 1, 2 * ROUNDS)
+        taken = []
+        for number, kind in enumerate((WHOLE, CHANGES) * ROUNDS):
+            self._send(range(number, self._count, round(1 / CHANGED)), KNOWN + 1 + number)
+            taken.append((kind, self._checkpoint(job, kind)))
+            show(number + 1, 2 * ROUNDS)
+        for kind, number in taken:
+            about = self._ask(f"/jobs/{job}/checkpoints/details/{number}", "COMPLETED", lambda told: told.get("status"))
+            yield kind, about["end_to_end_duration"] / 1_000, about["checkpointed_size"]
 
     def _send(self, numbers: range, at: int) -> None:
         """Send the event `at` of these users, each that of a user of MovieLens."""
@@ -138,24 +143,27 @@ class Checkpoints:
                 raise CompareError(f"{self._count:,} users are not in the keyed state after {PATIENCE_S:g} s: {why}")
         consumer.close()
 
-    def _checkpoint(self, job: str, kind: str) -> tuple[float, int]:
-        """Seconds and bytes of a checkpoint, as Flink tells them."""
+    def _checkpoint(self, job: str, kind: str) -> int:
+        """The number of a checkpoint that is taken now."""
         body = json.dumps({"checkpointType": kind}).encode()
         headers = {"Content-Type": "application/json"}
         asked = urllib.request.Request(f"{self._stack.rest}/jobs/{job}/checkpoints", body, headers, method="POST")
         with urllib.request.urlopen(asked, timeout=10) as answer:
             trigger = json.load(answer)["request-id"]
-        deadline = time.monotonic() + PATIENCE_S
-        while (told := self._stack.ask(f"/jobs/{job}/checkpoints/{trigger}")).get("status", {}).get(
-            "id"
-        ) != "COMPLETED":
-            if time.monotonic() > deadline:
-                raise CompareError(f"a checkpoint is not there after {PATIENCE_S:g} s: {told}")
-            time.sleep(0.1)
-        if "checkpointId" not in told.get("operation", {}):
+        path = f"/jobs/{job}/checkpoints/{trigger}"
+        told = self._ask(path, "COMPLETED", lambda told: told.get("status", {}).get("id"))
+        if "checkpointId" not in told["operation"]:
             raise CompareError(f"a checkpoint has failed: {json.dumps(told)[:400]}")
-        about = self._stack.ask(f"/jobs/{job}/checkpoints/details/{told['operation']['checkpointId']}")
-        return about["end_to_end_duration"] / 1_000, about["checkpointed_size"]
+        return told["operation"]["checkpointId"]
+
+    def _ask(self, path: str, wanted: str, found: Callable[[dict], str | None]) -> dict:
+        """What Flink tells once it tells what is wanted; it tells of checkpoints a few seconds late."""
+        deadline = time.monotonic() + PATIENCE_S
+        while found(told := self._stack.ask(path)) != wanted:
+            if time.monotonic() > deadline:
+                raise CompareError(f"{path}: {told} after {PATIENCE_S:g} s: {wanted} is wanted")
+            time.sleep(0.1)
+        return told
 
 
 def summary(count: int, taken: Sequence[tuple[str, float, int]]) -> dict[str, float]:

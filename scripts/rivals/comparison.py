@@ -38,6 +38,8 @@ POLL_S = 0.2
 LEAD = 0.25
 """Share of the events at half load whose lists are not timed."""
 PATIENCE_S = 30.0
+LEAD_S = 3.0
+"""So long there are lists, and no examples, before the first of these: what came before is counted meanwhile."""
 KNOWN_EVERY_S = 0.2
 """An example is sent so often where it is measured how soon others' lists know of it."""
 LEVELS = (0.5, 0.95, 0.99)
@@ -287,12 +289,12 @@ class Comparison:
         """
         events, every = self._work.later, max(1, int(self.half_load * KNOWN_EVERY_S))
         first = int(self.half_load * self._sizes.at_half_load_s)
-        lead = int(2 * self.half_load)
+        lead = int(LEAD_S * self.half_load)
         events = events[first : first + lead + every * (self._sizes.known + 5)]
         examples = {event.event_id for event in events[lead::every][: self._sizes.known]}
         given = [event if event.event_id in examples else replace(event, action="skip", value=None) for event in events]
         feed, watch = self._sent("headrace, known to others", prefix, given)
-        settled = {watch.seen[event.event_id] for event in given[lead // 2 : lead]}
+        settled = {watch.seen[event.event_id] for event in given[lead * 2 // 3 : lead]}
         if len(settled) != 1:
             raise CompareError(f"headrace: {len(settled)} numbers of examples are seen where none came: still counting")
         sent = [(feed.sent[event.event_id], event.user_id) for event in given if event.event_id in examples]

@@ -20,7 +20,7 @@ WAYS = _ONE | {f"{name}{_TWO}": what for name, what in _AT_TWO.items()}
 STATE = "keyed_state"
 """What is measured beside the ways: checkpoints of many users."""
 PARTS = (*WAYS, STATE)
-QUICK_WAYS = ["headrace", "bare_loop", "confluent_kafka", "quix", "plain_pyflink"]
+QUICK_WAYS = ["headrace", "bare_loop"]
 
 
 def way_of(name: str) -> tuple[str, int]:
