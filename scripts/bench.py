@@ -168,7 +168,7 @@ def systems(given: argparse.Namespace, console: Console) -> dict:
     from scripts import compare
 
     result = compare.measure(given.quick)
-    console.print(compare.table(result), compare.details(result))
+    console.print(*compare.tables(result))
     return result
 
 

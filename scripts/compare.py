@@ -186,6 +186,11 @@ def progress() -> Iterator[Callable[[str, int, int], None]]:
         yield show
 
 
+def tables(result: dict) -> list[Table]:
+    """What there is to print."""
+    return [shown for shown in (table(result), details(result)) if shown.row_count]
+
+
 def table(result: dict) -> Table:
     """The figures of the ways, to be printed."""
     found, times, cpu = (result.get(name, {}) for name in ("kafka_to_kafka", "ratios", "cpu_ms_a_list"))
@@ -240,7 +245,7 @@ def main(argv: list[str]) -> int:
         print(f"compare: {error}", file=sys.stderr)
         return 2
     console = Console(width=120)
-    console.print(table(result), details(result))
+    console.print(*tables(result))
     if given.json:
         given.json.write_bytes(msgspec.json.encode(result))
     print(json.dumps(result))

@@ -35,6 +35,8 @@ AT_HALF_LOAD = ("headrace", "headrace_exactly_once", "confluent_kafka")
 START_S = 150.0
 """A way has failed whose first list has not come after this time; none is waited for longer after it."""
 POLL_S = 0.2
+WARM, WARM_UP = 64, "warm-up-"
+"""Events, each of a user of its own, that a way answers before the backlog is sent; how these users are called."""
 LEAD = 0.25
 """Share of the events at half load whose lists are not timed."""
 PATIENCE_S = 30.0
@@ -102,7 +104,9 @@ class Comparison:
         prefix = f"{name.replace('_', '-')}-"
         self._fill_topics(prefix)
         with self._started(name, prefix) as check:
-            cpu_ms = self._wait(name, prefix, check)
+            before = self._warm_up(name, prefix, check)
+            self._send_all(prefix, self._work.backlog)
+            cpu_ms = self._wait(name, prefix, check, before)
             run = Run(speed(self._times_ms(name, prefix), self._sizes.repeats), cpu_ms)
             if name == "headrace":
                 self.half_load = run.per_s / 2
@@ -146,9 +150,9 @@ class Comparison:
         admin.close()
 
     def _fill_topics(self, prefix: str) -> None:
-        """Make the topics, and write what waits in them."""
+        """Make the topics, and write what a way begins with: `WARM` events of as many users, in every partition."""
         self.make_topics(prefix)
-        producer = KafkaProducer(bootstrap_servers=self._broker, linger_ms=20, batch_size=2**18)
+        producer = KafkaProducer(bootstrap_servers=self._broker)
         if prefix.startswith("headrace"):
             for key, record in self._work.item_vectors:
                 producer.send(f"{prefix}item-vectors", key=key, value=record)
@@ -156,7 +160,17 @@ class Comparison:
             shutil.copytree(self._work.folder / VERSION, path)
             serving = ModelVersion(VERSION, str(path), status="serving")
             producer.send(f"{prefix}model-versions", key=VERSION.encode(), value=encode_json(serving))
-        for event in self._work.backlog:
+        producer.flush()
+        producer.close()
+        warm = [f"{WARM_UP}{number}" for number in range(WARM)]
+        self._send_all(
+            prefix, [replace(one, user_id=name, event_id=name) for one, name in zip(self._work.backlog, warm)]
+        )
+
+    def _send_all(self, prefix: str, events: list[Event]) -> None:
+        """Send events as fast as they go."""
+        producer = KafkaProducer(bootstrap_servers=self._broker, linger_ms=20, batch_size=2**18)
+        for event in events:
             producer.send(f"{prefix}events", key=event.user_id.encode(), value=encode_json(event))
         producer.flush()
         producer.close()
@@ -169,9 +183,9 @@ class Comparison:
         consumer.close()
 
     def _times_ms(self, name: str, prefix: str) -> np.ndarray:
-        """When each list was appended; one that came twice counts once, and all but the first are the version's.
+        """When each list of the backlog was appended; one that came twice counts once, nearly all are the version's.
 
-        The job learns of the version and of the first events at the same time.
+        The job loads the version while it makes the first lists.
         """
         times, strange = {}, 0
         with self._reader(prefix) as (consumer, partitions):
@@ -182,6 +196,8 @@ class Comparison:
                 polled = consumer.poll(timeout_ms=1_000, max_records=5_000)
                 for record in (record for records in polled.values() for record in records):
                     made = msgspec.json.decode(record.value, type=Made)
+                    if made.event_id.startswith(WARM_UP):
+                        continue
                     times.setdefault(made.event_id, record.timestamp)
                     strange += made.model_version != VERSION
         if strange > len(times) // 5:
@@ -243,13 +259,40 @@ class Comparison:
     def _environment(self) -> dict[str, str]:
         return self._stack.environment() | {"OMP_NUM_THREADS": "1"}
 
-    def _wait(self, name: str, prefix: str, check: Callable[[], None]) -> float:
+    def _warm_up(self, name: str, prefix: str, check: Callable[[], None]) -> int:
+        """Wait until all that works for a way does so: its workers have answered, the processes of a group share it.
+
+        Returns:
+            How many records there are by now where its lists go.
+        """
+        deadline, names = time.monotonic() + START_S, self._processes_of(name)
+        with self._reader(prefix) as (consumer, partitions):
+            while (came := sum(consumer.end_offsets(partitions).values())) < WARM or not self._shared(prefix, names):
+                if time.monotonic() > deadline:
+                    log = self._processes.log(names[0] if names else "taskmanager-1")
+                    raise CompareError(f"{name}: {came} of {WARM} first lists in {START_S:g} s; {tail(log)}")
+                check()
+                time.sleep(POLL_S)
+            return came
+
+    def _shared(self, prefix: str, names: list[str]) -> bool:
+        """Whether every process has its share of the partitions; the one that is there first has all for a while."""
+        if len(names) < 2:
+            return True
+        admin = KafkaAdminClient(bootstrap_servers=self._broker)
+        try:
+            group = admin.describe_groups([f"{prefix}group"])[f"{prefix}group"]
+        finally:
+            admin.close()
+        return group["group_state"] == "Stable" and len(group["members"]) == len(names)
+
+    def _wait(self, name: str, prefix: str, check: Callable[[], None], before: int) -> float:
         """Wait until every event of the backlog has its list, or the way's time is over; -> ms of a core for a list."""
         began, wanted, first, burst = time.monotonic(), len(self._work.backlog), None, 0
         most_s = START_S if name in AT_HALF_LOAD else self._sizes.most_s  # nothing may wait before the steady rate
         with self._reader(prefix) as (consumer, partitions):
             while True:
-                came, now = sum(consumer.end_offsets(partitions).values()), time.monotonic()
+                came, now = sum(consumer.end_offsets(partitions).values()) - before, time.monotonic()
                 used_s = cpu_s(self._groups(name)) if came else 0.0
                 first = first or ((now, came, used_s) if came else None)
                 self._show(name, min(came, wanted), wanted)
@@ -259,7 +302,7 @@ class Comparison:
                 if came >= wanted or enough:
                     return 1_000 * (used_s - first[2]) / max(1, came - first[1])
                 if not first and now - began > START_S:
-                    raise CompareError(f"{name}: no list in {START_S:g} s; {tail(self._processes.log(name))}")
+                    raise CompareError(f"{name}: no list of the backlog in {START_S:g} s")
                 check()
                 time.sleep(POLL_S)
 

@@ -2,11 +2,11 @@
 
 _TWO = "_parallelism_2"
 _ONE = {
+    "quix": "Quix Streams: stateful, event by event",
+    "plain_pyflink": "plain PyFlink: process mode, pickled state, torch for each event",
     "headrace": "Headrace",
     "bare_loop": "the functions in a loop: one process, no Kafka, Flink or store (the limit of a core)",
     "confluent_kafka": "a consumer written by hand: confluent-kafka, rocksdict, micro-batches",
-    "quix": "Quix Streams: stateful, event by event",
-    "plain_pyflink": "plain PyFlink: process mode, pickled state, torch for each event",
     "headrace_exactly_once": "Headrace, exactly once",
 }
 _AT_TWO = {
@@ -16,7 +16,7 @@ _AT_TWO = {
     "plain_pyflink": "plain PyFlink at parallelism 2",
 }
 WAYS = _ONE | {f"{name}{_TWO}": what for name, what in _AT_TWO.items()}
-"""The ways, in the order in which they take turns. Headrace comes first: all are asked at half of its load."""
+"""The ways, in the order in which they take turns. Those that are asked at half of Headrace's load come after it."""
 STATE = "keyed_state"
 """What is measured beside the ways: checkpoints of many users."""
 PARTS = (*WAYS, STATE)
