@@ -138,7 +138,7 @@ def _module(package: str) -> str:
 
 def check_packages(names: Sequence[str]) -> None:
     """Raise CompareError where a rival's package is missing."""
-    wanted = dict.fromkeys(PACKAGES[way] for way, _ in map(way_of, names) if way in PACKAGES)
+    wanted = sorted({PACKAGES[way] for way, _ in map(way_of, names) if way in PACKAGES})
     missing = [package for package in wanted if find_spec(_module(package)) is None]
     if missing:
         raise CompareError(f"{', '.join(missing)}: not installed; `make bench` does, or pip install -e '.[bench]'")

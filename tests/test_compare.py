@@ -14,7 +14,7 @@ from model.catalogue import Catalogue
 from model.schema import Event, ItemVector, decode_item_vector, decode_recommendation, encode_json
 from scripts import compare
 from scripts.benchmarks import state
-from scripts.rivals import bare, confluent, figures, quix
+from scripts.rivals import bare, comparison, confluent, figures, quix
 from scripts.rivals.comparison import Comparison, cpu_s
 from scripts.rivals.figures import CompareError, Run
 from scripts.rivals.functions import EVENTS, ITEM_VECTORS, LATER, VERSION, Functions
@@ -290,12 +290,19 @@ def cells(table) -> list[tuple[str, ...]]:
 
 def test_the_table_has_a_row_a_way():
     assert [
+        (WAYS["quix"], "100", "10.00", "10.00 x"),
         (WAYS["headrace"], "1,000", "1.50", ""),
         (WAYS["bare_loop"], "2,000", "0.50", "0.50 x"),
-        (WAYS["quix"], "100", "10.00", "10.00 x"),
         (WAYS["headrace_parallelism_2"], "1,500", "1.60", ""),
         (WAYS["quix_parallelism_2"], "150", "10.00", "10.00 x"),
     ] == cells(compare.table(compare.figures(MEASURED)))
+
+
+def test_a_table_without_rows_is_not_printed():
+    only_speed = compare.figures(compare.Measured(runs={"quix": RUNS["quix"]}))
+
+    assert [1] == [shown.row_count for shown in compare.tables(only_speed)]
+    assert [5, 8] == [shown.row_count for shown in compare.tables(compare.figures(MEASURED))]
 
 
 def test_the_other_figures_have_a_row_each():
@@ -341,6 +348,53 @@ def test_a_way_at_parallelism_2_is_two_processes_or_a_job(name, processes):
 
 
 @pytest.mark.parametrize(
+    "names, state, members, shared",
+    [
+        (["quix-1"], "unasked", 0, True),
+        (["quix-1", "quix-2"], "Stable", 1, False),
+        (["quix-1", "quix-2"], "PreparingRebalance", 2, False),
+        (["quix-1", "quix-2"], "Stable", 2, True),
+    ],
+)
+def test_the_backlog_waits_until_each_process_has_its_share(monkeypatch, names, state, members, shared):
+    """The process that is there first has all partitions for a while."""
+    group = {"x-group": {"group_state": state, "members": [{}] * members}}
+    admin = SimpleNamespace(describe_groups=lambda asked: group, close=lambda: None)
+    monkeypatch.setattr(comparison, "KafkaAdminClient", lambda bootstrap_servers: admin)
+    stack = SimpleNamespace(run_dir=compare.FOLDER, bootstrap_servers="broker")
+
+    assert shared == Comparison(stack, None, compare.QUICK, None)._shared("x-", names)
+
+
+def test_the_lists_of_the_first_events_are_not_timed(monkeypatch):
+    """They only tell that a way is at work; a list that comes twice is timed once."""
+    at, ids = comparison.TopicPartition("x-recommendations", 0), [f"{comparison.WARM_UP}3", "e1", "e2", "e1"]
+    records = [
+        SimpleNamespace(value=encode_json(comparison.Made(event_id, VERSION)), timestamp=number)
+        for number, event_id in enumerate(ids)
+    ]
+    read = []
+
+    class Consumer(SimpleNamespace):
+        def poll(self, timeout_ms, max_records):
+            read.extend(records)
+            return {at: records}
+
+    consumer = Consumer(
+        assign=lambda partitions: None,
+        seek_to_beginning=lambda *partitions: None,
+        end_offsets=lambda partitions: {at: 4},
+        position=lambda at: len(read),
+        partitions_for_topic=lambda topic: {0},
+        close=lambda: None,
+    )
+    monkeypatch.setattr(comparison, "KafkaConsumer", lambda **options: consumer)
+    stack = SimpleNamespace(run_dir=compare.FOLDER, bootstrap_servers="broker")
+
+    assert [1, 2] == Comparison(stack, None, compare.QUICK, None)._times_ms("x", "x-").tolist()
+
+
+@pytest.mark.parametrize(
     "name, words",
     [
         ("headrace", ["-p", "1", "--topic_prefix", "x-", "--delivery", "at-least-once"]),
@@ -356,9 +410,9 @@ def test_a_job_is_submitted_at_its_parallelism(name, words):
         run_dir=compare.FOLDER,
         bootstrap_servers="broker",
     )
-    comparison = Comparison(stack, SimpleNamespace(folder="folder"), compare.QUICK, None)
+    job = Comparison(stack, SimpleNamespace(folder="folder"), compare.QUICK, None)._job(name, "x-")
 
-    assert words == [word for word in comparison._job(name, "x-") if word in words]
+    assert words == [word for word in job if word in words]
 
 
 # The command line
