@@ -203,6 +203,15 @@ def test_the_speed_of_bursts_counts_the_time_between_them():
     assert 100 == pytest.approx(figures.speed(times, 5), rel=0.01)
 
 
+def test_the_speed_of_two_tasks_that_burst_in_turns_is_that_of_both():
+    """Each writes 1,000 lists every 10 s, the second 2 s after the first."""
+    times = np.concatenate(
+        [10_000 * burst + late + np.arange(1_000) * 0.1 for burst in range(5) for late in (0, 2_000)]
+    )
+
+    assert 9_000 / 42 == pytest.approx(figures.speed(times, 5), rel=0.01)
+
+
 @pytest.mark.parametrize("times", [[], [1], [1, 2, 3], [5] * 100], ids=["none", "one", "three", "at once"])
 def test_too_few_lists_tell_no_speed(times):
     with pytest.raises(CompareError, match=f"{len(times)} lists came: too few to tell a speed"):
