@@ -3,9 +3,10 @@
     python scripts/bench.py [--quick] [--only SECTION,...] [--plots FOLDER]
     python scripts/bench.py --scoring [--items N,...] [--device cpu|cuda] [--threads N] [--micro-batches N,...]
 
-Sections: parts (of an event's way), scoring (a list, by the size of the catalogue), learning, compression, systems
-(Kafka to Kafka, beside other ways of building the same; needs Java). `--scoring` alone needs neither Flink nor Kafka
-nor data. Nothing is asserted. The last line of stdout is one line of JSON. QUICK=1 is --quick.
+Sections: parts (of an event's way), scoring (a list, by the size of the catalogue), learning, systems (Kafka to Kafka,
+beside other ways of building the same, and what checkpoints cost; needs Java), and, only where it is named, compression
+(fewer bits, three minutes). `--scoring` alone needs neither Flink nor Kafka nor data. Nothing is asserted. The last
+line of stdout is one line of JSON. QUICK=1 is --quick.
 """
 
 import argparse
@@ -30,7 +31,8 @@ from rich.table import Table
 from model.schema import HeadraceError
 
 SECTIONS = ("parts", "scoring", "learning", "compression", "systems")
-ITEMS, QUICK_ITEMS = (1_700, 10_000, 100_000, 1_000_000), (1_700, 10_000)
+DEFAULT = tuple(name for name in SECTIONS if name != "compression")
+ITEMS, QUICK_ITEMS = (1_700, 10_000, 100_000, 1_000_000), (10_000,)
 MICRO_BATCHES = (64, 256)
 VERSIONS = ("apache-flink", "torch", "numpy", "numba", "faiss-cpu")
 _LEARNING_ITEMS = 10_000
@@ -51,7 +53,7 @@ def options(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--micro-batches", default=",".join(map(str, MICRO_BATCHES)))
     parser.add_argument("--plots", metavar="FOLDER", type=Path)
     given = parser.parse_args(argv)
-    wanted = [name for name in given.only.split(",") if name] or list(SECTIONS)
+    wanted = [name for name in given.only.split(",") if name] or list(DEFAULT)
     if unknown := [name for name in wanted if name not in SECTIONS]:
         raise BenchError(f"--only: no section {', '.join(unknown)}; there are {', '.join(SECTIONS)}")
     given.sections = ["scoring"] if given.scoring else wanted
@@ -168,24 +170,30 @@ def systems(given: argparse.Namespace, console: Console) -> dict:
     from scripts import compare
 
     result = compare.measure(given.quick)
-    console.print(compare.table(result))
+    console.print(*compare.tables(result))
     return result
 
 
 def main(argv: list[str]) -> None:
     console = Console(width=140)
-    result: dict = {"cores": os.cpu_count(), "python": platform.python_version()}
-    result["versions"] = {name: metadata.version(name) for name in VERSIONS if installed(name)}
+    versions = {name: metadata.version(name) for name in VERSIONS if installed(name)}
+    result: dict = {"cores": len(os.sched_getaffinity(0)), "versions": {"python": platform.python_version()} | versions}
     try:
         given = options(argv)
-        sections = [name for name in given.sections if not (given.quick and name == "compression")]
+        if "systems" in given.sections:  # before minutes are spent on the others
+            from scripts import compare
+
+            compare.check(given.quick)
+        told = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
+        console.print(f"{result['cores']} cores; {told}")
         with Progress(
             TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=Console(stderr=True)
         ) as progress:
-            task = progress.add_task("", total=len(sections))
-            for name in sections:
+            task = progress.add_task("", total=len(given.sections))
+            for name in given.sections:
                 progress.update(task, description=name)
-                result |= globals()[name](given, console)
+                found = globals()[name](given, console)
+                result |= found | {"versions": result["versions"] | found.get("versions", {})}
                 progress.advance(task)
         if given.plots:
             from scripts.benchmarks import plots

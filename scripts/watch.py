@@ -30,6 +30,7 @@ class Top(msgspec.Struct):
     user_id: str
     model_version: str
     items: list[Place]
+    examples_seen: int = 0
 
 
 _decode_top = msgspec.json.Decoder(Top).decode
@@ -38,7 +39,8 @@ _decode_top = msgspec.json.Decoder(Top).decode
 class Watch:
     """Reads what the job writes, from now on, in a thread of its own.
 
-    `lists` is {event_id: arrival time, s}; a list that comes twice counts once. `tops` keeps the first ten of each.
+    `lists` is {event_id: arrival time, s}; a list that comes twice counts once. `tops` keeps the first ten of each,
+    `seen` how many examples its item statistics had counted.
 
     Args:
         sent: the event_ids whose lists count, as they are sent; those of others are passed over.
@@ -66,6 +68,7 @@ class Watch:
             self._consumer.position(at)  # fixes where reading begins before anything is sent
         self.lists: dict[str, float] = {}
         self.tops: dict[str, list[str]] = {}
+        self.seen: dict[str, int] = {}
         self.embedded: set[str] = set()
         self.versions: set[str] = set()
         self.rejected = self.learnt = 0
@@ -104,6 +107,7 @@ class Watch:
         if made.event_id in self.lists or made.event_id not in self._sent:
             return
         self.lists[made.event_id] = now
+        self.seen[made.event_id] = made.examples_seen
         self.tops[made.event_id] = [item.item_id for item in made.items[:TOP]]
         self.newest, self._last_s = made, time.monotonic()
         if made.items:

@@ -100,6 +100,7 @@ def test_lists_of_events_that_somebody_else_sent_are_passed_over():
     """The ids of a file are its own, so a list is known by the event that it answers."""
     watch = object.__new__(Watch)
     watch._sent, watch.lists, watch.tops, watch.versions, watch.first_s = {"a1": 5.0}, {}, {}, set(), None
+    watch.seen = {}
     for event_id in ("a1", "other", "a1"):
         watch._take_list(msgspec.json.encode(Top(event_id, "u", "v1", [Place("m1", 0.5)])), 7.0)
 

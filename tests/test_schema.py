@@ -325,9 +325,9 @@ def modules_with_examples() -> list[str]:
     files = [
         file
         for layer in ("model", "udfs", "jobs", "serving", "scripts")
-        for file in sorted((root / layer).glob("*.py"))
+        for file in sorted((root / layer).rglob("*.py"))
     ]
-    return [f"{file.parent.name}.{file.stem}" for file in files if ">>> " in file.read_text()]
+    return [".".join(file.relative_to(root).with_suffix("").parts) for file in files if ">>> " in file.read_text()]
 
 
 @pytest.mark.parametrize("module", modules_with_examples())

@@ -22,7 +22,7 @@ from model.schema import (
 )
 from model.statistics import ItemStatistics
 
-EVENTS, ITEM_VECTORS, VERSION = "events.jsonl", "item-vectors.jsonl", "v00001"
+EVENTS, LATER, ITEM_VECTORS, VERSION = "events.jsonl", "later.jsonl", "item-vectors.jsonl", "v00001"
 MICRO_BATCH = Settings().micro_batch
 
 

@@ -1,6 +1,6 @@
 """What every way is given: the same events, item vectors and model version, in a folder."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,11 +13,12 @@ from model.encoder import Encoder
 from model.evaluation.order import drawn_order
 from model.finetune import Learner
 from model.learning.config import TrainingConfig
-from model.schema import Event, Example, Item, ItemVector, encode_json, item_key
+from model.schema import Embedded, Event, Example, Item, ItemVector, encode_json, item_key
 from scripts import data
-from scripts.rivals.functions import EVENTS, ITEM_VECTORS, VERSION
+from scripts.rivals.functions import EVENTS, ITEM_VECTORS, LATER, VERSION
 
 TRAINED_ON = 5_000
+MOST_LATER = 30_000
 LIGHTLY = TrainingConfig(warm_up_epochs=0.5, epochs_per_event=0.5, sample_rate=0.1, warm_up_sample_rate=0.1)
 """What the weights say does not change what a list costs."""
 
@@ -28,6 +29,7 @@ class Workload(NamedTuple):
     folder: Path
     backlog: list[Event]
     later: list[Event]
+    catalogue: Catalogue
 
     @property
     def item_vectors(self) -> list[tuple[bytes, bytes]]:
@@ -54,8 +56,9 @@ def prepare(folder: Path, count: int, keep: Path, progress: Callable[[int, int],
     folder.mkdir(parents=True, exist_ok=True)
     score.save(learner.fine_tune(progress), str(folder), VERSION, {})
     _write(folder / EVENTS, events[:count])
+    _write(folder / LATER, events[count : count + MOST_LATER])
     _write(folder / ITEM_VECTORS, vectors)
-    return Workload(folder, events[:count], events[count:])
+    return Workload(folder, events[:count], events[count:], catalogue)
 
 
 def _embed(items, keep: Path) -> list[ItemVector]:
@@ -67,14 +70,18 @@ def _embed(items, keep: Path) -> list[ItemVector]:
 
 
 def _examples(events: list[Event], catalogue: Catalogue) -> list[Example]:
-    states, found, rules = dict[str, bytes](), [], Settings().rules()
+    return [after.example for _, after in updates(events, catalogue) if after.example]
+
+
+def updates(events: Iterable[Event], catalogue: Catalogue) -> Iterator[tuple[Embedded, user.Update]]:
+    """What `update-interest` is given for each event, and what it makes of its user's state."""
+    states, rules = dict[str, bytes](), Settings().rules()
     for event in events:
         key = item_key(event.item_id)
         record = user.embedded(event, key, catalogue.encoder, catalogue.lookup(key))
         after = user.update(states.get(event.user_id), record, rules)
         states[event.user_id] = after.state
-        found += [after.example] if after.example else []
-    return found
+        yield record, after
 
 
 def _write(file: Path, records: list) -> None:
