@@ -84,7 +84,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint_interval_ms: _count("time between checkpoints, ms", ge=100, le=86_400_000) = 10_000
     bundle_time_ms: _count(
         "how long a micro-batch fills, ms; Flink checks once in that time, so it can be twice as long", le=60_000
-    ) = 20
+    ) = 10
     micro_batch: _count("most rows in one call of a vectorised UDF", le=4_096) = 256
 
     # The language model

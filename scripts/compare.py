@@ -12,7 +12,7 @@ last line of stdout is the figures as JSON.
 import sys
 
 from scripts import options
-from scripts.rivals.ways import PARTS, QUICK_WAYS, STATE, WAYS
+from scripts.rivals.ways import ASKED_FOR, PARTS, QUICK_WAYS, STATE, WAYS
 
 if __name__ == "__main__":
     options.compare(sys.argv[1:], __doc__, PARTS)  # ends here for --help and for a wrong option
@@ -92,7 +92,8 @@ def check(quick: bool, only: Sequence[str] | None = None) -> Sequence[str]:
     Raises:
         HeadraceError: Java or a rival's package is missing.
     """
-    wanted = only or ([*QUICK_WAYS, STATE] if quick else PARTS)
+    usual = [part for part in PARTS if part not in ASKED_FOR]
+    wanted = only or ([*QUICK_WAYS, STATE] if quick else usual)
     check_packages(wanted)
     check_java()
     return wanted

@@ -141,7 +141,6 @@ def test_what_a_card_learns_is_what_a_processor_learns(world, monkeypatch, tmp_p
     assert torch.equal(ours.keys, theirs.keys.cpu()) and torch.equal(ours.learnt, theirs.learnt.cpu())
     for name in ("ease_weights", "taste_weights"):
         assert torch.allclose(getattr(ours, name), getattr(theirs, name).cpu(), atol=1e-4)
-    assert overlap(lists(world, ours)[0], lists(world, read)[0]) >= 0.9
     new = examples(world.draw, 500, 4_000)
     judged, judged_on_card = (one.judge(scorer, new) for one, scorer in ((learner, ours), (on_card, theirs)))
     assert abs(judged.ndcg.mean() - judged_on_card.ndcg.mean()) < 0.02

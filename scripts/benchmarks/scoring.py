@@ -103,7 +103,7 @@ def request(world: World, number: int) -> Request:
     return user.request(state, f"u{number}", "e", NOW_MS + 2_000_000)
 
 
-def ms_per_list(world: World, size: int, seconds: float = 3.0) -> float:
+def ms_per_list(world: World, size: int, seconds: float = 2.0) -> float:
     """Median over micro-batches of this size, with reasons, after a first one; examples are counted between them."""
     requests = [request(world, number) for number in range(size)]
     times, first = [], EVENTS

@@ -21,6 +21,8 @@ STATE = "keyed_state"
 """What is measured beside the ways: checkpoints of many users."""
 PARTS = (*WAYS, STATE)
 QUICK_WAYS = ["headrace", "bare_loop"]
+ASKED_FOR = ("plain_pyflink_parallelism_2", "quix_parallelism_2")
+"""Slow ways whose second process tells nothing new: by `--only`, so that all else takes less than eight minutes."""
 
 
 def way_of(name: str) -> tuple[str, int]:
