@@ -37,7 +37,7 @@ class Rows:
 
     def find_fingerprints(self, fingerprints: np.ndarray) -> np.ndarray:
         """The rows of items known by the lower halves of their keys, -1 for none; (n,) uint32 -> (n,) int64."""
-        return _find_fingerprints(self._slots, np.ascontiguousarray(fingerprints, np.uint32))
+        return _find_fingerprints(self._slots, np.array(fingerprints, np.uint32))  # a copy may be written to
 
     def put(self, keys: np.ndarray) -> np.ndarray:
         """The rows of items; those that have none get the next ones; (n,) uint64 -> (n,) int64."""
