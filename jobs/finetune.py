@@ -40,6 +40,7 @@ from jobs.versions import Versions
 from model import device, registry, score, snapshot
 from model.catalogue import Catalogue
 from model.finetune import NOBODY, Judgement, Learner, non_inferior
+from model.learning.drift import Drift, surprises
 from model.schema import Example, ModelVersion, VersionError, item_key
 from model.statistics import ItemStatistics
 from model.versions import next_name
@@ -52,6 +53,8 @@ LARGEST_SHARE = 0.05
 """Of the examples that a candidate is judged on, one user may bring this share, rounded up: few bots do not decide."""
 SAY_S = 60.0
 """So often the log says how far a candidate is that waits to be judged."""
+WATCHED = 64
+"""Of the examples of a turn so many, the newest, are looked at for drift."""
 RETRY_S = 30.0
 """A serving version that cannot be loaded is tried again after this time."""
 WRITE_S = 600.0
@@ -196,6 +199,7 @@ class FineTune:
         self._since = 0  # examples since the last candidate
         self._said = 0.0  # monotonic clock, s
         self._served = ServingVersion("", None)
+        self._drift = Drift() if settings.drift != "off" else None
         self._follow()
 
     def due(self, examples: int, why: str, waited_s: float) -> bool:
@@ -227,6 +231,7 @@ class FineTune:
         """
         self._follow()
         examples = [one for one in examples if one.forget or not self._learner.replay.has(one)]
+        why = why or self._drifted(examples)
         if self._may_begin(len(examples), why):
             examples, why = self._begin(examples, why), ""
         else:
@@ -238,6 +243,17 @@ class FineTune:
         if self._trial is not None and self._trial.is_over():
             self._decide(self._trial)
         return why
+
+    def _drifted(self, examples: list[Example]) -> str:
+        """Why to learn at once: users choose otherwise than before; empty if not."""
+        chosen = [one for one in examples if not one.forget][-WATCHED:] if self._drift else []
+        if self._drift is None or not chosen:
+            return ""
+        hits = self._learner.judge(self._served.scorer, chosen).hit if self._fits(self._served.scorer) else []
+        if not self._drift.watch(hits, surprises(self._learner.statistics, chosen)):
+            return ""
+        logger.info("users choose otherwise than before: learning begins as soon as there is enough to learn from")
+        return "drift"
 
     def _may_begin(self, examples: int, why: str) -> bool:
         """Whether a candidate is asked for that there is enough for, and that may serve."""

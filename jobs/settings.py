@@ -142,6 +142,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         "newest examples on which a candidate is judged beside the serving version, where there are so many"
     ) = 500
     gate_tolerance: _real("standard errors of NDCG@10 by which a candidate may trail", ge=0) = 1.0
+    drift: Annotated[
+        Literal["off", "adwin"],
+        Meta(description="learn early where users choose otherwise than before: off, or adwin (the extra `drift`)"),
+    ] = "off"
     learner_device: _text("where the learner learns and judges: auto, cpu, cuda, cuda:1", _DEVICE) = "auto"
     learner_threads: _count("torch threads of the learner", le=1_024) = 1
     seed: _count("seed of the learner's random numbers", ge=0, le=LARGEST_SEED) = 0
@@ -277,6 +281,7 @@ def load(argv: list[str], environ: Mapping[str, str]) -> Settings:
     settings = msgspec.convert(values, Settings, strict=False)
     settings.rules()
     _check_int8(settings)
+    _check_drift(settings)
     return settings
 
 
@@ -295,6 +300,13 @@ def _check_int8(settings: Settings) -> None:
         raise SettingsError(
             f"encoder_precision=int8 and device={settings.device}: in int8 the language model runs on the CPU: "
             "device auto or cpu is wanted, or float16, which a GPU is fast at"
+        )
+
+
+def _check_drift(settings: Settings) -> None:
+    if settings.drift != "off" and find_spec("river") is None:
+        raise SettingsError(
+            "drift=adwin: river cannot be imported here: pip install '.[drift]' where the learner runs, or drift=off"
         )
 
 

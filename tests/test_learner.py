@@ -12,7 +12,7 @@ from jobs import finetune, writer
 from jobs.finetune import FineTune
 from jobs.settings import Settings
 from jobs.versions import Versions
-from model import score
+from model import registry, score
 from model.catalogue import Catalogue
 from model.finetune import Learner
 from model.schema import Example, ItemVector, ModelVersion, decode_item_vector, decoded, encode_json, item_key
@@ -658,3 +658,18 @@ def test_a_topic_without_vectors_has_no_encoder(vectors, capsys):
 
     assert 1 == models.main(["encoder", "v1"])
     assert "there are none" in capsys.readouterr().err
+
+
+def test_who_chooses_otherwise_than_before_is_learnt_from_at_once(world):
+    """With a detector that tells of drift a turn begins a candidate that nobody asked for; without one none does."""
+    seen = []
+    world.take(40, "count")
+    world.take(60)
+    before = len(world.versions.known)
+    world.step._drift = SimpleNamespace(watch=lambda *given: seen.append(tuple(map(len, given))) or True)
+    world.take(100)
+    newest = max(world.versions.known.values(), key=lambda version: version.version)
+
+    assert [(64, 64)] == seen
+    assert before + 1 == len(world.versions.known)
+    assert "drift" == registry.read(newest.path)[1]["why"]
