@@ -48,7 +48,7 @@ evaluate: setup  ## score the recommender beside other methods, without Flink (1
 behaviour: setup  ## what users do to their lists in a made-up shop, before and after learning (2 minutes)
 	@$(PYTHON) scripts/behaviour.py $(ARGS)
 
-bench: setup .venv/.bench  ## how fast the parts are, and Kafka to Kafka, beside other ways (8 minutes; QUICK=1: two)
+bench: setup .venv/.bench  ## how fast Headrace is, beside other ways of building the same (7 minutes; QUICK=1: two)
 	@$(PYTHON) scripts/bench.py $(ARGS)
 
 clean:  ## stop the stack and delete what these commands made (.venv, .headrace, caches)
