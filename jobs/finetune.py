@@ -25,11 +25,11 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from jobs.settings import Settings, SettingsError, help_or_go_on, load_or_exit, usage
+from jobs.settings import Settings, SettingsError, check_joint, help_or_go_on, load_or_exit, usage
 
 if __name__ == "__main__":
     help_or_go_on(sys.argv[1:], f"{__doc__}\n{usage()}")
@@ -128,7 +128,8 @@ class ServingVersion:
 
         def read() -> score.Scorer:
             registry.check_inside(path, settings.registry_path)
-            scorer = score.load(path, learner.device)
+            joint = learner.joint
+            scorer = score.load(path, learner.device, None if joint is None else (joint.encoder, joint.texts))
             if scorer.fits(items):
                 score.try_out(scorer, items, settings.k, settings.rules())
             return scorer
@@ -373,6 +374,16 @@ def _goes_on(inbox: Inbox, opened: snapshot.Snapshot) -> bool:
     )
 
 
+def use_joint(settings: Settings, learner: Learner) -> None:
+    """Let the learner learn the joint scorer, where it is on."""
+    if (config := settings.joint()) is not None:
+        from model.scoring.joint import CrossEncoder
+        from udfs.texts import TextsFollower
+
+        texts = TextsFollower(settings.bootstrap_servers, settings.topic("items"))
+        learner.use_joint(CrossEncoder(replace(config, device=settings.learner_device)), texts.texts)
+
+
 def learn(settings: Settings) -> None:
     """Take turns for as long as the process lives."""
     follower = CatalogueFollower(
@@ -380,6 +391,7 @@ def learn(settings: Settings) -> None:
     )
     versions = Versions(settings, patient=True)
     learner, inbox = open_learner(settings, follower.catalogue)
+    use_joint(settings, learner)
     snapshots = Snapshots(settings.registry_path, learner.statistics.seen)
     step = FineTune(settings, learner, versions)
     snapshots.forgot = any(example.forget for example in inbox.examples)
@@ -411,7 +423,7 @@ def check_device(settings: Settings) -> None:
 
 def main(argv: list[str]) -> None:
     """Learn until something goes wrong, and say what: the process ends with code 1, so that it is started again."""
-    settings = load_or_exit(argv, os.environ, __doc__, check_device)
+    settings = load_or_exit(argv, os.environ, __doc__, check_device, check_joint)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("kafka").setLevel(logging.ERROR)
     device.use_threads(settings.learner_threads)

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from jobs.settings import Settings, check_encoder, help_or_go_on, load_or_exit, usage
+from jobs.settings import Settings, check_encoder, check_joint, help_or_go_on, load_or_exit, usage
 
 if __name__ == "__main__":
     help_or_go_on(sys.argv[1:], f"{__doc__}\n{usage()}")
@@ -66,8 +66,8 @@ def recommend(
     # Request
 
     examples = settings.topic("training-examples"), settings.replay_capacity
-    follows = Follows(*kafka, *examples, settings.statistics(), settings.max_future_s)
-    made = ListConfig(settings.k, settings.answers, settings.network_precision)
+    follows = Follows(*kafka, *examples, settings.statistics(), settings.max_future_s, settings.topic("items"))
+    made = ListConfig(settings.k, settings.answers, settings.network_precision, settings.joint())
     score = Score(settings.rules(), made, settings.device, follows, *worker, settings.registry_path)
     queued = requests.rescale()  # scoring runs in a task of its own: a micro-batch fills while the one before is scored
     scored = tables.from_data_stream(queued).map(
@@ -115,7 +115,7 @@ def build(settings: Settings, jars: Sequence[str] = ()) -> StreamExecutionEnviro
 
 
 def main(argv: list[str]) -> None:
-    build(load_or_exit(argv, os.environ, __doc__, check_encoder)).execute("headrace")
+    build(load_or_exit(argv, os.environ, __doc__, check_encoder, check_joint)).execute("headrace")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from typing import Annotated, Literal, get_args, get_type_hints
 import msgspec
 from msgspec import Meta
 
-from model.bounds import StatisticsConfig
+from model.bounds import JointConfig, StatisticsConfig
 from model.rules import FOREVER, MOST_EVENTS, MOST_INTERESTS, Rules
 from model.schema import CONSUMING, RECORD_BYTES, HeadraceError
 
@@ -122,6 +122,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Literal["float32", "int8"],
         Meta(description="how scoring workers hold the network's own vectors of items: float32, or int8"),
     ] = "float32"
+    joint_first: _count(
+        "a cross-encoder reads user and item together for so many of a list's first; 0: off", ge=0, le=128
+    ) = 0
+    joint_share: _real("... for this share of the requests", ge=0, le=1) = 1.0
+    joint_encoder: _text("... Hugging Face encoder: a folder or a name; empty: that of `encoder`") = ""
+    joint_precision: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16", "int8"],
+        Meta(description="... in lists: auto (GPU: float16, CPU: float32), ..., int8 (dynamic, on the CPU)"),
+    ] = "auto"
     registry: _text("where model versions are kept: a folder or any fsspec address", min_length=1) = (
         "/tmp/headrace/registry"
     )
@@ -153,6 +162,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def statistics(self) -> StatisticsConfig:
         """Bounds of the item statistics."""
         return StatisticsConfig(most_events=self.statistics_events, most_pairs=self.statistics_pairs)
+
+    def joint(self) -> JointConfig | None:
+        """The joint scorer, where it is on."""
+        if not self.joint_first:
+            return None
+        encoder = self.joint_encoder or self.encoder
+        return JointConfig(self.joint_first, encoder, self.joint_share, self.device, self.joint_precision)
 
     def topic(self, name: str) -> str:
         """The full name of a topic."""
@@ -328,6 +344,31 @@ def check_encoder(settings: Settings) -> None:
             f"encoder_precision=int8: {', '.join(missing)} cannot be imported here: pip install '.[int8]', "
             "on every machine of the job; bfloat16 needs nothing more"
         )
+
+
+_OF_TOKENIZERS = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.txt",
+    "vocab.json",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+)
+
+
+def check_joint(settings: Settings) -> None:
+    """Raise a SettingsError where the joint scorer is on and its encoder is given as a path at which none is whole."""
+    name = settings.joint_encoder or settings.encoder
+    folder, given = Path(name), f"--joint_encoder {name}"
+    if not settings.joint_first:
+        return
+    wanted = "the folder of an encoder with its tokenizer, or a name of Hugging Face's hub, is wanted"
+    if not folder.exists() and (folder.is_absolute() or name.startswith(".")):
+        raise SettingsError(f"{given}: no such folder here; {wanted}")
+    if folder.is_dir() and not (folder / "config.json").exists():
+        raise SettingsError(f"{given}: there is no config.json in this folder; {wanted}")
+    if folder.is_dir() and not any((folder / file).exists() for file in _OF_TOKENIZERS):
+        raise SettingsError(f"{given}: there is no tokenizer in this folder (as tokenizer.json); {wanted}")
 
 
 def load_or_exit(

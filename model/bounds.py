@@ -10,3 +10,14 @@ class StatisticsConfig:
     most_events: int = 1_000_000  # 32 bytes each; how far back a user is known, and can be forgotten exactly
     most_partners: int = 512  # of an item in a table, 8 bytes each
     most_pairs: int = 100_000_000  # of all tables, 8 bytes each
+
+
+@dataclass(frozen=True)
+class JointConfig:
+    """The joint scorer: it reads the `first` items of a list, for this `share` of the requests."""
+
+    first: int
+    encoder: str
+    share: float = 1.0
+    device: str = "auto"
+    precision: str = "auto"

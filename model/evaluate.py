@@ -31,6 +31,8 @@ from model.score import Scorer, score
 from model.scoring.batch import exclusion, searches
 
 LIVE = "headrace-live"
+ALONE = "headrace-without-joint"
+"""The same version without its joint scorer, where it has one."""
 PARTS = NETWORK, FROZEN = "network", "headrace-frozen"
 """Headrace with no other signal than its network's, and without learning after the warm-up."""
 NOT_THERE, LEFT_OUT = "the item is not in the catalogue", "it is left out after a {}"
@@ -237,7 +239,7 @@ class Headrace:
         self._learner, self._protocol = learner, protocol
         self.scorer = Scorer.untrained(learner.catalogue.vectors.shape[1])
         self._frozen: Scorer | None = None
-        live = [LIVE] if protocol.live else []
+        live = [LIVE] * protocol.live + [ALONE] * (learner.joint is not None)
         self.results = {name: Result() for name in ("headrace", *live, *(name for name in PARTS if name in names))}
 
     def ask(self, asked: Sequence[PrequentialStep]) -> None:
@@ -251,6 +253,10 @@ class Headrace:
         if name == FROZEN:
             self._frozen = self._frozen or self.scorer
             return self._frozen
+        if name == ALONE:
+            bare = copy.copy(self.scorer)
+            bare.joint = None
+            return bare
         return alone(self.scorer, NETWORK) if name == NETWORK else self.scorer
 
     def learn(
@@ -368,6 +374,7 @@ def leave_one_out(
     progress: Callable[[int, int], None] = lambda done, of: None,
     methods: Sequence[str] = POPULARITIES,
     queries: Mapping[str, np.ndarray] = {},
+    learner: Learner | None = None,
 ) -> Outcome:
     """Learn all but the last event of every user, in time order; then predict the last ones.
 
@@ -379,7 +386,7 @@ def leave_one_out(
     methods = [name for name in methods if name != FROZEN]
     events = drawn_order(events, protocol.order_seed)
     users = Users(catalogue, protocol.rules, queries.get)
-    headrace = Headrace(methods, new_learner(catalogue, protocol), protocol)
+    headrace = Headrace(methods, learner or new_learner(catalogue, protocol), protocol)
     others = Comparison([name for name in methods if name in BASELINES], catalogue, protocol)
     last, held = held_out(events, catalogue, protocol), []
     for start, end, fine_tunes in chunks(len(events), int(len(events) * protocol.warm_up), protocol):

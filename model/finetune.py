@@ -14,6 +14,7 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -33,6 +34,10 @@ from model.score import Scorer, score
 from model.scoring.retrieve import UNSEEN
 from model.signals import SIGNALS
 from model.statistics import EVER, HALF_LIFE_2K, HALF_LIFE_20K, ItemStatistics
+
+if TYPE_CHECKING:
+    from model.learning.train_joint import JointTrainer
+    from model.scoring.joint import CrossEncoder, Texts
 
 _LEAST_STEPS = 3  # of the network, for however few examples
 _FIRST_FIT = 500  # examples after which the tables are fitted for the first time
@@ -105,6 +110,7 @@ class Learner:
         self._seed, self._random = seed, np.random.default_rng(seed)
         self._counted: list[BufferEntry] = []  # the network has not learnt from these yet
         self._before: tuple[np.ndarray, np.ndarray] | None = None  # what was popular before them, with its item keys
+        self.joint: JointTrainer | None = None
         self.resume(scorer or self._new_scorer())
 
     def _new_scorer(self) -> Scorer:
@@ -122,6 +128,20 @@ class Learner:
         self._network = NetworkTrainer(self._scorer, self.config, self._random)
         self.ranker = RankerTrainer(self._scorer, self.config, self._random, self.rules)
         self._fitted_at = 0  # examples seen when tables were fitted; this scorer's are of another time, or not there
+        if self.joint is not None:
+            self._begin_joint(self.joint)
+
+    def use_joint(self, encoder: "CrossEncoder", texts: "Texts") -> None:
+        """Learn the joint scorer too, from now on."""
+        from model.learning.train_joint import JointTrainer
+
+        self.joint = JointTrainer(encoder, texts, np.random.default_rng(self._seed), self.rules)
+        self._begin_joint(self.joint)
+
+    def _begin_joint(self, joint: "JointTrainer") -> None:
+        """What it learns of lists, it learns of the ranker's: this scorer has none."""
+        joint.resume(self._scorer.joint)
+        self._scorer.joint = None
 
     def add(self, examples: Sequence[Example]) -> None:
         """Take over examples in their order; one that came before is passed over, one that forgets is obeyed."""
@@ -136,6 +156,8 @@ class Learner:
         self.replay.forget(user_id)
         self._counted = [one for one in self._counted if one.example.user_id != user_id]
         self.ranker.forget(user_id)
+        if self.joint is not None:
+            self.joint.forget(user_id)
         self.statistics.forget(user_id)
         self._fitted_at = 0  # the user is still in what was fitted
 
@@ -182,7 +204,11 @@ class Learner:
                 self.ranker.learn()
                 self._train(new[end:], (end - start) / max(1, len(new)))
         self._scorer.changed()
-        return copy.deepcopy(self._scorer)
+        made = copy.deepcopy(self._scorer)
+        if self.joint is not None:
+            self.joint.learn()
+            made.joint = self.joint.version()
+        return made
 
     def _forked(self) -> AbstractContextManager[None]:
         """What is drawn within changes no random numbers outside."""
@@ -210,6 +236,8 @@ class Learner:
             return
         if share and self.statistics.seen and len(self.catalogue) > 1:
             self.ranker.look(self.statistics, self.catalogue, examples, share)
+            if self.joint is not None:
+                self.joint.look(self._scorer, self.statistics, self.catalogue, examples)
         if self._before is None:
             self._before = self.statistics.keys.copy(), self.statistics.popularity()[:, HALF_LIFE_2K].copy()
         for step, one in enumerate(examples, self.statistics.seen):

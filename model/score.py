@@ -8,10 +8,12 @@
 What is trained lives in `Scorer` and comes from model/finetune.py; what is counted in `ItemStatistics`.
 """
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from itertools import repeat
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import torch
@@ -31,6 +33,9 @@ from model.scoring.table import ItemTable
 from model.signals import SIGNALS
 from model.statistics import ItemStatistics
 
+if TYPE_CHECKING:
+    from model.scoring.joint import CrossEncoder, Joint, Texts
+
 LAYOUT = 8
 LARGEST = 1e12
 """No weight is beyond: what is computed from two of them is still a number."""
@@ -38,7 +43,11 @@ FITTED = ("ease", "taste")
 """Tables fitted in closed form: for an item the items that follow from it (taste: that lead to it), with weights."""
 _GROUP, _GROUP_ON_A_CARD = 64, 1_024
 """Users scored at once: what a group needs stays in a processor's cache; a card wants many."""
+JOINT = "joint."
+"""Before the names of the joint scorer's tensors in a version; who has it off passes over them."""
 _INDICES: WeakKeyDictionary[Catalogue, CatalogueIndex] = WeakKeyDictionary()
+
+logger = logging.getLogger(__name__)
 
 
 class Scorer(nn.Module):
@@ -66,6 +75,7 @@ class Scorer(nn.Module):
             self.register_buffer(f"{name}_items", torch.full((0, 1), -1, dtype=torch.int32))
             self.register_buffer(f"{name}_weights", torch.zeros(0, 1))
         self._table: ItemTable | None = None
+        self.joint: Joint | None = None
         self.eval()
 
     @classmethod
@@ -139,16 +149,25 @@ def save(scorer: Scorer, registry_path: str, version: str, about: dict) -> str:
         "signals": list(SIGNALS),
         "encoder_version": scorer.encoder_version,
     }
-    return registry.write(registry_path, version, scorer.state_dict(), about | shape)
+    tensors = scorer.state_dict()
+    if scorer.joint is not None:
+        tensors |= {f"{JOINT}{name}": tensor for name, tensor in scorer.joint.weights.items()}
+        shape["joint_encoder"] = scorer.joint.encoder.version
+    return registry.write(registry_path, version, tensors, about | shape)
 
 
-def load(path: str, device: str | torch.device = "cpu") -> Scorer:
+def load(path: str, device: str | torch.device = "cpu", joint: "tuple[CrossEncoder, Texts] | None" = None) -> Scorer:
     """Read a version.
+
+    Args:
+        joint: with what a version's joint scorer reads; without it, and where it was learnt on another encoder, the
+            lists are the ranker's.
 
     Raises:
         VersionError: it is broken, or was written by another layout of this module.
     """
     tensors, about = _read(path)
+    trained = {name.removeprefix(JOINT): tensors.pop(name) for name in [*tensors] if name.startswith(JOINT)}
     try:
         sizes = Sizes(**{field.name: int(about["sizes"][field.name]) for field in fields(Sizes)})
         scorer = Scorer(sizes, len(tensors["keys"]), str(about["encoder_version"]))
@@ -158,7 +177,23 @@ def load(path: str, device: str | torch.device = "cpu") -> Scorer:
     except Exception as error:  # sizes may be anything, and torch raises whatever it likes
         raise VersionError(f"{path}: its tensors do not fit its sizes: {error}; write it again") from None
     _check_tables(path, scorer)
+    if joint is not None and trained:
+        scorer.joint = _joint(path, *joint, trained, str(about.get("joint_encoder")))
     return scorer.on(device)
+
+
+def _joint(
+    path: str, encoder: "CrossEncoder", texts: "Texts", trained: dict[str, torch.Tensor], version: str
+) -> "Joint | None":
+    from model.scoring.joint import Joint
+
+    if version != encoder.version:
+        logger.warning("%s: its joint scorer is of %s, joint_encoder is %s: not used", path, version, encoder.version)
+        return None
+    shapes = {name: tensor.shape for name, tensor in encoder.begin().items()}
+    if shapes != {name: tensor.shape for name, tensor in trained.items()}:
+        raise VersionError(f"{path}: the joint scorer's tensors do not fit {encoder.version}; write it again")
+    return Joint(encoder, {name: tensor.to(encoder.device) for name, tensor in trained.items()}, texts)
 
 
 def _read(path: str) -> tuple[dict[str, torch.Tensor], dict]:
@@ -262,6 +297,8 @@ def _score(
     table = scorer.table(statistics, catalogue)
     batch = open_requests(catalogue, requests, rules, scorer.sizes.last_n)
     scored = rerank(scorer.ranker, table, batch, k)
+    if scorer.joint is not None:
+        scored.scores = scorer.joint.reranked(scored, batch.draw, requests, catalogue)
     explored, lifted = explore(table, batch, scored, k)
     was = torch.where((scored.rows == explored[:, None]) & (lifted > -torch.inf)[:, None], -torch.inf, scored.scores)
     every = torch.cat((was, lifted[:, None]), 1)

@@ -35,15 +35,16 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from jobs.settings import Settings, SettingsError, check_encoder, load_or_exit
+from jobs.settings import Settings, SettingsError, check_encoder, check_joint, load_or_exit
 from model import device
 from model.catalogue import Catalogue
-from model.evaluate import METHODS, Outcome, Protocol, evaluate, leave_one_out
+from model.evaluate import METHODS, Outcome, Protocol, evaluate, leave_one_out, new_learner
 from model.evaluation.baselines import POPULARITIES
 from model.evaluation.behaviour import compare
 from model.evaluation.order import drawn_order
 from model.evaluation.shop import make_shop
-from model.schema import Event, HeadraceError, Item, ItemVector
+from model.finetune import Learner
+from model.schema import Event, HeadraceError, Item, ItemVector, item_key
 from scripts import data, offline, report
 from scripts.data import check_events
 
@@ -56,7 +57,7 @@ SHOP, SHOP_EVENTS = 1, 12_000
 
 def main(argv: list[str] | None = None) -> None:
     arguments, rest = options.evaluate(argv, __doc__)
-    settings = load_or_exit(rest, os.environ, __doc__, check_encoder, check_device)
+    settings = load_or_exit(rest, os.environ, __doc__, check_encoder, check_joint, check_device)
     device.use_threads(settings.learner_threads)
     try:
         result = _run(arguments, settings, rest)
@@ -81,7 +82,8 @@ def _run(arguments: argparse.Namespace, settings: Settings, rest: list[str]) -> 
     catalogue, protocol = embed(items, encoder, settings.seed), _protocol(settings, arguments)
     began = time.perf_counter()
     run = _leave_one_out if arguments.protocol == "leave-one-out" else _prequential
-    outcome = run(arguments, valid, catalogue, protocol, _queries(valid, encoder))
+    learner = _learner(settings, rest, catalogue, items, protocol)
+    outcome = run(arguments, valid, catalogue, learner, protocol, _queries(valid, encoder))
     seconds = time.perf_counter() - began
     if arguments.plot:
         report.draw(outcome, name, arguments.plot)
@@ -101,6 +103,24 @@ def behaviour_of(encoder: "Encoder", protocol: Protocol) -> dict[str, list[dict]
     return {name: behaviour.figures() for name, behaviour in found.items()}
 
 
+def _learner(
+    settings: Settings, rest: list[str], catalogue: Catalogue, items: pd.DataFrame, protocol: Protocol
+) -> Learner:
+    """A learner that has seen nothing, with the joint scorer where it is on."""
+    learner, config = new_learner(catalogue, protocol), settings.joint()
+    if config is None:
+        return learner
+    from model.scoring.joint import CrossEncoder
+
+    encoder = CrossEncoder(replace(config, encoder=settings.joint_encoder or _encoder_name(settings, rest)))
+    texts = {
+        item_key(row.item_id): Item(row.item_id, row.title, row.text, row.categories).as_text()
+        for row in items.itertuples(index=False)
+    }
+    learner.use_joint(encoder, texts)
+    return learner
+
+
 Queries = dict[str, np.ndarray]
 
 
@@ -111,19 +131,29 @@ def _queries(events: list[Event], encoder: "Encoder") -> Queries:
 
 
 def _prequential(
-    arguments: argparse.Namespace, events: list[Event], catalogue: Catalogue, protocol: Protocol, queries: Queries
+    arguments: argparse.Namespace,
+    events: list[Event],
+    catalogue: Catalogue,
+    learner: Learner,
+    protocol: Protocol,
+    queries: Queries,
 ) -> Outcome:
     with _bar("evaluating", len(events)) as progress:
-        return evaluate(events, catalogue, protocol, progress, methods=arguments.baselines, queries=queries)
+        return evaluate(events, catalogue, protocol, progress, learner, arguments.baselines, queries)
 
 
 def _leave_one_out(
-    arguments: argparse.Namespace, events: list[Event], catalogue: Catalogue, protocol: Protocol, queries: Queries
+    arguments: argparse.Namespace,
+    events: list[Event],
+    catalogue: Catalogue,
+    learner: Learner,
+    protocol: Protocol,
+    queries: Queries,
 ) -> Outcome:
     events = drawn_order(events, protocol.order_seed)
     protocol = replace(protocol, order_seed=None)
     with _bar("learning", len(events)) as progress:
-        outcome = leave_one_out(events, catalogue, protocol, progress, arguments.baselines, queries)
+        outcome = leave_one_out(events, catalogue, protocol, progress, arguments.baselines, queries, learner)
     if outcome.held and arguments.epochs:
         with _bar("RecBole: epochs", len(offline.MODELS) * arguments.epochs) as progress:
             offline.add_recbole(outcome, events, catalogue, protocol.seed, arguments.epochs, progress)
@@ -165,8 +195,7 @@ def encoder_of(settings: Settings, rest: list[str]) -> "Encoder":
     from model.cache import is_held
     from model.encoder import Encoder  # takes seconds: not before the files have been read
 
-    given = "HEADRACE_ENCODER" in os.environ or any(word.partition("=")[0] == "--encoder" for word in rest)
-    name = settings.encoder if given else str(data.language_model())
+    name = _encoder_name(settings, rest)
     try:
         kept = Path(settings.replica_path) / "evaluate"
         return Encoder(name, settings.device, kept, precision=settings.encoder_precision)
@@ -178,6 +207,11 @@ def encoder_of(settings: Settings, rest: list[str]) -> "Encoder":
         if not is_held(error):  # by another evaluation
             raise
         return Encoder(name, settings.device, precision=settings.encoder_precision)
+
+
+def _encoder_name(settings: Settings, rest: list[str]) -> str:
+    given = "HEADRACE_ENCODER" in os.environ or any(word.partition("=")[0] == "--encoder" for word in rest)
+    return settings.encoder if given else str(data.language_model())
 
 
 def embed(items: pd.DataFrame, encoder: "Encoder", seed: int) -> Catalogue:

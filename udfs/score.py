@@ -12,7 +12,7 @@ import pandas as pd
 from pyflink.table.udf import ScalarFunction
 
 from model import interest
-from model.bounds import StatisticsConfig
+from model.bounds import JointConfig, StatisticsConfig
 from model.catalogue import Catalogue
 from model.evaluation.online import LastList, OnlineMetrics, first_left
 from model.metrics import K
@@ -44,15 +44,19 @@ class Follows(NamedTuple):
     newest: int  # examples that are counted where there is no snapshot
     statistics: StatisticsConfig
     max_future_s: float
+    items: str = ""  # whose texts the joint scorer reads
 
 
 @dataclass(frozen=True)
 class ListConfig:
-    """How lists are made: of `k` items, which events are answered, and how the network's vectors of items are held."""
+    """How lists are made: of `k` items, which events are answered, how the network's vectors of items are held, and
+    the joint scorer where it is on.
+    """
 
     k: int
     answers: str = "every"
     network_precision: str = "float32"
+    joint: JointConfig | None = None
 
 
 class Score(ScalarFunction):
@@ -74,6 +78,7 @@ class Score(ScalarFunction):
     ) -> None:
         self._rules, self._device, self._follows = rules, device, follows
         self._k, self._answers, self._precision = lists.k, lists.answers, lists.network_precision
+        self._joint = lists.joint
         self._replica_dir, self._threads, self._registry = Path(replica_dir), threads, registry
         self._refused: deque[bytes] = deque()
         self._twin = OnlineMetrics()
@@ -88,16 +93,16 @@ class Score(ScalarFunction):
 
         self._score = score.score
         self._gauges.register(function_context.get_metric_group())
-        servers, item_vectors, examples, newest, config, max_future_s = self._follows
+        servers, item_vectors, examples, newest, config, max_future_s, _ = self._follows
         self._follower = CatalogueFollower(servers, item_vectors, self._replica_dir / "score")
         self._statistics = StatisticsFollower(servers, examples, self._registry, newest, config, max_future_s)
         self._gauges.register_statistics(function_context.get_metric_group(), self._statistics)
 
-        chosen = device.choose(self._device)
+        chosen, joint = device.choose(self._device), self._open_joint()
 
         def load(path: str, items: Catalogue) -> score.Scorer:
             registry.check_inside(path, self._registry)
-            scorer = score.load(path, chosen)
+            scorer = score.load(path, chosen, joint)
             if self._precision == "int8":
                 network.quantise(scorer.network)
             score.try_out(scorer, items, self._k, self._rules)
@@ -106,8 +111,21 @@ class Score(ScalarFunction):
         self._scorers = Scorers(load, lambda dim: score.Scorer.untrained(dim).on(chosen))
         gc.freeze()  # what is loaded by now is never garbage: collections need not look at it
 
+    def _open_joint(self):
+        """The joint scorer's encoder and the texts of the items; None where it is off."""
+        self._texts = None
+        if self._joint is None:
+            return None
+        from model.scoring.joint import CrossEncoder
+        from udfs.texts import TextsFollower
+
+        self._texts = TextsFollower(self._follows.bootstrap_servers, self._follows.items)
+        return CrossEncoder(self._joint), self._texts.texts
+
     def close(self) -> None:
         self._scorers.close()
+        if self._texts is not None:
+            self._texts.close()
         self._statistics.close()
         self._follower.close()
 
