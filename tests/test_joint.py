@@ -4,22 +4,32 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+import udfs.replica
+import udfs.statistics
+import udfs.texts
+import udfs.worker
 from jobs.settings import Settings, SettingsError, check_joint
 from model import registry
 from model.bounds import JointConfig
 from model.finetune import Learner
+from model.interest import Rules
 from model.learning import train_joint
 from model.learning.train_joint import JointTrainer, Looked
 from model.schema import item_key
 from model.score import JOINT, Scorer, load, save, score
 from model.scoring.joint import CrossEncoder, Joint, history
+from model.scoring.network import Sizes
 from model.statistics import ItemStatistics
 from tests.test_score import ITEMS, make_catalogue, make_request
+from tests.test_udfs import DIM as UDF_DIM
+from tests.test_udfs import FOLLOWS, VERSION, FakeFollower, FakeMetrics, FakeStatistics
+from udfs.score import ListConfig, Score
 
 COLOURS = ["red", "blue", "green", "gold"]
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "click", "now", "minute", "minutes", "ago", ":", ",", ";"]
@@ -102,7 +112,7 @@ def test_where_only_the_pair_of_texts_decides_it_is_learnt(encoder, loss, monkey
     monkeypatch.setattr(train_joint, "HEAD_RATE", 2e-2)
     trainer = JointTrainer(encoder, TEXTS, np.random.default_rng(0), loss=loss)
     random = np.random.default_rng(1)
-    for _ in range(100):
+    for _ in range(40):
         for target in random.integers(4, size=16).tolist():
             colour = COLOURS[target]
             level = np.full(4, np.log(0.25), np.float32)
@@ -183,3 +193,33 @@ def test_off_imports_nothing_of_it():
     done = subprocess.run([sys.executable, "-c", asked], cwd=root, capture_output=True, text=True, timeout=120)
 
     assert "[]\n" == done.stdout, done.stderr
+
+
+def test_texts_follow_the_items(monkeypatch):
+    """What cannot be read changes nothing; a deletion takes the text away."""
+    follower = SimpleNamespace(reached_end=SimpleNamespace(wait=lambda: True))
+    monkeypatch.setattr(udfs.texts, "TopicFollower", lambda *_, **__: follower)
+    followed = udfs.texts.TextsFollower("nowhere:9092", "items")
+    items = [b'{"item_id": "a", "title": "Heat", "categories": ["Crime"]}', b'{"item_id": "b", "title": "Up"}']
+    followed.take([SimpleNamespace(key=b"k", value=value) for value in (*items, b"{", b"x" * 2_000_000)])
+
+    assert {item_key("a"): "Heat. Crime", item_key("b"): "Up"} == followed.texts
+    followed.take([SimpleNamespace(key=b"a", value=None)])
+    assert {item_key("b"): "Up"} == followed.texts
+
+
+def test_a_scoring_worker_that_has_it_on_loads_it_with_a_version(encoder, folder, tmp_path, monkeypatch):
+    follower = SimpleNamespace(texts=TEXTS, close=lambda: None)
+    monkeypatch.setattr(udfs.texts, "TextsFollower", lambda *_: follower)
+    monkeypatch.setattr(udfs.worker, "prepare", lambda threads: None)
+    monkeypatch.setattr(udfs.replica, "CatalogueFollower", lambda *_: FakeFollower("a", "b", "c"))
+    monkeypatch.setattr(udfs.statistics, "StatisticsFollower", lambda *_: FakeStatistics())
+    scorer = Scorer(Sizes(UDF_DIM), 0, VERSION)
+    scorer.joint = speaking(encoder)
+    path = save(scorer, str(tmp_path), "v1", {})
+    for config, there in ((JointConfig(10, str(folder), device="cpu"), True), (None, False)):
+        worker = Score(Rules(), ListConfig(2, joint=config), "cpu", FOLLOWS, str(tmp_path / "r"), 1, str(tmp_path))
+        worker.open(SimpleNamespace(get_metric_group=FakeMetrics))
+        assert there == (worker._scorers._load(path, FakeFollower("a").catalogue).joint is not None)
+        worker._follower.close = lambda: None
+        worker.close()

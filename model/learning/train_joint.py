@@ -101,15 +101,19 @@ class JointTrainer:
     def learn(self) -> None:
         """Judge the lists that wait, then learn from them; `mix` follows from the newest lists that were judged."""
         waiting, self._waiting = self._waiting, []
-        now = self.version()
-        for one in waiting:
-            if one.target >= 0 and self.weights["head.weight"].any():
-                g = now.logits([(one.did, text) for text in one.texts])
-                self._judged.append((one.user_id, one.scores, g, one.target))
+        if self.weights["head.weight"].any():
+            self._judge([one for one in waiting if one.target >= 0])
         self._judged = self._judged[-MIX_LISTS:]
         self._fit_mix()
         for start in range(0, len(waiting), BATCH):
             self._step(waiting[start : start + BATCH])
+
+    def _judge(self, lists: Sequence[Looked]) -> None:
+        g = self.version().logits([(one.did, text) for one in lists for text in one.texts])
+        ends = np.cumsum([len(one.texts) for one in lists])
+        self._judged += [
+            (one.user_id, one.scores, g[end - len(one.texts) : end], one.target) for one, end in zip(lists, ends)
+        ]
 
     def version(self) -> Joint:
         """What is learnt by now, to serve."""

@@ -13,6 +13,7 @@ Source: Nogueira and Cho, Passage Re-ranking with BERT, 2019, arXiv:1901.04085.
 
 import copy
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -158,7 +159,9 @@ class Joint:
             trained = {name.removeprefix("model."): tensor for name, tensor in self.weights.items()}
             model.load_state_dict({name: trained[name] for name in self.encoder.trained_names}, strict=False)
             if config.precision == "int8":
-                model = torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
+                with warnings.catch_warnings():  # torch means to move it to a package of its own
+                    warnings.simplefilter("ignore")
+                    model = torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
             else:
                 model = model.to(devices.dtype(self.encoder.device, config.precision))
             self._serving = model
