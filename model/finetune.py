@@ -32,6 +32,7 @@ from model.metrics import K, gains, hits
 from model.schema import Example
 from model.score import Scorer, score
 from model.scoring.retrieve import UNSEEN
+from model.scoring.signals import Optional
 from model.signals import SIGNALS
 from model.statistics import EVER, HALF_LIFE_2K, HALF_LIFE_20K, ItemStatistics
 
@@ -103,6 +104,7 @@ class Learner:
         statistics: ItemStatistics | None = None,
         device: str = "cpu",
     ) -> None:
+        self.optional: Sequence[Optional] = ()
         self.catalogue, self.rules, self.config = catalogue, rules, config
         self.device = devices.choose(device)
         self.statistics = ItemStatistics() if statistics is None else statistics
@@ -116,7 +118,7 @@ class Learner:
     def _new_scorer(self) -> Scorer:
         with self._forked():
             torch.manual_seed(self._seed)
-            scorer = Scorer.untrained(self.catalogue.vectors.shape[1])
+            scorer = Scorer.untrained(self.catalogue.vectors.shape[1], self.optional)
         scorer.encoder_version = self.catalogue.encoder_version
         scorer.ranker.begin({name: signal.start for name, signal in SIGNALS.items() if signal.start})
         return scorer
@@ -130,6 +132,12 @@ class Learner:
         self._fitted_at = 0  # examples seen when tables were fitted; this scorer's are of another time, or not there
         if self.joint is not None:
             self._begin_joint(self.joint)
+
+    def use_optional(self, optional: Sequence[Optional]) -> None:
+        """Learn the signals that are switched on too, from now on; a scorer to go on from was loaded with them."""
+        self.optional = optional
+        if not self._scorer.is_trained:
+            self.resume(self._new_scorer())
 
     def use_joint(self, encoder: "CrossEncoder", texts: "Texts") -> None:
         """Learn the joint scorer too, from now on."""

@@ -27,10 +27,11 @@ from model.scoring.batch import open_requests
 from model.scoring.explore import explore
 from model.scoring.index import CatalogueIndex
 from model.scoring.network import Network, Sizes
-from model.scoring.ranker import Ranker, rerank
+from model.scoring.ranker import Ranker, fit_signals, rerank
 from model.scoring.reasons import explain
+from model.scoring.signals import Optional, optional_names
 from model.scoring.table import ItemTable
-from model.signals import SIGNALS
+from model.signals import OPTIONAL, SIGNALS
 from model.statistics import ItemStatistics
 
 if TYPE_CHECKING:
@@ -50,8 +51,18 @@ _INDICES: WeakKeyDictionary[Catalogue, CatalogueIndex] = WeakKeyDictionary()
 logger = logging.getLogger(__name__)
 
 
+class Switched(tuple[Optional, ...]):
+    """The optional families of signals; what they read is shared by the copies of a scorer."""
+
+    def __deepcopy__(self, memo: dict) -> "Switched":
+        return self
+
+
 class Scorer(nn.Module):
     """All that a model version holds: what is trained.
+
+    Args:
+        optional: the families of signals that are switched on; they are no part of a version.
 
     Shape: keys (v,) int64 item keys of the network's ids; settled (s,) int64 keys of the items that were there when
     learning began; learnt () examples learnt from; fitted_keys (f,) int64 keys of the items in the tables of FITTED,
@@ -63,10 +74,13 @@ class Scorer(nn.Module):
     learnt: torch.Tensor
     fitted_keys: torch.Tensor
 
-    def __init__(self, sizes: Sizes, items: int = 0, encoder_version: str = "") -> None:
+    def __init__(
+        self, sizes: Sizes, items: int = 0, encoder_version: str = "", optional: Sequence[Optional] = ()
+    ) -> None:
         super().__init__()
         self.sizes, self.encoder_version = sizes, encoder_version
-        self.network, self.ranker = Network(sizes, items), Ranker()
+        self.optional = Switched(optional)
+        self.network, self.ranker = Network(sizes, items), Ranker(optional_names(self))
         self.register_buffer("keys", torch.zeros(items, dtype=torch.int64))
         self.register_buffer("settled", torch.zeros(0, dtype=torch.int64))
         self.register_buffer("learnt", torch.zeros((), dtype=torch.int64))
@@ -79,9 +93,9 @@ class Scorer(nn.Module):
         self.eval()
 
     @classmethod
-    def untrained(cls, dim: int) -> "Scorer":
+    def untrained(cls, dim: int, optional: Sequence[Optional] = ()) -> "Scorer":
         """What serves before there is a version: interests and nothing learnt."""
-        return cls(Sizes(max(1, dim)))
+        return cls(Sizes(max(1, dim)), optional=optional)
 
     @property
     def device(self) -> torch.device:
@@ -146,7 +160,7 @@ def save(scorer: Scorer, registry_path: str, version: str, about: dict) -> str:
     shape = {
         "layout": LAYOUT,
         "sizes": asdict(scorer.sizes),
-        "signals": list(SIGNALS),
+        "signals": scorer.ranker.names,
         "encoder_version": scorer.encoder_version,
     }
     tensors = scorer.state_dict()
@@ -156,12 +170,19 @@ def save(scorer: Scorer, registry_path: str, version: str, about: dict) -> str:
     return registry.write(registry_path, version, tensors, about | shape)
 
 
-def load(path: str, device: str | torch.device = "cpu", joint: "tuple[CrossEncoder, Texts] | None" = None) -> Scorer:
+def load(
+    path: str,
+    device: str | torch.device = "cpu",
+    joint: "tuple[CrossEncoder, Texts] | None" = None,
+    optional: Sequence[Optional] = (),
+) -> Scorer:
     """Read a version.
 
     Args:
         joint: with what a version's joint scorer reads; without it, and where it was learnt on another encoder, the
             lists are the ranker's.
+        optional: the families of signals that are switched on; of one that the version has not learnt nothing is held,
+            and what it learnt of others is passed over.
 
     Raises:
         VersionError: it is broken, or was written by another layout of this module.
@@ -170,7 +191,8 @@ def load(path: str, device: str | torch.device = "cpu", joint: "tuple[CrossEncod
     trained = {name.removeprefix(JOINT): tensors.pop(name) for name in [*tensors] if name.startswith(JOINT)}
     try:
         sizes = Sizes(**{field.name: int(about["sizes"][field.name]) for field in fields(Sizes)})
-        scorer = Scorer(sizes, len(tensors["keys"]), str(about["encoder_version"]))
+        scorer = Scorer(sizes, len(tensors["keys"]), str(about["encoder_version"]), optional)
+        fit_signals(tensors, about["signals"], scorer.ranker.names)
         for name in tensors.keys() & dict(scorer.named_buffers(recurse=False)).keys():
             scorer.register_buffer(name, tensors[name])
         scorer.load_state_dict(tensors)
@@ -206,13 +228,19 @@ def _read(path: str) -> tuple[dict[str, torch.Tensor], dict]:
         raise VersionError(
             f"{path}: {names} hold what is no number, or one beyond {LARGEST:g}: fine-tune a new version"
         )
-    if about.get("layout") != LAYOUT or about.get("signals") != list(SIGNALS):
+    if about.get("layout") != LAYOUT or not _known(about.get("signals")):
         signals = ", ".join(map(str, about.get("signals") or []))
         raise VersionError(
             f"{path}: layout {about.get('layout')} with signals {signals}; layout {LAYOUT} with "
             f"{', '.join(SIGNALS)} can be read: fine-tune a new version with this release"
         )
     return tensors, about
+
+
+def _known(signals: object) -> bool:
+    """Whether these are the signals of the registry, with optional ones after them."""
+    first = len(SIGNALS)
+    return isinstance(signals, list) and signals[:first] == [*SIGNALS] and set(signals[first:]) <= OPTIONAL.keys()
 
 
 def _check_tables(path: str, scorer: Scorer) -> None:

@@ -64,9 +64,13 @@ TERMS = {
     "liked": Signal("close to {}", "close to what was liked or bought", "vectors"),
 }
 """What users say outright (model/scoring/feedback.py): not learnt."""
+OPTIONAL: dict[str, Signal] = {}
+"""Learnt where they are switched on, each family by a setting of its own (`Optional` in model/scoring/signals.py); of
+the best candidates only.
+"""
 EXPLORED = {"new": Signal("new, and close to an interest in {}", "new, and close to an interest")}
 """Why an item explores (model/scoring/explore.py)."""
-ALL = SIGNALS | TERMS | EXPLORED
+ALL = SIGNALS | TERMS | OPTIONAL | EXPLORED
 NAMES = [*SIGNALS, *TERMS]
 COLUMN = {name: at for at, name in enumerate(NAMES)}
 FINDING = [name for name, signal in SIGNALS.items() if signal.finds]

@@ -18,8 +18,8 @@ from model.score import Scorer
 from model.scoring.batch import CONTEXT, open_requests
 from model.scoring.candidates import Candidates, at_columns
 from model.scoring.ranker import Found, find
-from model.scoring.signals import BEST, computed
-from model.signals import FINDING, SIGNALS
+from model.scoring.signals import of_the_best
+from model.signals import FINDING
 from model.statistics import ItemStatistics
 
 _FIRST_RATE, _RATE, _SETTLED = 6e-3, 2e-3, 5_000  # learning rates, and after how many examples the second one holds
@@ -27,7 +27,6 @@ _CLIP = 10.0  # norm of the gradient
 _DRAWN = 32  # of the candidates for each example, and as many items of the whole catalogue
 _WIDTH = 1 + 2 * _DRAWN
 _EXAMPLES = 64  # whose signals are computed at once
-_FINDING = torch.tensor([name in FINDING for name in SIGNALS])
 _FRESH = 4  # a quarter of the examples of every step is new, the others are drawn from those kept
 _STEPS = 4  # for as many new examples as fit in one
 _MEASURED = 5_000  # examples that the spread of the signals stands for
@@ -56,13 +55,11 @@ class RankerExamples:
         return RankerExamples(self.users[rows], self.signals[at], self.context[at], self.offset[at], self.found[at])
 
 
-_NONE = RankerExamples(
-    np.zeros(0, object),
-    torch.zeros(0, _WIDTH, len(SIGNALS), dtype=torch.half),
-    torch.zeros(0, CONTEXT),
-    torch.zeros(0, _WIDTH),
-    torch.zeros(0, dtype=torch.bool),
-)
+def no_examples(signals: int) -> RankerExamples:
+    """None, of so many signals."""
+    nothing = torch.zeros(0, _WIDTH, signals, dtype=torch.half)
+    of_lists = torch.zeros(0, CONTEXT), torch.zeros(0, _WIDTH), torch.zeros(0, dtype=torch.bool)
+    return RankerExamples(np.zeros(0, object), nothing, *of_lists)
 
 
 class RankerTrainer:
@@ -74,11 +71,12 @@ class RankerTrainer:
 
     def __init__(self, scorer: Scorer, config: TrainingConfig, random: np.random.Generator, rules: Rules) -> None:
         self.config, self.rules = config, rules
-        self.kept = _NONE
+        self.kept = no_examples(len(scorer.ranker.names))
         self._fresh: list[RankerExamples] = []
         self._scorer, self._random, self._learnt = scorer, random, 0
         self._ranker, self._device = copy.deepcopy(scorer.ranker).to(scorer.device), scorer.device
         self._optimizer = AdamW(self._ranker, _FIRST_RATE)
+        self._finding = torch.tensor([name in FINDING for name in scorer.ranker.names])
         self._first = [part.mean.detach().clone() for part in (self._ranker.find, self._ranker.order)]
 
     def look(
@@ -132,7 +130,7 @@ class RankerTrainer:
         ranker, parts = self._ranker, (ranked.signals, ranked.context, ranked.offset, torch.where(ranked.found)[0])
         signals, context, offset, found = (part.to(self._device) for part in parts)
         signals, came = signals.float(), torch.zeros(len(ranked), dtype=torch.int64, device=self._device)
-        finding = ranker.find(context) * _FINDING.to(self._device)
+        finding = ranker.find(context) * self._finding.to(self._device)
         linear = (signals @ finding[..., None])[..., 0] + offset  # (b, _WIDTH)
         moved = sum((part.mean - first).square().sum() for part, first in zip((ranker.find, ranker.order), self._first))
         loss = _PRIOR / (_PRIOR + self._learnt) * moved + F.cross_entropy(linear, came)
@@ -156,7 +154,7 @@ class RankerTrainer:
         found = find(scorer.ranker, table, batch, np.concatenate((target[:, None], uniform), 1))
         columns, offset, is_found = self._drawn(found, torch.from_numpy(target), len(catalogue))
         some = found.candidates.some(columns)
-        signals = torch.cat((at_columns(found.signals, columns), computed(BEST, table, batch, some)), 2)
+        signals = torch.cat((at_columns(found.signals, columns), of_the_best(table, batch, some)), 2)
         users = np.array([one.example.user_id for one in examples], object)
         ranked = RankerExamples(users, signals.half(), batch.context, offset, is_found)
         return ranked[np.flatnonzero(found.candidates.there[:, -1 - _DRAWN].numpy())]

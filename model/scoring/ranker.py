@@ -12,6 +12,7 @@ may want from one that nobody wants is not what tells it from the best hundred.
 """
 
 import heapq
+from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import local
 from typing import cast
@@ -26,10 +27,10 @@ from model.scoring.batch import CONTEXT, MicroBatch
 from model.scoring.candidates import Candidates, at_columns
 from model.scoring.feedback import feedback, nearest_to_queries
 from model.scoring.retrieve import CHANNELS, Asked, Sources, Workspace, retrieve, workspace
-from model.scoring.signals import BEST, FAMILIES, computed
+from model.scoring.signals import FAMILIES, computed, of_the_best
 from model.scoring.table import ItemTable
 from model.scoring.threads import over_users
-from model.signals import COLUMN, FINDING, SIGNALS
+from model.signals import ALL, COLUMN, FINDING, SIGNALS
 
 FOUND = 256
 """Items that retrieval finds for a user."""
@@ -48,10 +49,10 @@ _CHUNKS = 1_024  # of items, in which a card looks for the network's best
 class Weights(nn.Module):
     """A weight for each signal, that shifts with the context."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: Sequence[str]) -> None:
         super().__init__()
-        self.mean = nn.Parameter(torch.tensor([signal.untrained for signal in SIGNALS.values()]))
-        self.shift = nn.Parameter(torch.zeros(CONTEXT, len(SIGNALS)))
+        self.mean = nn.Parameter(torch.tensor([ALL[name].untrained for name in names]))
+        self.shift = nn.Parameter(torch.zeros(CONTEXT, len(names)))
 
     def forward(self, context: torch.Tensor) -> torch.Tensor:
         """Shape: context (B, CONTEXT) -> (B, signals)."""
@@ -61,27 +62,31 @@ class Weights(nn.Module):
 class Ranker(nn.Module):
     """Weights that find the candidates; weights and an MLP that order them.
 
+    Args:
+        optional: signals that are learnt after those of the registry.
+
     Shape: spread (signals,), the standard deviation of each signal among the candidates.
     """
 
     spread: torch.Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, optional: Sequence[str] = ()) -> None:
         super().__init__()
-        self.find, self.order = Weights(), Weights()
-        first = nn.Linear(len(SIGNALS) + CONTEXT, _HIDDEN)
+        self.names = [*SIGNALS, *optional]
+        self.find, self.order = Weights(self.names), Weights(self.names)
+        first = nn.Linear(len(self.names) + CONTEXT, _HIDDEN)
         hidden = nn.Linear(_HIDDEN, _HIDDEN)
         last = nn.Linear(_HIDDEN, 1)
         self.mlp = nn.Sequential(first, nn.GELU(), hidden, nn.GELU(), last)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
-        self.register_buffer("spread", torch.ones(len(SIGNALS)))
+        self.register_buffer("spread", torch.ones(len(self.names)))
 
     @torch.no_grad()
     def begin(self, weights: dict[str, float]) -> None:
         """Set out from these weights; 0 for the signals that are not named."""
         for part in (self.find, self.order):
-            part.mean.copy_(torch.tensor([weights.get(name, 0.0) for name in SIGNALS]))
+            part.mean.copy_(torch.tensor([weights.get(name, 0.0) for name in self.names]))
 
     def ordered(self, signals: torch.Tensor, context: torch.Tensor, there: torch.Tensor | None = None) -> torch.Tensor:
         """The score of each candidate beside the others.
@@ -94,7 +99,7 @@ class Ranker(nn.Module):
             weights = there[..., None] / there.sum(1).clamp(min=1)[:, None, None]
             mean = (signals * weights).sum(1, keepdim=True)
         centred, first = signals - mean, cast(nn.Linear, self.mlp[0])
-        of_signals, of_context = first.weight.split((len(SIGNALS), CONTEXT), 1)
+        of_signals, of_context = first.weight.split((len(self.names), CONTEXT), 1)
         hidden = F.linear(centred, of_signals / self.spread) + F.linear(context, of_context, first.bias)[:, None]
         return self.mlp[1:](hidden).squeeze(2) + (centred @ self.order(context)[..., None]).squeeze(2)
 
@@ -106,6 +111,26 @@ class Ranker(nn.Module):
         """
         centred = signals - signals.mean(1, keepdim=True)
         self.spread.copy_((self.spread**2).lerp((centred**2).mean((0, 1)), share).sqrt().clamp(min=_LEAST_SPREAD))
+
+
+def fit_signals(tensors: dict[str, torch.Tensor], had: Sequence[str], wanted: Sequence[str]) -> None:
+    """Let the ranker's tensors of a version that has some signals be those of others: what is new begins at nothing."""
+    if list(had) == list(wanted):
+        return
+    at = {name: column for column, name in enumerate(had)}
+    columns = torch.tensor([at.get(name, -1) for name in wanted])
+    for part in ("find", "order"):
+        for name in ("mean", "shift"):
+            tensors[f"ranker.{part}.{name}"] = _picked(tensors[f"ranker.{part}.{name}"], columns, 0.0)
+    tensors["ranker.spread"] = _picked(tensors["ranker.spread"], columns, 1.0)
+    first = tensors["ranker.mlp.0.weight"]
+    of_signals, of_context = first.split((len(had), first.shape[1] - len(had)), 1)
+    tensors["ranker.mlp.0.weight"] = torch.cat((_picked(of_signals, columns, 0.0), of_context), 1)
+
+
+def _picked(values: torch.Tensor, columns: torch.Tensor, missing: float) -> torch.Tensor:
+    """Columns of the last dimension, `missing` for -1."""
+    return values[..., columns.clamp(min=0)].masked_fill(columns < 0, missing)
 
 
 @dataclass
@@ -228,6 +253,7 @@ def _forced(table: ItemTable, batch: MicroBatch, hidden: torch.Tensor) -> np.nda
         near = nearest_to_queries(table, batch, FOUND // 4)
         queries[batch.query_owner.numpy(), : near.shape[1]] = near
         parts.insert(0, queries)
+    parts += [family.candidates(table, batch) for family in table.scorer.optional]
     return np.concatenate(parts, 1).astype(np.int32)
 
 
@@ -322,7 +348,7 @@ def rerank(ranker: Ranker, table: ItemTable, batch: MicroBatch, k: int = 0) -> S
     given, best = found.candidates, found.best
     C = found.linear.shape[1] - found.sampled
     chosen = given.some(best)
-    signals = torch.cat((at_columns(found.signals, best), computed(BEST, table, batch, chosen)), 2)
+    signals = torch.cat((at_columns(found.signals, best), of_the_best(table, batch, chosen)), 2)
     terms, before = at_columns(found.terms, best), found.linear.gather(1, best)
     chosen.there &= before > -torch.inf
     after = ranker.ordered(signals, batch.context, chosen.there).nan_to_num(0.0) + terms.sum(2)

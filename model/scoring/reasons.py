@@ -1,5 +1,7 @@
 """Reasons: which signals put an item on a list, and which of the user's past events carried them."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -10,24 +12,24 @@ from model.scoring.network import EVENT
 from model.scoring.products import VECTORISED
 from model.scoring.ranker import Scored
 from model.scoring.retrieve import CHANNELS, carriers
-from model.scoring.signals import SHARPNESS
+from model.scoring.signals import SHARPNESS, optional_names
 from model.scoring.table import ItemTable
 from model.scoring.threads import over_users
-from model.signals import ALL, COLUMN, FINDING, NAMES, TERMS
+from model.signals import ALL, COLUMN, FINDING, NAMES, SIGNALS, TERMS
 
 REASONS = 2
 """At most so many are given for an item."""
 LEAST_SHARE = 0.05
 """A signal with a smaller share of the score is no reason."""
 _EVENTS = 2  # past events named in a reason, at most
-_GIVEN = [*FINDING, *TERMS]  # what may be a reason
+_GIVEN = [*FINDING, *TERMS]  # what may be a reason; after them comes what is switched on
 _GIVEN_COLUMNS = np.array([COLUMN[name] for name in _GIVEN])
-_HAD_ONLY = np.array([ALL[name].had_only for name in _GIVEN])
-_CHANNEL = np.array([CHANNELS.index(name) if ALL[name].carriers == "table" else -1 for name in NAMES])
+# the last of both stands for what is switched on
+_CHANNEL = np.array([CHANNELS.index(name) if ALL[name].carriers == "table" else -1 for name in NAMES] + [-1])
 _KINDS = ("", "table", "items", "vectors")
 _ITEMS, _VECTORS = _KINDS.index("items"), _KINDS.index("vectors")
 _INTEREST, _NEXT_INTEREST = COLUMN["interest"], COLUMN["next-interest"]
-_KIND = np.array([_KINDS.index(ALL[name].carriers) for name in NAMES])
+_KIND = np.array([_KINDS.index(ALL[name].carriers) for name in NAMES] + [0])
 
 
 @torch.inference_mode()
@@ -43,10 +45,13 @@ def explain(
     for each user and item its reasons.
     """
     k, listed = rows.shape[1], rows.numpy().astype(np.int32)
-    share, signal = _strongest(scored, columns.numpy())  # (B, k, reasons)
+    optional = optional_names(table.scorer)
+    share, signal = _strongest(scored, columns.numpy(), optional)  # (B, k, reasons)
     carried_by = _carried_by(table, batch, scored, listed, signal)
     told = share >= LEAST_SHARE
-    reasons = _reasons(told, share, signal, _interest_numbers(table, batch, listed, signal), carried_by, item_ids)
+    reasons = _reasons(
+        told, share, signal, _interest_numbers(table, batch, listed, signal), carried_by, item_ids, [*NAMES, *optional]
+    )
     ends = told.sum(2).cumsum().tolist()
     each = [reasons[first:last] for first, last in zip([0, *ends], ends)]
     for at in (columns.flatten() == scored.rows.shape[1]).nonzero()[:, 0].tolist():
@@ -54,19 +59,22 @@ def explain(
     return [each[at : at + k] for at in range(0, len(each), k)]
 
 
-def _strongest(scored: Scored, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _strongest(scored: Scored, columns: np.ndarray, optional: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """The signals that lift items most above the average one, with their shares; (B, k) -> (B, k, reasons) each."""
-    average = scored.others.mean(1) if scored.others.shape[1] else torch.zeros(len(columns), len(NAMES))
+    average = scored.others.mean(1) if scored.others.shape[1] else torch.zeros(len(columns), len(_GIVEN))
+    average = torch.cat((average, scored.signals[..., len(SIGNALS) :].mean(1)), 1)
+    which = np.append(_GIVEN_COLUMNS, len(NAMES) + np.arange(len(optional)))
+    had_only = np.array([ALL[name].had_only for name in [*_GIVEN, *optional]])
     share = np.zeros((*columns.shape, REASONS), np.float32)
     signal = np.zeros((*columns.shape, REASONS), np.int64)
     given = (part.numpy() for part in (scored.signals, scored.terms, scored.weights, average))
-    over_users(_strongest_of, len(columns), *given, _GIVEN_COLUMNS, _HAD_ONLY, columns, share, signal)
+    over_users(_strongest_of, len(columns), *given, len(SIGNALS), which, had_only, columns, share, signal)
     return share, signal
 
 
 @njit(cache=True, nogil=True)
-def _strongest_of(first, last, signals, terms, weights, average, given, had_only, columns, share, signal):
-    learnt = signals.shape[2]
+def _strongest_of(first, last, signals, terms, weights, average, learnt, given, had_only, columns, share, signal):
+    names = learnt + terms.shape[2]
     for b in range(first, last):
         for j in range(columns.shape[1]):
             c, total = columns[b, j], np.float32(0)
@@ -76,8 +84,11 @@ def _strongest_of(first, last, signals, terms, weights, average, given, had_only
                 which = given[at]
                 if which < learnt:
                     value, weight = signals[b, c, which], weights[b, which]
-                else:
+                elif which < names:
                     value, weight = terms[b, c, which - learnt], np.float32(1)
+                else:
+                    at_optional = which - terms.shape[2]
+                    value, weight = signals[b, c, at_optional], weights[b, at_optional]
                 lift = (value - average[b, at]) * weight
                 if lift <= 0 or (had_only[at] and value == 0):
                     continue
@@ -98,6 +109,7 @@ def _reasons(
     number: np.ndarray,
     carried_by: np.ndarray,
     item_ids: list[str],
+    names: list[str],
 ) -> list[Reason]:
     """Put those that are told into words, one after the other.
 
@@ -105,10 +117,10 @@ def _reasons(
     """
     a, b = carried_by[told].T.tolist()
     events = [[] if x < 0 else [item_ids[x]] if y < 0 or y == x else [item_ids[x], item_ids[y]] for x, y in zip(a, b)]
-    names = [NAMES[at] for at in signal[told].tolist()]
+    told_by = [names[at] for at in signal[told].tolist()]
     shares = share[told].astype(float).round(3).tolist()
     numbers = [which if which >= 0 else None for which in number[told].tolist()]
-    return list(map(Reason, names, shares, numbers, events))
+    return list(map(Reason, told_by, shares, numbers, events))
 
 
 def _interest_numbers(table: ItemTable, batch: MicroBatch, rows: np.ndarray, signal: np.ndarray) -> np.ndarray:
@@ -141,14 +153,30 @@ def _carried_by(
 
     Shape: rows (B, k), signal (B, k, reasons) -> (B, k, reasons, events) rows.
     """
-    history, kind, users = batch.host.history, _KIND[signal], len(rows)
+    history, users = batch.host.history, len(rows)
+    registered = signal.clip(max=len(NAMES))
+    channel, kind = _CHANNEL[registered], _KIND[registered]
     amounts = np.zeros((*signal.shape, history.shape[1]), np.float32)
-    over_users(carriers, users, scored.sources, history, rows, _CHANNEL[signal], amounts)
+    over_users(carriers, users, scored.sources, history, rows, channel, amounts)
     vectors = table.host_items, table.index.catalogue.interest_vectors
     over_users(_nearest_events, users, history, rows, *vectors, kind, amounts)
+    _carried_by_optional(table, batch, rows, signal, amounts)
     best = np.full((*signal.shape, _EVENTS), -1, np.int64)
     over_users(_largest_two, users, amounts, history, batch.kind.numpy() == EVENT, best)
     return best
+
+
+def _carried_by_optional(
+    table: ItemTable, batch: MicroBatch, rows: np.ndarray, signal: np.ndarray, amounts: np.ndarray
+) -> None:
+    """Shape: rows (B, k), signal (B, k, reasons), amounts (B, k, reasons, T)."""
+    first = len(NAMES)
+    for family in table.scorer.optional:
+        last = first + len(family.names)
+        b, j, r = ((first <= signal) & (signal < last)).nonzero()
+        if len(b):
+            amounts[b, j, r] = family.carried(table, batch, rows)[b, j]
+        first = last
 
 
 @njit(cache=True, inline="always")

@@ -9,6 +9,7 @@ Source: Steck, Embarrassingly Shallow Autoencoders for Sparse Data (EASE), 2019,
 """
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -25,6 +26,29 @@ from model.signals import FINDING, SIGNALS
 from model.statistics import HALF_LIFE_2K, HALF_LIFE_20K
 
 Signal = Callable[[ItemTable, MicroBatch, Candidates, np.ndarray], None]
+if TYPE_CHECKING:
+    from model.score import Scorer
+
+
+class Optional(Protocol):
+    """A family of signals that a setting switches on, with what it reads; it may find candidates of its own.
+
+    Attributes:
+        names: of its signals, as in the registry's `OPTIONAL`.
+    """
+
+    names: tuple[str, ...]
+
+    def candidates(self, table: ItemTable, batch: MicroBatch) -> np.ndarray:
+        """Rows (B, F) of items that should be among the candidates, -1 for none."""
+
+    def signals(self, table: ItemTable, batch: MicroBatch, found: Candidates, into: np.ndarray) -> None:
+        """As any family."""
+
+    def carried(self, table: ItemTable, batch: MicroBatch, rows: np.ndarray) -> np.ndarray:
+        """How much each of the last events speaks for an item by these signals; rows (B, k) -> (B, k, T) float32."""
+
+
 SHARPNESS = 8.0
 """tau of the interest formula: cosines of 1 and 0 lie e**8 apart."""
 ALIKE = 16
@@ -206,3 +230,13 @@ def computed(
         family(table, batch, found, columns[..., at : at + len(names)])
         at += len(names)
     return torch.from_numpy(columns).nan_to_num_(0.0, 0.0, 0.0)
+
+
+def optional_names(scorer: "Scorer") -> list[str]:
+    """The names of the signals that are switched on, in the order of the ranker's weights."""
+    return [name for family in scorer.optional for name in family.names]
+
+
+def of_the_best(table: ItemTable, batch: MicroBatch, found: Candidates) -> torch.Tensor:
+    """The signals that are computed of the best only, and those that are switched on; (B, c, signals)."""
+    return computed(BEST | {family.names: family.signals for family in table.scorer.optional}, table, batch, found)
