@@ -129,7 +129,9 @@ class ServingVersion:
         def read() -> score.Scorer:
             registry.check_inside(path, settings.registry_path)
             joint = learner.joint
-            scorer = score.load(path, learner.device, None if joint is None else (joint.encoder, joint.texts))
+            scorer = score.load(
+                path, learner.device, None if joint is None else (joint.encoder, joint.texts), learner.optional
+            )
             if scorer.fits(items):
                 score.try_out(scorer, items, settings.k, settings.rules())
             return scorer
@@ -305,7 +307,7 @@ class FineTune:
         """Judge on as many as are needed of examples that nobody has counted."""
         catalogue = self._learner.catalogue
         wanted = trial.take([one for one in examples if not one.forget and catalogue.row(item_key(one.item_id)) >= 0])
-        untrained = score.Scorer.untrained(catalogue.vectors.shape[1]).on(self._learner.device)
+        untrained = score.Scorer.untrained(catalogue.vectors.shape[1], self._learner.optional).on(self._learner.device)
         beside = self._served.scorer if self._fits(self._served.scorer) else untrained
         trial.ours += self._learner.judge(trial.scorer, wanted)
         trial.theirs += self._learner.judge(beside, wanted)
@@ -374,14 +376,19 @@ def _goes_on(inbox: Inbox, opened: snapshot.Snapshot) -> bool:
     )
 
 
-def use_joint(settings: Settings, learner: Learner) -> None:
-    """Let the learner learn the joint scorer, where it is on."""
-    if (config := settings.joint()) is not None:
-        from model.scoring.joint import CrossEncoder
-        from udfs.texts import TextsFollower
+def use_switches(settings: Settings, learner: Learner) -> None:
+    """Let the learner learn the joint scorer and the optional signals, where they are on."""
+    joint, families = settings.joint(), settings.families()
+    if joint is None and not families:
+        return
+    from udfs.texts import TextsFollower
 
-        texts = TextsFollower(settings.bootstrap_servers, settings.topic("items"))
-        learner.use_joint(CrossEncoder(replace(config, device=settings.learner_device)), texts.texts)
+    texts = TextsFollower(settings.bootstrap_servers, settings.topic("items")).texts
+    learner.use_optional([family.open(texts) for family in families])
+    if joint is not None:
+        from model.scoring.joint import CrossEncoder
+
+        learner.use_joint(CrossEncoder(replace(joint, device=settings.learner_device)), texts)
 
 
 def learn(settings: Settings) -> None:
@@ -391,7 +398,7 @@ def learn(settings: Settings) -> None:
     )
     versions = Versions(settings, patient=True)
     learner, inbox = open_learner(settings, follower.catalogue)
-    use_joint(settings, learner)
+    use_switches(settings, learner)
     snapshots = Snapshots(settings.registry_path, learner.statistics.seen)
     step = FineTune(settings, learner, versions)
     snapshots.forgot = any(example.forget for example in inbox.examples)

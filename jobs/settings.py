@@ -23,7 +23,7 @@ from typing import Annotated, Literal, get_args, get_type_hints
 import msgspec
 from msgspec import Meta
 
-from model.bounds import JointConfig, StatisticsConfig
+from model.bounds import FamilyConfig, JointConfig, StatisticsConfig
 from model.rules import FOREVER, MOST_EVENTS, MOST_INTERESTS, Rules
 from model.schema import CONSUMING, RECORD_BYTES, HeadraceError
 
@@ -169,6 +169,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             return None
         encoder = self.joint_encoder or self.encoder
         return JointConfig(self.joint_first, encoder, self.joint_share, self.device, self.joint_precision)
+
+    def families(self) -> tuple[FamilyConfig, ...]:
+        """The families of signals that are on."""
+        return ()
 
     def topic(self, name: str) -> str:
         """The full name of a topic."""

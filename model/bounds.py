@@ -1,6 +1,11 @@
-"""Bounds of memory of the item statistics (model/statistics.py), for settings that load no compiler."""
+"""What settings say to model/, as records that load neither compiler nor torch."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from model.scoring.signals import Optional
 
 
 @dataclass(frozen=True)
@@ -21,3 +26,10 @@ class JointConfig:
     share: float = 1.0
     device: str = "auto"
     precision: str = "auto"
+
+
+class FamilyConfig(Protocol):
+    """A family of signals that a setting switches on; a frozen record, which the workers unpickle."""
+
+    def open(self, texts: Mapping[int, str]) -> "Optional":
+        """What computes it; `texts` are those of the items by their keys, and go on changing."""

@@ -106,18 +106,18 @@ def behaviour_of(encoder: "Encoder", protocol: Protocol) -> dict[str, list[dict]
 def _learner(
     settings: Settings, rest: list[str], catalogue: Catalogue, items: pd.DataFrame, protocol: Protocol
 ) -> Learner:
-    """A learner that has seen nothing, with the joint scorer where it is on."""
+    """A learner that has seen nothing, with the joint scorer and the optional signals where they are on."""
     learner, config = new_learner(catalogue, protocol), settings.joint()
-    if config is None:
-        return learner
-    from model.scoring.joint import CrossEncoder
-
-    encoder = CrossEncoder(replace(config, encoder=settings.joint_encoder or _encoder_name(settings, rest)))
     texts = {
         item_key(row.item_id): Item(row.item_id, row.title, row.text, row.categories).as_text()
         for row in items.itertuples(index=False)
     }
-    learner.use_joint(encoder, texts)
+    learner.use_optional([family.open(texts) for family in settings.families()])
+    if config is not None:
+        from model.scoring.joint import CrossEncoder
+
+        encoder = CrossEncoder(replace(config, encoder=settings.joint_encoder or _encoder_name(settings, rest)))
+        learner.use_joint(encoder, texts)
     return learner
 
 

@@ -3,7 +3,7 @@
 import gc
 import time
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +12,7 @@ import pandas as pd
 from pyflink.table.udf import ScalarFunction
 
 from model import interest
-from model.bounds import JointConfig, StatisticsConfig
+from model.bounds import FamilyConfig, JointConfig, StatisticsConfig
 from model.catalogue import Catalogue
 from model.evaluation.online import LastList, OnlineMetrics, first_left
 from model.metrics import K
@@ -49,14 +49,15 @@ class Follows(NamedTuple):
 
 @dataclass(frozen=True)
 class ListConfig:
-    """How lists are made: of `k` items, which events are answered, how the network's vectors of items are held, and
-    the joint scorer where it is on.
+    """How lists are made: of `k` items, which events are answered, how the network's vectors of items are held,
+    and the joint scorer and families of signals that are on.
     """
 
     k: int
     answers: str = "every"
     network_precision: str = "float32"
     joint: JointConfig | None = None
+    families: tuple[FamilyConfig, ...] = ()
 
 
 class Score(ScalarFunction):
@@ -78,7 +79,7 @@ class Score(ScalarFunction):
     ) -> None:
         self._rules, self._device, self._follows = rules, device, follows
         self._k, self._answers, self._precision = lists.k, lists.answers, lists.network_precision
-        self._joint = lists.joint
+        self._joint, self._families = lists.joint, lists.families
         self._replica_dir, self._threads, self._registry = Path(replica_dir), threads, registry
         self._refused: deque[bytes] = deque()
         self._twin = OnlineMetrics()
@@ -98,29 +99,38 @@ class Score(ScalarFunction):
         self._statistics = StatisticsFollower(servers, examples, self._registry, newest, config, max_future_s)
         self._gauges.register_statistics(function_context.get_metric_group(), self._statistics)
 
-        chosen, joint = device.choose(self._device), self._open_joint()
+        chosen, texts = device.choose(self._device), self._open_texts()
+        joint = self._open_joint(texts)
+        optional = [family.open(texts) for family in self._families]
 
         def load(path: str, items: Catalogue) -> score.Scorer:
             registry.check_inside(path, self._registry)
-            scorer = score.load(path, chosen, joint)
+            scorer = score.load(path, chosen, joint, optional)
             if self._precision == "int8":
                 network.quantise(scorer.network)
             score.try_out(scorer, items, self._k, self._rules)
             return scorer
 
-        self._scorers = Scorers(load, lambda dim: score.Scorer.untrained(dim).on(chosen))
+        self._scorers = Scorers(load, lambda dim: score.Scorer.untrained(dim, optional).on(chosen))
         gc.freeze()  # what is loaded by now is never garbage: collections need not look at it
 
-    def _open_joint(self):
-        """The joint scorer's encoder and the texts of the items; None where it is off."""
+    def _open_texts(self) -> Mapping[int, str]:
+        """The texts of the items, where something reads them."""
         self._texts = None
-        if self._joint is None:
-            return None
-        from model.scoring.joint import CrossEncoder
+        if self._joint is None and not self._families:
+            return {}
         from udfs.texts import TextsFollower
 
         self._texts = TextsFollower(self._follows.bootstrap_servers, self._follows.items)
-        return CrossEncoder(self._joint), self._texts.texts
+        return self._texts.texts
+
+    def _open_joint(self, texts: Mapping[int, str]):
+        """The joint scorer's encoder and what it reads; None where it is off."""
+        if self._joint is None:
+            return None
+        from model.scoring.joint import CrossEncoder
+
+        return CrossEncoder(self._joint), texts
 
     def close(self) -> None:
         self._scorers.close()
