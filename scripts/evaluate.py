@@ -9,7 +9,8 @@
 Neither Flink nor Kafka is needed. The last line of stdout is the result as one line of JSON. Any setting of
 jobs/settings.py can be given too (`--seed 1`); `--limit N` takes the first N events only; `--order-seed N` draws the
 order of events that have one time, `--liked-from X` predicts liked items alone; `--live` counts the lists that the job
-makes too: right after a user's event, when nobody knows how long the next one will take.
+makes too: right after a user's event, when nobody knows how long the next one will take; `--switches all` puts every
+switch beside the default (scripts/switches.py).
 """
 
 import argparse
@@ -45,7 +46,7 @@ from model.evaluation.order import drawn_order
 from model.evaluation.shop import make_shop
 from model.finetune import Learner
 from model.schema import Event, HeadraceError, Item, ItemVector, item_key
-from scripts import data, offline, report
+from scripts import data, offline, report, switches
 from scripts.data import check_events
 
 if TYPE_CHECKING:
@@ -60,11 +61,14 @@ def main(argv: list[str] | None = None) -> None:
     settings = load_or_exit(rest, os.environ, __doc__, check_encoder, check_joint, check_device)
     device.use_threads(settings.learner_threads)
     try:
-        result = _run(arguments, settings, rest)
+        if arguments.switches:
+            result = switches.compare(arguments, rest)
+        else:
+            result = _run(arguments, settings, rest)
+            report.show(result)
     except HeadraceError as error:
         print(f"headrace: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    report.show(result)
     line = json.dumps(result, allow_nan=False)
     if arguments.json:
         Path(arguments.json).write_text(line + "\n")
@@ -87,6 +91,9 @@ def _run(arguments: argparse.Namespace, settings: Settings, rest: list[str]) -> 
     seconds = time.perf_counter() - began
     if arguments.plot:
         report.draw(outcome, name, arguments.plot)
+    if arguments.ranks:
+        ranks, users = outcome.results["headrace"].ranks, outcome.targets.users
+        np.savez(arguments.ranks, ranks=np.array(ranks, np.int64), users=np.array(users, np.int64))
     result = report.summarise(
         name, valid, len(refused), catalogue, outcome, seconds, report.explain(protocol, arguments.protocol)
     )

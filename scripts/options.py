@@ -42,10 +42,15 @@ def evaluate(argv: list[str] | None, about: str) -> tuple[argparse.Namespace, li
     shop = "measure what users do to their lists in a made-up shop, too (a minute; default yes)"
     parser.add_argument("--behaviour", action=argparse.BooleanOptionalAction, default=True, help=shop)
     parser.add_argument("--live", action="store_true", help="count the lists of the job too, made right after an event")
+    ranks = "write the rank of every target in Headrace's list, -1 where it is not on it, and its user (.npz)"
+    parser.add_argument("--ranks", type=new_file, metavar="FILE", help=ranks)
+    switches = "all, or some, comma separated: each beside the default; without --data on two streams"
+    parser.add_argument("--switches", metavar="NAMES", help=switches)
     given, rest = parser.parse_known_args(argv)
-    if given.events is given.items is None and given.data is None:
+    if given.events is given.items is given.data is None and given.switches is None:
         given.data = DEFAULT
-    _one_source(parser, given)
+    if given.switches is None or given.data or given.events or given.items:
+        _one_source(parser, given)
     return given, rest
 
 
