@@ -362,6 +362,7 @@ def open_learner(settings: Settings, catalogue: Catalogue) -> tuple[Learner, Inb
     learner = Learner(
         catalogue, None, settings.seed, settings.replay_capacity, settings.rules(), statistics=opened.statistics,
         device=settings.learner_device,
+        config=settings.training_config(),
     )  # fmt: skip
     learner.remember(inbox.remembered)
     inbox.remembered = []

@@ -24,6 +24,7 @@ import msgspec
 from msgspec import Meta
 
 from model.bounds import FamilyConfig, JointConfig, StatisticsConfig
+from model.learning.config import THOROUGH, TrainingConfig
 from model.rules import FOREVER, MOST_EVENTS, MOST_INTERESTS, Rules
 from model.schema import CONSUMING, RECORD_BYTES, HeadraceError
 
@@ -155,6 +156,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Literal["off", "adwin"],
         Meta(description="learn early where users choose otherwise than before: off, or adwin (the extra `drift`)"),
     ] = "off"
+    training: Annotated[
+        Literal["quick", "thorough"],
+        Meta(description="how much is learnt from each example: quick, or thorough, in about twice the time"),
+    ] = "quick"
     learner_device: _text("where the learner learns and judges: auto, cpu, cuda, cuda:1", _DEVICE) = "auto"
     learner_threads: _count("torch threads of the learner", le=1_024) = 1
     seed: _count("seed of the learner's random numbers", ge=0, le=LARGEST_SEED) = 0
@@ -169,6 +174,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             return None
         encoder = self.joint_encoder or self.encoder
         return JointConfig(self.joint_first, encoder, self.joint_share, self.device, self.joint_precision)
+
+    def training_config(self) -> TrainingConfig:
+        """How much is learnt from each example."""
+        return THOROUGH if self.training == "thorough" else TrainingConfig()
 
     def families(self) -> tuple[FamilyConfig, ...]:
         """The families of signals that are on."""

@@ -25,6 +25,7 @@ from model.evaluation.baselines import BASELINES, HISTORY, POPULARITIES, World, 
 from model.evaluation.order import drawn_order
 from model.finetune import Learner
 from model.interest import ACTIONS, Rules, interest_space
+from model.learning.config import TrainingConfig
 from model.metrics import K
 from model.schema import POSITIVE, Embedded, Event, Example, Request, item_key
 from model.score import Scorer, score
@@ -54,6 +55,7 @@ class Protocol:
     seed: int = 0
     live: bool = False  # count the lists that the job makes too: right after an event, not when the next one comes
     rules: Rules = Rules()
+    training: TrainingConfig = TrainingConfig()
     order_seed: int | None = 0  # of the order of events that have one time; None: the order in which they are given
     liked_from: float | None = None  # ratings below it are learnt from and not predicted
 
@@ -318,7 +320,7 @@ class Outcome:
 
 
 def new_learner(catalogue: Catalogue, protocol: Protocol) -> Learner:
-    return Learner(catalogue, None, protocol.seed, rules=protocol.rules)
+    return Learner(catalogue, None, protocol.seed, rules=protocol.rules, config=protocol.training)
 
 
 def evaluate(

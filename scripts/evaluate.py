@@ -240,7 +240,7 @@ def embed(items: pd.DataFrame, encoder: "Encoder", seed: int) -> Catalogue:
 
 def _protocol(settings: Settings, arguments: argparse.Namespace) -> Protocol:
     asked = {"live": arguments.live, "order_seed": arguments.order_seed, "liked_from": arguments.liked_from}
-    return Protocol(seed=settings.seed, rules=settings.rules(), **asked)
+    return Protocol(seed=settings.seed, rules=settings.rules(), training=settings.training_config(), **asked)
 
 
 @contextmanager

@@ -46,6 +46,7 @@ class Switch:
 
 SWITCHES = {
     "joint": Switch(("--joint_first", "20", "--joint_share", "0.1", "--joint_precision", "int8"), "joint.md"),
+    "thorough": Switch(("--training", "thorough"), "operations.md"),
     "encoder-int8": Switch(("--encoder_precision", "int8"), "operations.md"),
 }
 

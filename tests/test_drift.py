@@ -70,11 +70,12 @@ def test_learning_comes_early_where_a_change_is_told(monkeypatch):
     sizes = {"TOPICS": 20, "SIZE": 12, "USERS": 60, "BEFORE": 1_300, "AFTER": 900, "EVERY": 1_100}
     for name, value in sizes.items():
         monkeypatch.setattr(made_up, name, value)
-    without, told = made_up.follow(False), made_up.follow(True)
+    without, told, anew = (made_up.follow(way) for way in (made_up.WITHOUT, made_up.WITH, made_up.ANEW))
 
     assert (0, [100, 1_200]) == (without.early, without.learnt_at)
     assert told.early >= 1
     assert any(1_300 < at <= 2_000 for at in told.learnt_at)
+    assert [1_400, 1_800] <= [at for at in anew.learnt_at if at > 1_300]
 
 
 def test_it_is_off_and_wants_its_package(monkeypatch):

@@ -69,25 +69,33 @@ def made_up_catalogue(random: np.random.Generator) -> Catalogue:
     return catalogue
 
 
-def follow(detects: bool, seed: int = 0, progress: Callable[[int], None] = lambda turns: None) -> Outcome:
+WITHOUT, WITH, ANEW = "without", "with", "begins anew"
+"""No detector, a detector, and a learner that knows the moment, begins anew then and learns early from there on: what
+holds its lists back is not what was learnt before, but how little has come since.
+"""
+
+
+def follow(way: str, seed: int = 0, progress: Callable[[int], None] = lambda turns: None) -> Outcome:
     """Judge each turn by the version that serves, count it, and learn in turn or early."""
     random = np.random.default_rng(seed)
     catalogue = made_up_catalogue(random)
     examples, learner = stream(catalogue, random), Learner(catalogue, seed=seed)
-    serving, drift, hits, learnt_at, since, early = None, Drift() if detects else None, [], [], 0, 0
+    serving, drift, hits, learnt_at, since, early = None, Drift() if way == WITH else None, [], [], 0, 0
     for start in range(0, len(examples), TURN):
         turn, drifted = examples[start : start + TURN], False
         if serving is not None:
             hit = learner.judge(serving, turn).hit
             hits.append(float(hit.mean()))
             drifted = drift is not None and drift.watch(hit.tolist(), surprises(learner.statistics, turn))
+        if way == ANEW and start >= BEFORE:
+            learner, drifted = (Learner(catalogue, seed=seed) if start == BEFORE else learner), True
         learner.add(turn)
         learner.count()
         since += len(turn)
         if since >= (EARLY if drifted else EVERY) or serving is None:
             serving, since = learner.fine_tune(), 0
             learnt_at.append(start + len(turn))
-            early += drifted
+            early += drifted and way == WITH
         progress(1)
     change = BEFORE // TURN - 1  # the first turn has nothing that serves
     return Outcome(hits, _recovered(hits, change), learnt_at, early)
