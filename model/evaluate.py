@@ -68,10 +68,13 @@ class Protocol:
 
 @dataclass
 class Result:
-    """What one method did: the place of each target, every list, and the time that lists and learning took."""
+    """What one method did: the place of each target, every list, how likely it was to hold the target, where the method
+    says so, and the time that lists and learning took.
+    """
 
     ranks: list[int] = field(default_factory=list)
     lists: list[list[int]] = field(default_factory=list)
+    chances: list[float] = field(default_factory=list)
     seconds: float = 0.0
     learning_s: float = 0.0
     learnt: int = 0  # events
@@ -303,6 +306,7 @@ def predict(
         for one, list_ in zip(group, lists):
             rows = catalogue.rows(item_key(item.item_id) for item in list_)
             result.add(catalogue.row(item_key(one.event.item_id or "")), rows)
+            result.chances.append(sum(item.probability for item in list_))
 
 
 @dataclass

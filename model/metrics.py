@@ -47,6 +47,20 @@ def gains(ranks: np.ndarray, k: int = K) -> np.ndarray:
     return np.where(hits(ranks, k), 1 / np.log2(np.maximum(ranks, 0) + 2), 0.0)
 
 
+def calibration_error(chances: np.ndarray, hit: np.ndarray, bins: int = 10) -> float:
+    """How far probabilities are from what happens: the mean over bins with as many events of |mean chance - hits|.
+
+    >>> calibration_error(np.array([0.0, 0.0, 1.0, 1.0]), np.array([0, 0, 1, 0]), bins=2)
+    0.25
+
+    Shape: chances, hit (n,). Source: Naeini, Cooper and Hauskrecht, Obtaining Well Calibrated Probabilities Using
+    Bayesian Binning, 2015 (ECE; bins of equal size).
+    """
+    parts = np.array_split(np.argsort(chances, kind="stable"), bins)
+    apart = [len(part) * abs(chances[part].mean() - hit[part].mean()) for part in parts if len(part)]
+    return float(sum(apart) / max(1, len(chances)))
+
+
 def _mean(values: np.ndarray) -> float:
     return float(values.mean()) if len(values) else 0.0
 

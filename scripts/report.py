@@ -14,6 +14,7 @@ from model.evaluate import LEAST, LIVE, PARTS, Outcome, Protocol, Result, Target
 from model.metrics import (
     DRAWS,
     K,
+    calibration_error,
     coverage,
     gains,
     hit_rate_at_k,
@@ -162,7 +163,9 @@ def _intervals(draws: np.ndarray) -> dict[str, list[float]]:
 
 def _over_all(result: Result, catalogue: Catalogue) -> dict[str, float]:
     lists = np.array(result.lists, np.int64).reshape(-1, K)
-    return {
+    chances, hit = np.array(result.chances), hits(np.array(result.ranks, np.int64))
+    expected = {"expected_hr_at_10": chances.mean(), "calibration_error": calibration_error(chances, hit)}
+    return {name: round(float(value), 4) for name, value in expected.items() if len(chances)} | {
         "coverage": round(coverage(lists, len(catalogue)), 4),
         "intra_list_distance": round(intra_list_distance(lists, catalogue.vectors), 4),
         "ms_per_list": round(1_000 * result.seconds / max(1, len(lists)), 4),
@@ -204,6 +207,7 @@ def show(result: dict) -> None:
     print(f"{counts}, {unknown}, {result['seconds']:.0f} s")
     print(*told(result["predicted"], result["targets"]), sep="\n")
     _show_actions(result)
+    print(calibration(result["methods"]["headrace"]))
     print(beside(result["methods"]))
     if result.get("behaviour"):
         show_behaviour(result["behaviour"], "What users do to their lists, in a made-up shop (docs/behaviour.md)")
@@ -225,6 +229,22 @@ def _show_actions(result: dict) -> None:
     console = Console()
     console.width = console.width if console.is_terminal else _WIDTH
     console.print(table, highlight=False)
+
+
+def calibration(figures: dict) -> str:
+    """How far P(i | u, t) is from what happens.
+
+    >>> calibration({"hr_at_10": 0.25, "expected_hr_at_10": 0.24, "calibration_error": 0.0123})
+    'P of the first 10 together: .240 on average, hits .250; calibration error .012 (ten bins with as many lists)'
+    """
+    if "calibration_error" not in figures:
+        return "P of the first 10 together: no list"
+    values = figures["expected_hr_at_10"], figures["hr_at_10"], figures["calibration_error"]
+    expected, hit, error = (f"{value:.3f}".removeprefix("0") for value in values)
+    return (
+        f"P of the first {K} together: {expected} on average, hits {hit}; "
+        f"calibration error {error} (ten bins with as many lists)"
+    )
 
 
 def beside(methods: dict[str, dict]) -> str:
