@@ -11,7 +11,7 @@ ENV STACK_RUN_DIR=/data PYTHONUNBUFFERED=1
 
 # The dependencies, the largest part, are a layer of their own.
 COPY pyproject.toml README.md ./
-RUN mkdir -p jobs udfs model/scoring model/learning model/evaluation serving scripts && pip install --no-cache-dir --editable .
+RUN mkdir -p jobs udfs model/scoring model/learning model/evaluation model/media serving scripts && pip install --no-cache-dir --editable .
 
 COPY flink-conf flink-conf
 COPY model model

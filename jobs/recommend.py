@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from jobs.settings import Settings, check_encoder, check_joint, help_or_go_on, load_or_exit, usage
+from jobs.settings import Settings, check_encoder, check_joint, check_media, help_or_go_on, load_or_exit, usage
 
 if __name__ == "__main__":
     help_or_go_on(sys.argv[1:], f"{__doc__}\n{usage()}")
@@ -53,7 +53,8 @@ def recommend(
     """
     kafka = (settings.bootstrap_servers, settings.topic("item-vectors"))
     worker = (settings.replica_path, settings.udf_threads)
-    encoder = EncoderConfig(settings.encoder, settings.device, settings.udf_threads, settings.encoder_precision)
+    precision, media = settings.encoder_precision, settings.media()
+    encoder = EncoderConfig(settings.encoder, settings.device, settings.udf_threads, precision, media)
 
     embed = Embed(encoder, *kafka, settings.replica_path, settings.max_future_s, settings.max_event_bytes)
     embedded = tables.to_data_stream(events.map(vectorised(embed, user_id="STRING", payload="BYTES")))
@@ -79,7 +80,7 @@ def recommend(
     embed_items = EmbedItems(encoder, settings.replica_path, settings.max_event_bytes)
     vectors = items.map(vectorised(embed_items, item_id="STRING", item_vector="BYTES", rejected="BYTES"))
     vectors = tables.from_data_stream(step(tables.to_data_stream(vectors), "embed-items"))
-    # (item_id, ItemVector or null, Rejected or null)
+    # (item_id, ItemVector or null, Rejected or null; both where media cannot be used)
 
     def side(name: str) -> Table:
         return tables.from_data_stream(flow.beside(requests, side_output(name))).alias("value")
@@ -115,7 +116,7 @@ def build(settings: Settings, jars: Sequence[str] = ()) -> StreamExecutionEnviro
 
 
 def main(argv: list[str]) -> None:
-    build(load_or_exit(argv, os.environ, __doc__, check_encoder, check_joint)).execute("headrace")
+    build(load_or_exit(argv, os.environ, __doc__, check_encoder, check_joint, check_media)).execute("headrace")
 
 
 if __name__ == "__main__":

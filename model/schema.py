@@ -21,7 +21,7 @@ from hashlib import blake2b, sha256
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
-from msgspec import Meta, Struct, field
+from msgspec import Meta, Raw, Struct, field
 
 T = TypeVar("T")
 
@@ -82,7 +82,7 @@ class Event(Struct, frozen=True, omit_defaults=True):
 
 
 class Item(Struct, frozen=True, omit_defaults=True):
-    """One entry of the catalogue."""
+    """One entry of the catalogue; what is in `vector` is looked at by whoever reads it."""
 
     item_id: Id
     title: str = ""
@@ -91,6 +91,7 @@ class Item(Struct, frozen=True, omit_defaults=True):
     attributes: dict[str, Any] = {}
     image: str | None = None
     audio: str | None = None
+    vector: Raw = Raw()
     deleted: bool = False
 
     def as_text(self) -> str:

@@ -22,6 +22,7 @@ from torch import nn
 from model import registry, user
 from model.catalogue import Catalogue
 from model.interest import Rules
+from model.media.blocks import widths_of
 from model.schema import Event, RecommendedItem, Request, VersionError, item_key
 from model.scoring.batch import open_requests
 from model.scoring.explore import explore
@@ -80,7 +81,8 @@ class Scorer(nn.Module):
         super().__init__()
         self.sizes, self.encoder_version = sizes, encoder_version
         self.optional = Switched(optional)
-        self.network, self.ranker = Network(sizes, items), Ranker(optional_names(self))
+        self.network = Network(sizes, items, widths_of(encoder_version, sizes.dim))
+        self.ranker = Ranker(optional_names(self))
         self.register_buffer("keys", torch.zeros(items, dtype=torch.int64))
         self.register_buffer("settled", torch.zeros(0, dtype=torch.int64))
         self.register_buffer("learnt", torch.zeros((), dtype=torch.int64))
@@ -93,9 +95,9 @@ class Scorer(nn.Module):
         self.eval()
 
     @classmethod
-    def untrained(cls, dim: int, optional: Sequence[Optional] = ()) -> "Scorer":
+    def untrained(cls, dim: int, optional: Sequence[Optional] = (), encoder_version: str = "") -> "Scorer":
         """What serves before there is a version: interests and nothing learnt."""
-        return cls(Sizes(max(1, dim)), optional=optional)
+        return cls(Sizes(max(1, dim)), encoder_version=encoder_version, optional=optional)
 
     @property
     def device(self) -> torch.device:

@@ -22,8 +22,10 @@ from statistics import median
 from typing import Any
 
 import fsspec
+import msgspec
 import numpy as np
 import pandas as pd
+from msgspec import Raw
 
 from model.schema import (
     LEAST_TIME_MS,
@@ -31,6 +33,7 @@ from model.schema import (
     Event,
     HeadraceError,
     InvalidRecord,
+    Item,
     decode_event,
     decode_item,
     encode_json,
@@ -43,6 +46,8 @@ DSLABS = "r-cran-dslabs"
 LME4 = "r-cran-lme4"
 EVENT_COLUMNS = ("event_id", "user_id", "item_id", "action", "event_time_ms", "value", "query", "rec_id")
 ITEM_COLUMNS = ("item_id", "title", "text", "categories")
+MEDIA_COLUMNS = ("image", "audio", "vector")
+"""Read where a setting asks for media; `vector` is an array of numbers, in a CSV as JSON."""
 _LARGEST_MS, _LARGEST_WHOLE_FLOAT = 2**48, 2**53
 _CELL_CHARS, _NAMES = 100, 20
 """Of a cell, and names of columns: so much stands in a message."""
@@ -192,8 +197,11 @@ def public(name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     return PUBLIC[name]()
 
 
-def read(events_file: str | Path, items_file: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+def read(events_file: str | Path, items_file: str | Path, media: bool = False) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Read two CSV or Parquet files; what is passed over of them is told on stderr.
+
+    Args:
+        media: read `MEDIA_COLUMNS` of the items too.
 
     Returns:
         events: `EVENT_COLUMNS` as text, None where a cell is empty, but `action` (default view), `event_time_ms`
@@ -204,7 +212,7 @@ def read(events_file: str | Path, items_file: str | Path) -> tuple[pd.DataFrame,
     Raises:
         DataError: naming the file, the column and the row.
     """
-    events, items = _read_events(events_file), _read_items(items_file)
+    events, items = _read_events(events_file), _read_items(items_file, media)
     named = [item_id for item_id in events["item_id"] if item_id is not None]
     if named and set(named).isdisjoint(items["item_id"]):
         raise DataError(
@@ -263,11 +271,25 @@ def _read_events(file: str | Path) -> pd.DataFrame:
     return _in_time_order(pd.DataFrame({name: columns[name] for name in EVENT_COLUMNS}))
 
 
-def _read_items(file: str | Path) -> pd.DataFrame:
-    cells = _columns(file, ITEM_COLUMNS, needed=("item_id", "title"))
-    columns = {
-        name: _convert(file, name, cells[name], _categories if name == "categories" else _text) for name in ITEM_COLUMNS
-    }
+def media_of(item: Any) -> dict[str, Any]:
+    """What a row of items says of media, as fields of a record."""
+    cells = {name: getattr(item, name, None) for name in MEDIA_COLUMNS}
+    return {name: cell for name, cell in cells.items() if cell is not None}
+
+
+def as_item(row: Any) -> Item:
+    """A row of items as the topic's record."""
+    media = media_of(row)
+    if "vector" in media:
+        media["vector"] = Raw(encode_json(media["vector"]))
+    return Item(row.item_id, row.title, row.text, row.categories, **media)
+
+
+def _read_items(file: str | Path, media: bool = False) -> pd.DataFrame:
+    known = (*ITEM_COLUMNS, *MEDIA_COLUMNS) if media else ITEM_COLUMNS
+    cells = _columns(file, known, needed=("item_id", "title"))
+    converters = {"categories": _categories, "vector": _vector}
+    columns = {name: _convert(file, name, cells[name], converters.get(name, _text)) for name in known}
     for name, empty in (("title", ""), ("text", ""), ("categories", [])):
         columns[name] = [empty if cell is None else cell for cell in columns[name]]
     for row, values in enumerate(zip(*columns.values()), 1):
@@ -475,6 +497,16 @@ def _times(file: str | Path, cells: Iterable) -> np.ndarray:
             "since 1970; these look like seconds: multiply them by 1,000 (days by 86,400,000)"
         )
     return np.array(times, "int64")
+
+
+def _vector(cell) -> Any:
+    """An array; what is none stays as it is, and the item goes on without it."""
+    if not isinstance(cell, str):
+        return cell
+    try:
+        return msgspec.json.decode(cell)
+    except msgspec.DecodeError:
+        return cell
 
 
 def _categories(cell) -> list[str]:

@@ -36,7 +36,7 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from jobs.settings import Settings, SettingsError, check_encoder, check_joint, load_or_exit
+from jobs.settings import Settings, SettingsError, check_encoder, check_joint, check_media, load_or_exit
 from model import device
 from model.catalogue import Catalogue
 from model.evaluate import METHODS, Outcome, Protocol, evaluate, leave_one_out, new_learner
@@ -51,6 +51,7 @@ from scripts.data import check_events
 
 if TYPE_CHECKING:
     from model.encoder import Encoder
+    from model.media.fusion import FusedEncoder
 
 SHOP, SHOP_EVENTS = 1, 12_000
 """The made-up shop that is measured beside the data."""
@@ -58,7 +59,7 @@ SHOP, SHOP_EVENTS = 1, 12_000
 
 def main(argv: list[str] | None = None) -> None:
     arguments, rest = options.evaluate(argv, __doc__)
-    settings = load_or_exit(rest, os.environ, __doc__, check_encoder, check_joint, check_device)
+    settings = load_or_exit(rest, os.environ, __doc__, check_encoder, check_joint, check_media, check_device)
     device.use_threads(settings.learner_threads)
     try:
         if arguments.switches:
@@ -79,7 +80,7 @@ def _run(arguments: argparse.Namespace, settings: Settings, rest: list[str]) -> 
     if arguments.plot:
         report.check_drawing(arguments.plot)
     arguments.baselines = _methods(arguments.baselines)
-    name, events, items = _read(arguments)
+    name, events, items = _read(arguments, settings)
     encoder = encoder_of(settings, rest)
     valid, refused = check_events(events, max_future_s=settings.max_future_s)
     data.tell_refused(name, valid, refused)
@@ -102,7 +103,7 @@ def _run(arguments: argparse.Namespace, settings: Settings, rest: list[str]) -> 
     return result
 
 
-def behaviour_of(encoder: "Encoder", protocol: Protocol) -> dict[str, list[dict]]:
+def behaviour_of(encoder: "Encoder | FusedEncoder", protocol: Protocol) -> dict[str, list[dict]]:
     """What users do to their lists in a made-up shop, as JSON values by model."""
     shop = make_shop(SHOP, SHOP_EVENTS)
     with _bar("learning in a made-up shop", len(shop.events)) as progress:
@@ -131,7 +132,7 @@ def _learner(
 Queries = dict[str, np.ndarray]
 
 
-def _queries(events: list[Event], encoder: "Encoder") -> Queries:
+def _queries(events: list[Event], encoder: "Encoder | FusedEncoder") -> Queries:
     """The encoder's vector of every query."""
     texts = sorted({event.query for event in events if event.query})
     return dict(zip(texts, encoder.embed(texts))) if texts else {}
@@ -186,9 +187,12 @@ def _methods(given: str | None) -> tuple[str, ...]:
     return names
 
 
-def _read(arguments: argparse.Namespace) -> tuple[str, pd.DataFrame, pd.DataFrame]:
+def _read(arguments: argparse.Namespace, settings: Settings) -> tuple[str, pd.DataFrame, pd.DataFrame]:
     name = arguments.data or Path(arguments.events).name
-    events, items = data.public(arguments.data) if arguments.data else data.read(arguments.events, arguments.items)
+    if arguments.data:
+        events, items = data.public(arguments.data)
+    else:
+        events, items = data.read(arguments.events, arguments.items, media=settings.media() is not None)
     return name, events.head(arguments.limit) if arguments.limit else events, items
 
 
@@ -198,7 +202,21 @@ def check_device(settings: Settings) -> None:
         raise SettingsError(f"--device {settings.device}: {why}")
 
 
-def encoder_of(settings: Settings, rest: list[str]) -> "Encoder":
+def encoder_of(settings: Settings, rest: list[str]) -> "Encoder | FusedEncoder":
+    """The encoder of the items: of their texts, and of their media where they are on."""
+    text, media = _text_encoder(settings, rest), settings.media()
+    if media is None:
+        return text
+    from model.media.fusion import FusedEncoder
+
+    try:
+        return FusedEncoder(text, media, Path(settings.replica_path) / "media")
+    except (OSError, ValueError, KeyError) as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise SettingsError(f"--image_encoder, --audio_encoder: one cannot be read: {why}") from None
+
+
+def _text_encoder(settings: Settings, rest: list[str]) -> "Encoder":
     from model.cache import is_held
     from model.encoder import Encoder  # takes seconds: not before the files have been read
 
@@ -221,21 +239,32 @@ def _encoder_name(settings: Settings, rest: list[str]) -> str:
     return settings.encoder if given else str(data.language_model())
 
 
-def embed(items: pd.DataFrame, encoder: "Encoder", seed: int) -> Catalogue:
+def embed(items: pd.DataFrame, encoder: "Encoder | FusedEncoder", seed: int) -> Catalogue:
     """The catalogue of a table of items, its rows in an order drawn anew, so that ties do not follow the file's."""
     items = items.drop_duplicates("item_id", keep="last")
-    entries = [Item(row.item_id, row.title, row.text, row.categories) for row in items.itertuples(index=False)]
+    entries = [data.as_item(row) for row in items.itertuples(index=False)]
     entries = [entries[at] for at in np.random.default_rng(seed).permutation(len(entries))]
-    catalogue = Catalogue()
+    catalogue, refused = Catalogue(), list[str]()
     with _bar("embedding", len(entries)) as progress:
         for start in range(0, len(entries), 256):
             group = entries[start : start + 256]
-            vectors = encoder.embed([item.as_text() for item in group]).astype("<f2")
+            vectors = _vectors(group, encoder, refused).astype("<f2")
             catalogue.apply(
                 ItemVector(item.item_id, encoder.version, vector.tobytes()) for item, vector in zip(group, vectors)
             )
             progress(start + len(group), len(entries))
+    if refused:
+        print(f"headrace: items go on without {len(refused):,} media; the first: {refused[0]}", file=sys.stderr)
     return catalogue
+
+
+def _vectors(items: list[Item], encoder: "Encoder | FusedEncoder", refused: list[str]) -> np.ndarray:
+    """Shape: (items, dim); which media cannot be used, and why, is added to `refused`."""
+    if not hasattr(encoder, "embed_items"):
+        return encoder.embed([item.as_text() for item in items])
+    made = encoder.embed_items(items)
+    refused += [f"item {item.item_id!r}: {why}" for item, one in zip(items, made) for why in one.reasons]
+    return np.stack([one.vector for one in made])
 
 
 def _protocol(settings: Settings, arguments: argparse.Namespace) -> Protocol:

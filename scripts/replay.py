@@ -27,7 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from jobs.settings import Settings, check_encoder, load_or_exit
+from jobs.settings import Settings, check_encoder, check_media, load_or_exit
 from model.evaluation.order import drawn_order
 from model.schema import Event, HeadraceError, encode_json
 from scripts import data, stack
@@ -74,6 +74,7 @@ class Feed:
         topic = self._settings.topic("items")
         for item in items.itertuples():
             record = {"item_id": item.item_id, "title": item.title, "text": item.text, "categories": item.categories}
+            record |= data.media_of(item)
             self._producer.send(topic, key=item.item_id.encode(), value=msgspec.json.encode(record))
         self._producer.flush()
 
@@ -284,7 +285,7 @@ def report(figures: dict, replay: Replay, first_list_s: float | None, memory_mb:
 def main(argv: list[str]) -> int:
     began = time.monotonic()
     arguments, given = options.replay(argv, __doc__)
-    settings = load_or_exit(given, os.environ, __doc__, check_encoder)
+    settings = load_or_exit(given, os.environ, __doc__, check_encoder, check_media)
     try:
         events, items = _read(arguments, settings)
         with running(stack.Stack(arguments=given)) as (place, submitted):
@@ -321,12 +322,16 @@ def measure_behaviour(settings: Settings, given: list[str]) -> str:
     return contract(found)
 
 
+def _files(arguments, settings: Settings) -> tuple[pd.DataFrame, pd.DataFrame]:
+    return data.read(arguments.events, arguments.items, media=settings.media() is not None)
+
+
 def _read(arguments, settings: Settings) -> tuple[list[Event], pd.DataFrame]:
     """The events, in time order, those of one time in an order that is drawn, and the items; an event without an id
     gets one that no other replay has given.
     """
     name = arguments.data or arguments.events
-    events, items = data.public(arguments.data) if arguments.data else data.read(arguments.events, arguments.items)
+    events, items = data.public(arguments.data) if arguments.data else _files(arguments, settings)
     valid, refused = data.check_events(events, f"{time.time_ns() // 1_000_000:x}-", settings.max_future_s)
     data.tell_refused(name, valid, refused)
     return drawn_order(valid, arguments.order_seed), items

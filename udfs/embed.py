@@ -15,6 +15,7 @@ import pandas as pd
 from msgspec.structs import replace
 from pyflink.table.udf import ScalarFunction
 
+from model.bounds import MediaConfig
 from model.schema import (
     Event,
     InvalidRecord,
@@ -34,6 +35,7 @@ from udfs import worker
 
 if TYPE_CHECKING:
     from model.encoder import Encoder
+    from model.media.fusion import FusedEncoder
 
 WARM_UP_S, CALM_S, WARM_UP_AT_LATEST_S = 60.0, 1.0, 600.0
 """The language model of `embed` is loaded by the first search; or so long after the start, once there has been no event
@@ -44,18 +46,24 @@ need more.
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Which language model, and how it runs: the arguments of `model.encoder.Encoder`."""
+    """Which language model, and how it runs: the arguments of `model.encoder.Encoder`; and the media beside texts."""
 
     name: str
     device: str
     threads: int
     precision: str = "auto"
+    media: MediaConfig | None = None
 
-    def open(self, keep: Path) -> "Encoder":
+    def open(self, keep: Path) -> "Encoder | FusedEncoder":
         """The encoder that keeps its embeddings in this folder."""
         from model.encoder import Encoder
 
-        return Encoder(self.name, self.device, keep, self.threads, self.precision)
+        encoder = Encoder(self.name, self.device, keep, self.threads, self.precision)
+        if self.media is None:
+            return encoder
+        from model.media.fusion import FusedEncoder
+
+        return FusedEncoder(encoder, self.media, keep.parent.with_name("media"))
 
 
 class Embed(ScalarFunction):
@@ -154,8 +162,9 @@ class Embed(ScalarFunction):
 class EmbedItems(ScalarFunction):
     """(item_id, value, topic, partition, offset, whole) -> (item_id, item_vector, rejected).
 
-    One of the last two is null; all are for a row of `jobs.flow.with_ticks`, which has no topic. `item_id` is the
-    beginning of the record's key, `value` and `whole` are those of `jobs.topics.bounded`.
+    One of the last two is null, but for an item with media that cannot be used: that goes on without them. All are for
+    a row of `jobs.flow.with_ticks`, which has no topic. `item_id` is the beginning of the record's key, `value` and
+    `whole` are those of `jobs.topics.bounded`.
     """
 
     def __init__(self, encoder: EncoderConfig, replica_dir: str, max_bytes: int) -> None:
@@ -171,7 +180,10 @@ class EmbedItems(ScalarFunction):
         self._encoder.close()
 
     def eval(self, records: pd.DataFrame) -> pd.DataFrame:
-        items = [self._decode(*record) for record in records.itertuples(index=False, name=None)]
+        records = list(records.itertuples(index=False, name=None))
+        items = [self._decode(*record) for record in records]
+        if self._encoder_config.media is not None:
+            return pd.DataFrame(self._fused(items, records), columns=["item_id", "item_vector", "rejected"])
         texts = {item.item_id: item.as_text() for item in items if isinstance(item, Item) and not item.deleted}
         vectors = dict(zip(texts, self._encoder.embed(list(texts.values()))))
         rows = [self._row(item, texts, vectors) for item in items]
@@ -196,6 +208,27 @@ class EmbedItems(ScalarFunction):
         except InvalidRecord as error:
             return Rejected.of(topic, int(partition), int(offset), str(error), value, whole)
 
+    def _fused(self, items: list[Item | Rejected | None], records: list[tuple]) -> list[tuple]:
+        """The rows of items with media, and what could not be used of them."""
+        whole = [at for at, item in enumerate(items) if isinstance(item, Item) and not item.deleted]
+        made = dict(zip(whole, self._encoder.embed_items([items[at] for at in whole])))
+        rows = []
+        for at, item in enumerate(items):
+            if at not in made:
+                rows.append(self._row(item, {}, {}))
+                continue
+            (value, *position), fused = records[at][1:5], made[at]
+            topic, partition, offset = position
+            why = "; ".join(fused.reasons)
+            told = Rejected.of(topic, int(partition), int(offset), why, value).as_json() if why else None
+            rows.append((item.item_id, self._record(item, fused.vector, fused.content_hash), told))
+        return rows
+
+    def _record(self, item: Item, vector: np.ndarray, content_hash: str) -> bytes:
+        return encode_json(
+            ItemVector(item.item_id, self._encoder.version, vector.astype("<f2").tobytes(), content_hash)
+        )
+
     def _row(self, item: Item | Rejected | None, texts: dict[str, str], vectors: dict[str, np.ndarray]) -> tuple:
         if item is None:
             return None, None, None
@@ -205,8 +238,7 @@ class EmbedItems(ScalarFunction):
             return item.item_id, encode_json(ItemVector(item.item_id, self._encoder.version, deleted=True)), None
         text, vector = texts[item.item_id], vectors[item.item_id]
         content_hash = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
-        record = ItemVector(item.item_id, self._encoder.version, vector.astype("<f2").tobytes(), content_hash)
-        return item.item_id, encode_json(record), None
+        return item.item_id, self._record(item, vector, content_hash), None
 
 
 def _check_size(whole: str | None, max_bytes: int) -> None:

@@ -13,7 +13,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from model.catalogue import Catalogue
 from model.interest import interest_space
+from model.media.blocks import widths_of
 from model.scoring.batch import MicroBatch
 from model.scoring.candidates import Candidates
 from model.scoring.products import products
@@ -42,8 +44,10 @@ def nearest_to_queries(table: ItemTable, batch: MicroBatch, k: int) -> np.ndarra
     """The items whose texts are nearest to each newest search, best first; (q, at most k) rows."""
     queries, catalogue = batch.queries.numpy(), table.index.catalogue
     if len(catalogue) <= EXACT_SEARCH:
-        norms = np.maximum(np.linalg.norm(catalogue.vectors, axis=1), 1e-12)
-        cosines = torch.from_numpy(queries @ catalogue.vectors.T / norms)
+        width = _width_of_texts(catalogue)
+        texts = catalogue.vectors[:, :width]
+        norms = np.maximum(np.linalg.norm(texts, axis=1), 1e-12)
+        cosines = torch.from_numpy(queries[:, :width] @ texts.T / norms)
         return cosines.topk(min(k, len(catalogue))).indices.numpy()
     apart = interest_space(queries) - table.index.mean
     return table.index.nearest(apart / np.maximum(np.linalg.norm(apart, axis=1, keepdims=True), 1e-12), k)
@@ -52,12 +56,19 @@ def nearest_to_queries(table: ItemTable, batch: MicroBatch, k: int) -> np.ndarra
 def _search(table: ItemTable, batch: MicroBatch, found: Candidates) -> torch.Tensor | None:
     if not len(batch.queries):
         return None
-    asking = batch.query_owner
-    texts = torch.from_numpy(table.index.catalogue.vectors[found.rows[asking].numpy()])
-    cosines = (F.normalize(texts, dim=2) @ batch.queries[..., None])[..., 0]  # (q, c)
+    asking, catalogue = batch.query_owner, table.index.catalogue
+    width = _width_of_texts(catalogue)
+    texts = torch.from_numpy(catalogue.vectors[found.rows[asking].numpy()])[..., :width]
+    cosines = (F.normalize(texts, dim=2) @ batch.queries[:, :width, None])[..., 0]  # (q, c)
     term = torch.zeros(found.there.shape)
     term[asking] = SEARCH * batch.query_strengths[:, None] * cosines
     return term
+
+
+def _width_of_texts(catalogue: Catalogue) -> int:
+    """A query is a text: it is held against that part of an item's vector, whatever pictures the item has."""
+    dim = catalogue.vectors.shape[1]
+    return (widths_of(catalogue.encoder_version, dim) or (dim,))[0]
 
 
 def _disliked(table: ItemTable, batch: MicroBatch, found: Candidates) -> torch.Tensor | None:

@@ -80,18 +80,49 @@ class Block(nn.Module):
         return F.silu(F.linear(x, weight.flatten(0, 1), bias.flatten())).split(C, dim=2)
 
 
+class GatedProjection(nn.Linear):
+    """Projects an item's vector as far as the gate of each of its parts is open: text, image, audio, a given vector.
+
+    A gate knows the whole vector and which parts are there; before anything is learnt all are open alike.
+
+    Source: Arevalo et al., Gated multimodal units for information fusion, 2017, arXiv:1702.01992.
+    """
+
+    def __init__(self, widths: tuple[int, ...], width: int) -> None:
+        super().__init__(sum(widths), width, bias=False)
+        self.widths = widths
+        self.gates = nn.Linear(sum(widths) + len(widths), len(widths))
+        nn.init.zeros_(self.gates.weight)
+        nn.init.zeros_(self.gates.bias)
+
+    def opened(self, vectors: torch.Tensor) -> torch.Tensor:
+        """How far each gate is open, 1 where nothing is learnt, at most 2; (n, dim) -> (n, parts)."""
+        there = [part.abs().amax(-1, keepdim=True) > 0 for part in vectors.split(self.widths, -1)]
+        return 2 * torch.sigmoid(self.gates(torch.cat((vectors, *there), -1)))
+
+    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Shape: (n, dim) -> (n, width)."""
+        gates = self.opened(vectors).unbind(-1)
+        parts = vectors.split(self.widths, -1)
+        return super().forward(torch.cat([part * gate[:, None] for part, gate in zip(parts, gates)], -1))
+
+
 class Network(nn.Module):
     """From the last events to a vector; its product with an item's vector is the item's score.
 
     An item is its text, projected, plus an embedding of its own that opens as the item is seen more often.
+
+    Args:
+        parts: the widths of the parts of its vector, where that is of more than its text.
     """
 
     step: torch.Tensor | None
 
-    def __init__(self, sizes: Sizes, items: int) -> None:
+    def __init__(self, sizes: Sizes, items: int, parts: tuple[int, ...] = ()) -> None:
         super().__init__()
         self.sizes = sizes
-        self.project = nn.Linear(sizes.dim, sizes.width, bias=False)
+        alone = nn.Linear(sizes.dim, sizes.width, bias=False)
+        self.project = GatedProjection(parts, sizes.width) if parts else alone
         self.ids = nn.Parameter(torch.zeros(items, sizes.width))
         self.register_buffer("step", None)  # (width,), of each dimension of `ids` where these are int8
         self.bias = nn.Parameter(torch.zeros(items))
