@@ -199,8 +199,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """Which media go into an item's vector, where any do; a folder by its whole path, as the workers need it."""
         if not (self.media_prefix or self.vector_dim):
             return None
-        is_folder = self.media_prefix and "://" not in self.media_prefix
-        prefix = str(Path(self.media_prefix).absolute()) if is_folder else self.media_prefix
+        prefix = self.media_prefix.removeprefix("file://")
+        prefix = str(Path(prefix).absolute()) if prefix and "://" not in prefix else prefix
         encoders = self.image_encoder, self.audio_encoder
         return MediaConfig(prefix, *encoders, self.vector_dim, self.media_scale, self.media_bytes, self.device)
 
@@ -421,9 +421,10 @@ def check_media(settings: Settings) -> None:
     prefix = settings.media_prefix
     if not prefix:
         return
-    if "://" not in prefix and not Path(prefix).is_dir():
+    folder = prefix.removeprefix("file://")
+    if "://" not in folder and not Path(folder).is_dir():
         raise SettingsError(f"--media_prefix {_printed(prefix)}: no such folder here; a folder or an address is wanted")
-    if "://" in prefix and not re.match(r"(?i)(https?://[^/@\s]+|[a-z][a-z0-9+.-]*://)", prefix):
+    if "://" in folder and not re.match(r"(?i)[a-z][a-z0-9.-]*://[^/@\s]+", prefix):
         raise SettingsError(f"--media_prefix {_printed(prefix)}: no address, as https://shop.example/media")
     for setting, of_hub in _OF_HUB.items():
         name = getattr(settings, setting)

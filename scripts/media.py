@@ -18,6 +18,7 @@ from jobs.settings import Settings, SettingsError, check_media, help_or_go_on
 if __name__ == "__main__":
     help_or_go_on(sys.argv[1:], __doc__)
 
+import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
@@ -32,8 +33,8 @@ def write(folder: Path) -> None:
     for kind in KINDS:
         (folder / kind).mkdir(parents=True, exist_ok=True)
         events, items = gallery(folder / kind, kind, seed=SEED)
-        events.to_csv(folder / kind / "events.csv", index=False)
-        items.to_csv(folder / kind / "items.csv", index=False)
+        pd.DataFrame(events).to_csv(folder / kind / "events.csv", index=False)
+        pd.DataFrame(items).to_csv(folder / kind / "items.csv", index=False)
 
 
 def measure(folder: Path, with_media: bool) -> dict:

@@ -8,7 +8,6 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 COLOURS = {
     "red": (215, 35, 35), "blue": (35, 50, 215), "green": (30, 160, 50), "yellow": (225, 205, 40),
@@ -61,8 +60,8 @@ def sound(pitch: int, random: np.random.Generator) -> bytes:
 
 def gallery(
     folder: Path, kind: str, items: int = 480, users: int = 200, events: int = 4_000, seed: int = 0
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Write the media of a shop into a folder; its events and items, as the columns of files.
+) -> tuple[list[dict], list[dict]]:
+    """Write the media of a shop into a folder; its events and items, as rows of files.
 
     Args:
         kind: image or audio.
@@ -73,7 +72,9 @@ def gallery(
     for name, look in zip(names, looks.tolist()):
         (folder / name).write_bytes((picture if kind == "image" else sound)(look, random))
     titles = [" ".join("".join(random.choice(_SYLLABLES, 3)) for _ in range(2)) for _ in range(items)]
-    catalogue = pd.DataFrame({"item_id": [f"i{number}" for number in range(items)], "title": titles, kind: names})
+    catalogue = [
+        {"item_id": f"i{number}", "title": title, kind: name} for number, (title, name) in enumerate(zip(titles, names))
+    ]
     had = np.zeros((users, items), bool)
     rows = []
     for number in range(events):
@@ -82,5 +83,6 @@ def gallery(
         left = np.flatnonzero(liked & ~had[who])
         item = int(random.choice(left if len(left) else np.flatnonzero(~had[who])))
         had[who, item] = True
-        rows.append((f"u{who}", f"i{item}", "purchase", _BEGIN_MS + number * _APART_MS))
-    return pd.DataFrame(rows, columns=["user_id", "item_id", "action", "event_time_ms"]), catalogue
+        at_ms = _BEGIN_MS + number * _APART_MS
+        rows.append({"user_id": f"u{who}", "item_id": f"i{item}", "action": "purchase", "event_time_ms": at_ms})
+    return rows, catalogue

@@ -36,7 +36,7 @@ def fetch(reference: str, prefix: str, most: int) -> bytes:
     Raises:
         InvalidMedia: with the reason.
     """
-    if scheme(prefix) in ("", "file"):
+    if not scheme(prefix):
         return _of_folder(reference, prefix, most)
     return _of_address(_address(reference, prefix), most)
 
@@ -68,17 +68,18 @@ def _bounded(raw: bytes, size: int, most: int) -> bytes:
 
 def _of_folder(reference: str, prefix: str, most: int) -> bytes:
     try:
-        root = Path(prefix.removeprefix("file://")).resolve()
+        root = Path(prefix).resolve()
         path = (root / reference.removeprefix("file://")).resolve()
         if not path.is_relative_to(root):
             raise InvalidMedia(f"{_shown(reference)} is outside media_prefix")
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)  # of a FIFO: no waiting
     except (OSError, ValueError, RuntimeError) as error:  # no such file, NUL, a name too long, links in a circle
         raise InvalidMedia(f"{_shown(reference)}: {getattr(error, 'strerror', None) or error}") from None
+    about = os.fstat(descriptor)
+    if not stat.S_ISREG(about.st_mode):
+        os.close(descriptor)
+        raise InvalidMedia(f"{_shown(reference)} is no regular file")
     with os.fdopen(descriptor, "rb") as file:
-        about = os.fstat(descriptor)
-        if not stat.S_ISREG(about.st_mode):
-            raise InvalidMedia(f"{_shown(reference)} is no regular file")
         return _bounded(b"" if about.st_size > most else file.read(most + 1), about.st_size, most)
 
 
@@ -109,6 +110,7 @@ def _of_address(address: str, most: int) -> bytes:
     except InvalidMedia:
         raise
     except HTTPError as error:
+        error.close()
         redirect = ": a redirect, which is not followed" if 300 <= error.code < 400 else ""
         raise InvalidMedia(f"{_shown(address)}: HTTP {error.code}{redirect}") from None
     except Exception as error:  # every protocol has errors of its own

@@ -1,0 +1,593 @@
+"""Pictures and sounds made here, whose content decides; and media that are none, too large, or not ours to read."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from msgspec import Raw
+from PIL import Image
+
+from jobs.settings import Settings, SettingsError, check_media
+from model.bounds import MediaConfig
+from model.catalogue import Catalogue
+from model.evaluation.gallery import LOOKS, PITCHES, gallery, picture, sound
+from model.finetune import Learner
+from model.media import encoders, fetch, fusion
+from model.media.blocks import blocks_of
+from model.media.encoders import HubAudio, HubImages, LiteImages, LogMel, open_picture, open_sound
+from model.media.fetch import InvalidMedia
+from model.media.fusion import FusedEncoder
+from model.schema import Event, Example, Item, ItemVector, decode_item, decode_item_vector
+from model.score import Scorer, load, save, score
+from model.scoring.feedback import nearest_to_queries
+from model.scoring.network import GatedProjection, Network, Sizes
+from model.statistics import ItemStatistics
+from scripts import data
+from scripts.evaluate import embed as embed_table
+from tests.test_feedback import asked
+from tests.test_score import ids, request_after
+from tests.test_udfs import DIM, VERSION, FakeEncoder
+from udfs.embed import EmbedItems, EncoderConfig
+
+RED, BLUE = 0, 1
+MOST = 100_000
+
+
+class Text(FakeEncoder):
+    """Texts that say nothing."""
+
+    dim = DIM
+
+    def close(self) -> None:
+        pass
+
+
+class Bytes:
+    """A media encoder whose vector is told by the first byte; notes what it encodes."""
+
+    version, dim = "bytes-1", 4
+
+    def __init__(self) -> None:
+        self.encoded: list[int] = []
+
+    def open(self, raw: bytes) -> int:
+        if raw[:1] == b"!":
+            raise InvalidMedia("no media at all")
+        return raw[0]
+
+    def encode(self, opened: list[int]) -> np.ndarray:
+        self.encoded += opened
+        return np.eye(4, dtype=np.float32)[[first % 4 for first in opened]]
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    inside = tmp_path / "media"
+    (inside / "below").mkdir(parents=True)
+    (inside / "a.png").write_bytes(b"\x01picture")
+    (inside / "below" / "b.png").write_bytes(b"\x02picture")
+    (tmp_path / "secret.png").write_bytes(b"\x03secret")
+    return inside
+
+
+def fused(folder: Path, monkeypatch, keep: Path | None = None, **more) -> FusedEncoder:
+    """Images and audio by `Bytes`."""
+    monkeypatch.setattr(fusion, "image_encoder", lambda *_: Bytes())
+    monkeypatch.setattr(fusion, "audio_encoder", lambda *_: Bytes())
+    return FusedEncoder(Text(), MediaConfig(str(folder), most_bytes=MOST, **more), keep)
+
+
+# What is on a picture, or in a sound
+
+
+@pytest.mark.parametrize("make, encoder", [(picture, LiteImages), (sound, LogMel)], ids=["pictures", "sounds"])
+def test_what_looks_or_sounds_alike_is_near(make, encoder):
+    """Of three made of each look, or pitch, with noise of their own, the nearest of each is one of its kind."""
+    random, encoder = np.random.default_rng(0), encoder()
+    kinds = np.repeat(np.arange(0, LOOKS, 2), 3)
+    vectors = encoder.encode([encoder.open(make(int(kind), random)) for kind in kinds])
+    near = vectors @ vectors.T - 9 * np.eye(len(kinds))
+
+    assert (len(kinds), encoder.dim) == vectors.shape
+    assert np.allclose(1, np.linalg.norm(vectors, axis=1), atol=1e-4)
+    assert 0.95 <= (kinds[near.argmax(1)] == kinds).mean()
+
+
+def test_how_loud_a_sound_is_and_how_often_it_is_sampled_says_nothing():
+    import soundfile
+
+    encoder, times = LogMel(), np.arange(24_000) / 48_000
+    wave = np.sin(2 * np.pi * 880 * times)
+
+    def vector(wave: np.ndarray, rate: int) -> np.ndarray:
+        out = BytesIO()
+        soundfile.write(out, wave, rate, format="WAV")
+        return encoder.encode([encoder.open(out.getvalue())])[0]
+
+    assert 0.99 < vector(wave, 48_000) @ vector(0.05 * wave[::3], 16_000)
+    assert not vector(0 * wave, 48_000).any(), "silence says nothing"
+
+
+def test_titles_that_say_nothing_and_pictures_that_do(tmp_path):
+    """Who viewed three red discs gets red discs, before anything is learnt; without pictures, by chance."""
+    random, names = np.random.default_rng(0), [f"i{number}" for number in range(36)]
+    looks = [(0, 9, 18)[number % 3] for number in range(36)]
+    for name, look in zip(names, looks):
+        (tmp_path / name).write_bytes(picture(look, random))
+    items = [Item(name, title=f"title {name}", image=name) for name in names]
+    hits = {}
+    for prefix in ("", str(tmp_path)):
+        text = Text()
+        vectors = [one.vector for one in FusedEncoder(text, MediaConfig(prefix)).embed_items(items)]
+        catalogue = Catalogue()
+        catalogue.apply(ItemVector(name, "v", vector.astype("<f2").tobytes()) for name, vector in zip(names, vectors))
+        events = [Event(f"e{at}", "u", "view", 1_000 * at, names[3 * at]) for at in range(3)]
+        request = request_after(catalogue, events)
+        (list_,) = score(Scorer.untrained(catalogue.vectors.shape[1]), ItemStatistics(), catalogue, [request], 6)
+        hits[bool(prefix)] = sum(looks[names.index(name)] == looks[0] for name in ids(list_))
+
+    assert 6 == hits[True] > hits[False]
+
+
+def test_a_gallery_is_files_that_evaluate_reads(tmp_path):
+    """The columns of files, and media that can be read."""
+    for kind, opened in (("image", open_picture), ("audio", open_sound)):
+        events, items = gallery(tmp_path, kind, items=24, users=4, events=30)
+        for name, rows in (("events", events), ("items", items)):
+            pd.DataFrame(rows).to_csv(tmp_path / f"{name}.csv", index=False)
+        _, table = data.read(tmp_path / "events.csv", tmp_path / "items.csv", media=True)
+        made = [data.as_item(row) for row in table.itertuples(index=False)]
+
+        assert 24 == len([opened((tmp_path / getattr(item, kind)).read_bytes()) for item in made])
+        assert LOOKS == len(set(PITCHES))
+
+
+# Bytes that are none of it
+
+
+def cut(raw: bytes) -> bytes:
+    return raw[: len(raw) // 2]
+
+
+def bomb() -> bytes:
+    out = BytesIO()
+    Image.new("1", (8_000, 8_000)).save(out, "PNG")
+    return out.getvalue()
+
+
+BAD_PICTURES = {
+    "text": (b"hello", "no picture that can be read"),
+    "cut": (cut(picture(3, np.random.default_rng(0))), "truncated"),
+    "bomb": (bomb(), "8000 x 8000 pixels: at most"),
+    "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no picture that can be read"),
+    "sound": (sound(3, np.random.default_rng(0)), "no picture that can be read"),
+}
+BAD_SOUNDS = {
+    "text": (b"hello", "no sound that can be read"),
+    "cut": (cut(sound(3, np.random.default_rng(0))), "cut short"),
+    "empty": (sound(3, np.random.default_rng(0))[:44], "cut short"),
+    "picture": (picture(3, np.random.default_rng(0)), "no sound that can be read"),
+}
+
+
+@pytest.mark.parametrize("raw, reason", BAD_PICTURES.values(), ids=BAD_PICTURES)
+def test_bytes_that_are_no_picture_have_a_reason(raw, reason):
+    with pytest.raises(InvalidMedia, match=reason):
+        open_picture(raw)
+
+
+@pytest.mark.parametrize("raw, reason", BAD_SOUNDS.values(), ids=BAD_SOUNDS)
+def test_bytes_that_are_no_sound_have_a_reason(raw, reason):
+    with pytest.raises(InvalidMedia, match=reason):
+        open_sound(raw)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA", "CMYK", "I;16"])
+def test_a_picture_of_any_mode_becomes_rgb_of_a_bounded_size(mode):
+    """What cannot be seen through is white."""
+    out = BytesIO()
+    Image.new(mode, (1_500, 40)).save(out, "JPEG" if mode == "CMYK" else "PNG")
+    opened = open_picture(out.getvalue())
+
+    assert ("RGB", 512) == (opened.mode, opened.width)
+    if mode in ("LA", "RGBA"):
+        assert (255, 255, 255) == opened.getpixel((3, 3))
+
+
+# Where they lie
+
+
+def reason_of(reference: str, prefix: str | Path, most: int = MOST) -> str:
+    with pytest.raises(InvalidMedia) as refused:
+        fetch.fetch(reference, str(prefix), most)
+    return str(refused.value)
+
+
+def test_files_below_the_prefix_are_read_by_any_name(folder):
+    (folder / "link.png").symlink_to(folder / "below" / "b.png")
+    names = ["below/b.png", "./below/../below/b.png", str(folder / "below/b.png"), f"file://{folder}/below/b.png"]
+
+    assert [b"\x02picture"] * 5 == [fetch.fetch(name, str(folder), MOST) for name in [*names, "link.png"]]
+
+
+def test_files_outside_the_prefix_are_not_read(folder):
+    """By whatever name, and through links; of what is not there nothing is told that lies outside."""
+    (folder / "link.png").symlink_to(folder.parent / "secret.png")
+    (folder / "out").symlink_to(folder.parent)
+    (folder.parent / "media-more").mkdir()
+    (folder.parent / "media-more" / "c.png").write_bytes(b"c")
+    for name in (
+        "../secret.png", "/etc/passwd", "link.png", "out/secret.png", "../nothing.png", "file:///etc/passwd",
+        str(folder.parent / "media-more" / "c.png"), "below/../../secret.png",
+    ):  # fmt: skip
+        assert "is outside media_prefix" in reason_of(name, folder), name
+
+
+def test_what_is_no_regular_file_of_a_bounded_size_is_not_read(folder):
+    """50 MB are not read, whatever they are; a FIFO does not make anybody wait."""
+    with (folder / "large.png").open("wb") as large:
+        large.truncate(50_000_000)
+    os.mkfifo(folder / "fifo.png")
+    (folder / "circle.png").symlink_to(folder / "circle.png")
+    (folder / "empty.png").touch()
+    wanted = {
+        "large.png": "50000000 bytes or more: at most 100000 are taken", "fifo.png": "is no regular file",
+        "below": "is no regular file", "circle.png": "circle.png", "empty.png": "there is nothing in it",
+        "nowhere.png": "No such file", "a\0.png": "null", "x" * 5_000: "too long", "https://shop/a.png": "No such file",
+    }  # fmt: skip
+    for name, reason in wanted.items():
+        assert reason in reason_of(name, folder), name
+
+
+@pytest.fixture(scope="module")
+def server():
+    """A shop with pictures below /media/, and what is not to be fetched."""
+
+    class Shop(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            known = {"/media/a.png": 200, "/media/a%20b.png": 200, "/media/large": 200, "/media/endless": 200}
+            self.send_response(302 if self.path == "/media/moved" else known.get(self.path, 404))
+            if self.path == "/media/moved":
+                self.send_header("Location", "/secret")
+            if self.path == "/media/large":
+                self.send_header("Content-Length", "50000000")
+            self.end_headers()
+            self.wfile.write(b"x" * 300_000 if self.path == "/media/endless" else b"\x01picture")
+
+        def log_message(self, *_) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Shop)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/media"
+    server.shutdown()
+    server.server_close()
+
+
+def test_addresses_below_the_prefix_are_fetched(server):
+    for name in ("a.png", "/a.png", f"{server}/a.png", "a b.png"):
+        assert b"\x01picture" == fetch.fetch(name, server, MOST), name
+
+
+def test_addresses_outside_the_prefix_are_not_asked(server):
+    """Nor are redirects followed, nor more bytes taken than are allowed."""
+    host = server.removesuffix("/media")
+    for name in (
+        f"{host}/secret", "../secret", "%2e%2e/secret", "%252e%252e/secret", "..%5csecret", f"{host}/media-more/a.png",
+        "https://elsewhere/media/a.png", f"{host}@elsewhere/media/a.png", "file:///etc/passwd", "x::file:///etc/passwd",
+    ):  # fmt: skip
+        assert "is outside media_prefix" in reason_of(name, server), name
+    wanted = {
+        "moved": "HTTP 302: a redirect", "nowhere": "HTTP 404", "large": "50000000 bytes or more",
+        "endless": "bytes or more: at most",
+    }  # fmt: skip
+    for name, reason in wanted.items():
+        assert reason in reason_of(name, server), name
+
+
+# What becomes of an item
+
+
+def test_each_part_has_its_place_and_what_is_missing_is_zeros(folder, monkeypatch):
+    """The text's is of length 1, the others of their scale; the version names them, and a query has it too."""
+    encoder = fused(folder, monkeypatch, scale=0.5, vector_dim=3)
+    items = [
+        Item("a", "A", image="a.png", vector=Raw(b"[0, 3e5, 0]")), Item("b", "B", audio="below/b.png"), Item("c", "C"),
+    ]  # fmt: skip
+    a, b, c = (one.vector for one in encoder.embed_items(items))
+
+    assert f"{VERSION}+image:bytes-1:4x0.5+audio:bytes-1:4x0.5+vector:given:3x0.5" == encoder.version
+    assert encoder.blocks == blocks_of(encoder.version) and DIM + 11 == encoder.dim
+    assert np.allclose(FakeEncoder.vector("A"), a[:DIM]) and np.allclose(1, np.linalg.norm(a[:DIM]))
+    assert [0, 0.5, 0, 0, 0, 0, 0, 0, 0, 0.5, 0] == a[DIM:].tolist()
+    assert [0, 0, 0, 0, 0, 0, 0.5, 0, 0, 0, 0] == b[DIM:].tolist()
+    assert not c[DIM:].any() and (encoder.embed(["C"])[0] == c).all()
+
+
+def test_broken_media_leave_an_item_without_that_part(folder, monkeypatch):
+    """Each with its reason; the others of the item stand."""
+    (folder / "broken.png").write_bytes(b"!")
+    encoder = fused(folder, monkeypatch, vector_dim=2)
+    bad = {
+        b"[1]": "1 numbers: 2 are wanted", b'"x"': "an array of 2 numbers is wanted", b'[1, "x"]': "is wanted",
+        b"[0, 0]": "nothing but zeros", b"{}": "is wanted", b"[1, null]": "is wanted",
+    }  # fmt: skip
+    broken = [Item("i", "T", image="broken.png", audio="a.png", vector=Raw(raw)) for raw in bad]
+    made = encoder.embed_items([*broken, Item("n", vector=Raw(b"null"))])
+
+    for one, reason in zip(made, bad.values()):
+        assert ["image: no media at all"] == one.reasons[:1] and one.reasons[1].startswith("vector: ")
+        assert reason in one.reasons[1]
+        assert not one.vector[DIM : DIM + 4].any() and [0, 1, 0, 0, 0, 0] == one.vector[DIM + 4 :].tolist()
+    assert [] == made[-1].reasons
+
+
+def test_media_are_encoded_once_whatever_their_names(folder, tmp_path, monkeypatch):
+    """Also by the next process; other bytes under the same name are encoded, and told by the content's hash."""
+    (folder / "same.png").write_bytes(b"\x01picture")
+    items = [Item("a", "A", image="a.png"), Item("b", "A", image="same.png"), Item("c", "A")]
+    first = fused(folder, monkeypatch, tmp_path / "kept")
+    before = first.embed_items(items[:1])[0]
+    hashes = [one.content_hash for one in first.embed_items(items)]
+    first.close()
+    second = fused(folder, monkeypatch, tmp_path / "kept")
+    again = second.embed_items(items)[0]
+    (folder / "a.png").write_bytes(b"\x02changed")
+    changed = second.embed_items(items)[0]
+    second.close()
+
+    assert [1] == first._encoders["image"].encoded and [2] == second._encoders["image"].encoded
+    assert (before.vector == again.vector).all() and not (before.vector == changed.vector).all()
+    assert hashes[0] == hashes[1] == before.content_hash == again.content_hash
+    assert 3 == len({hashes[0], hashes[2], changed.content_hash})
+
+
+def test_a_micro_batch_ends_whatever_a_server_does(folder, monkeypatch):
+    """What could not be fetched in time has a reason."""
+    monkeypatch.setattr(fusion, "PATIENCE_S", -1.0)
+    (made,) = fused(folder, monkeypatch).embed_items([Item("a", image="a.png")])
+
+    assert ["image: not fetched: others took -1 s; send the item again"] == made.reasons
+
+
+def rows_of(encoder, media: MediaConfig | None, *values: bytes | None) -> list[tuple]:
+    embed = EmbedItems(EncoderConfig("tiny", "cpu", 1, media=media), "/nowhere", max_bytes=10_000)
+    embed._encoder = encoder
+    rows = [(b"k", value, "items", 1, 40 + at) for at, value in enumerate(values)]
+    rows.append((None, None, None, None, None))
+    answer = embed.eval(pd.DataFrame(rows, columns=["item_id", "value", "topic", "partition", "offset"]))
+    answer = answer.astype(object).where(answer.notna(), None)
+    return [*answer.itertuples(index=False, name=None)]
+
+
+def test_an_item_with_broken_media_goes_on_and_is_told(folder, monkeypatch):
+    """Both leave the step: the vector for the catalogue, the reason for `rejected-events`, with the record's place."""
+    encoder = fused(folder, monkeypatch)
+    good, bad, none, gone, tick = rows_of(
+        encoder, MediaConfig(str(folder)),
+        b'{"item_id":"a","title":"A","image":"a.png"}', b'{"item_id":"b","title":"B","image":"../secret.png"}',
+        b"{", None,
+    )  # fmt: skip
+    told = json.loads(bad[2])
+
+    assert ("a", None) == (good[0], good[2]) and (None, None) == none[:2] and (None, None, None) == tick
+    assert ("items", 1, 41) == (told["source"], told["partition"], told["offset"])
+    assert "image: '../secret.png' is outside media_prefix" == told["reason"]
+    assert encoder.version == decode_item_vector(bad[1]).encoder_version == decode_item_vector(good[1]).encoder_version
+    assert decode_item_vector(gone[1]).deleted
+
+
+def test_off_an_item_is_its_text_whatever_else_it_has():
+    """Not a byte is another, and of a `vector` that is none nobody knows."""
+    plain, more = b'{"item_id":"a","title":"A"}', b'{"item_id":"a","title":"A","image":"x","vector":{"no":[1]}}'
+    rows = rows_of(Text(), None, plain, more)
+
+    assert rows[0] == rows[1] and rows[0][2] is None
+    assert decode_item(plain) == Item("a", "A")
+
+
+# What is made of the vectors
+
+
+def test_gates_begin_open_and_learn_what_counts():
+    """Where only the second part decides, and the first is noise, the first one's gate closes."""
+    torch.manual_seed(0)
+    project = GatedProjection((4, 4), 2)
+    optimizer = torch.optim.Adam(project.parameters(), 0.02)
+    x = torch.randn(2_000, 8)
+    wanted = x[:, 4:6] * 2
+
+    assert torch.allclose(project(x), torch.nn.functional.linear(x, project.weight), atol=1e-6)
+    for _ in range(300):
+        optimizer.zero_grad()
+        (project(x) - wanted).square().mean().backward()
+        optimizer.step()
+    gates = project.opened(x).mean(0)
+
+    assert gates[0] < 0.6 < gates[1]
+
+
+def test_a_gate_knows_what_is_there():
+    """An item without a picture may lean on its text more than the same text beside one."""
+    project = GatedProjection((2, 2), 2)
+    torch.nn.init.constant_(project.gates.weight[:1, -1:], -9.0)
+    with_picture, without = torch.tensor([[1.0, 0, 1, 0]]), torch.tensor([[1.0, 0, 0, 0]])
+
+    assert project.opened(with_picture)[0, 0] < 0.01
+    assert project.opened(without)[0, 0] > 0.99
+
+
+def test_without_media_a_network_has_no_gates():
+    names = dict(Network(Sizes(8), 3).named_parameters())
+
+    assert "project.weight" in names and not any("gates" in name for name in names)
+
+
+def media_world(version: str = "text-1+image:bytes-1:8x1") -> Catalogue:
+    """Texts of 8 numbers, each alike, and pictures of 8; every other item has one."""
+    random, catalogue = np.random.default_rng(0), Catalogue()
+    for number in range(20):
+        vector = np.zeros(16)
+        vector[number % 8] = 1
+        vector[8:] = random.standard_normal(8) * (number % 2)
+        catalogue.apply([ItemVector(f"i{number}", version, vector.astype("<f2").tobytes())])
+    return catalogue
+
+
+def test_versions_keep_their_gates(tmp_path):
+    """A learner makes them for such a catalogue, learns them, and they are read again."""
+    catalogue = media_world()
+    learner = Learner(catalogue)
+    examples = []
+    for user in range(40):
+        events = [Event(f"e{at}", "u", "click", 1_000 * at, f"i{(user + 3 * at) % 20}") for at in range(6)]
+        for at in range(1, 6):
+            interests = request_after(catalogue, events[:at]).interests
+            item = events[at].item_id
+            examples.append(Example(f"u{user}", f"u{user}-{at}", 1_000 * at, item, "click", interests))
+    learner.add(examples)
+    learner.fine_tune()
+    learner.add([Example("v", "v-1", 9_000, "i1", "click", examples[0].interests)])
+    made = learner.fine_tune()
+    again = load(save(made, str(tmp_path), "v1", {}))
+
+    assert (8, 8) == again.network.project.widths
+    assert made.network.project.gates.weight.abs().max() > 0, "they have learnt"
+    assert all(torch.equal(one, other) for one, other in zip(made.parameters(), again.parameters()))
+
+
+def test_a_search_finds_a_text_whatever_pictures_an_item_has():
+    """A picture makes a vector longer, and its text no less near."""
+    catalogue = media_world()
+    query = np.zeros(16, np.float32)
+    query[3] = 1
+    table = Scorer.untrained(16).table(ItemStatistics(), catalogue)
+    batch = SimpleNamespace(queries=torch.from_numpy(query[None]))
+
+    assert {"i3", "i11", "i19"} == {catalogue.item_ids[row] for row in nearest_to_queries(table, batch, 3)[0]}
+    assert asked is not None
+
+
+def test_evaluate_makes_the_vectors_that_the_job_makes(folder, monkeypatch, capsys):
+    """By the same code; what cannot be used is counted and the first is named."""
+    encoder = fused(folder, monkeypatch)
+    items = pd.DataFrame({"item_id": ["a", "b"], "title": "T", "text": "", "image": ["a.png", "../secret.png"]})
+    items["categories"] = [[], []]
+    catalogue = embed_table(items, encoder, seed=0)
+    (row, *_) = rows_of(encoder, MediaConfig(str(folder)), b'{"item_id":"a","title":"T","image":"a.png"}')
+
+    assert encoder.version == catalogue.encoder_version
+    at = catalogue.item_ids.index("a")
+    assert (np.frombuffer(decode_item_vector(row[1]).vector, "<f2") == catalogue.vectors[at].astype("<f2")).all()
+    assert "without 1 media; the first: item 'b': image: '../secret.png' is outside" in capsys.readouterr().err
+
+
+def test_columns_of_media_are_read_where_they_are_wanted(tmp_path, capsys):
+    """A vector that is none stays as it is: the item will say why it goes on without."""
+    (tmp_path / "e.csv").write_text("user_id,item_id,event_time_ms\nu,a,1700000000000\n")
+    (tmp_path / "i.csv").write_text('item_id,title,image,vector\na,A,a.png,"[1, 2]"\nb,B,,oops\n')
+    _, items = data.read(tmp_path / "e.csv", tmp_path / "i.csv", media=True)
+    a, b = (data.as_item(row) for row in items.itertuples(index=False))
+    _, off = data.read(tmp_path / "e.csv", tmp_path / "i.csv")
+
+    assert ("a.png", b"[1,2]", None, b'"oops"') == (a.image, bytes(a.vector), b.image, bytes(b.vector))
+    assert {"image": "a.png", "vector": [1, 2]} == data.media_of(next(items.itertuples()))
+    assert [*data.ITEM_COLUMNS] == [*off.columns] and "passed over: image, vector" in capsys.readouterr().err
+
+
+# Any model of transformers
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> Path:
+    from transformers import (
+        ViTConfig,
+        ViTImageProcessorPil,
+        ViTModel,
+        Wav2Vec2Config,
+        Wav2Vec2FeatureExtractor,
+        Wav2Vec2Model,
+    )
+
+    root, sizes = tmp_path_factory.mktemp("hub"), {"num_hidden_layers": 1, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    ViTModel(ViTConfig(hidden_size=16, intermediate_size=16, image_size=32, patch_size=16, **sizes)).save_pretrained(
+        root / "vit"
+    )
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(root / "vit")
+    small = {"conv_dim": (8, 8), "conv_kernel": (10, 8), "conv_stride": (5, 4), "num_feat_extract_layers": 2}
+    wav = Wav2Vec2Config(hidden_size=16, intermediate_size=16, num_conv_pos_embeddings=4, **small, **sizes)
+    wav.num_conv_pos_embedding_groups = 2
+    Wav2Vec2Model(wav).save_pretrained(root / "wav2vec")
+    Wav2Vec2FeatureExtractor().save_pretrained(root / "wav2vec")
+    return root
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "name, made, media", [("vit", HubImages, picture), ("wav2vec", HubAudio, sound)], ids=["vision", "audio"]
+)
+def test_any_model_of_transformers_by_folder(models, name, made, media):
+    """The same vectors for the same bytes in every process, of unit length; the version follows the weights."""
+    random, one, other = np.random.default_rng(0), *(made(str(models / name), "cpu") for _ in range(2))
+    raws = [media(kind, random) for kind in (0, 5)]
+    vectors = one.encode([one.open(raw) for raw in raws])
+
+    assert (2, encoders.MEDIA_DIM) == vectors.shape and np.allclose(1, np.linalg.norm(vectors, axis=1), atol=1e-4)
+    assert np.allclose(vectors[1], other.encode([other.open(raws[1])])[0], atol=1e-5)
+    assert one.version == other.version and one.version.startswith(f"{name}-")
+    assert np.abs(vectors[0] - vectors[1]).max() > 1e-3
+
+
+# Settings
+
+
+def test_what_is_missing_is_told_before_the_start(tmp_path, monkeypatch):
+    (tmp_path / "model").mkdir()
+    wanted = {
+        "no such folder": {"media_prefix": str(tmp_path / "nowhere")},
+        "no address": {"media_prefix": "https://"},
+        "there is no config.json": {"image_encoder": str(tmp_path / "model")},
+        "no such folder here": {"audio_encoder": "/nowhere/model"},
+        "no encoder of this kind": {"image_encoder": "log-mel"},
+    }
+    for reason, given in wanted.items():
+        with pytest.raises(SettingsError, match=reason):
+            check_media(Settings(**{"media_prefix": str(tmp_path)} | given))
+    check_media(Settings(media_prefix=str(tmp_path)))
+    monkeypatch.setattr("jobs.settings.find_spec", lambda name: None)
+    check_media(Settings(vector_dim=8))
+    check_media(Settings(media_prefix=str(tmp_path), image_encoder="none", audio_encoder="none"))
+    with pytest.raises(SettingsError, match=r"soundfile cannot be imported here: pip install '.\[media\]'"):
+        check_media(Settings(media_prefix=str(tmp_path), image_encoder="none"))
+
+
+def test_off_is_none_and_a_folder_is_given_by_its_whole_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    assert Settings().media() is None
+    assert str(tmp_path / "m") == Settings(media_prefix="m").media().prefix
+    assert "/srv/m" == Settings(media_prefix="file:///srv/m").media().prefix
+    assert "s3://bucket/m" == Settings(media_prefix="s3://bucket/m").media().prefix
+    assert ("", 8) == (Settings(vector_dim=8).media().prefix, Settings(vector_dim=8).media().vector_dim)
+
+
+def test_off_imports_nothing_of_it():
+    asked = (
+        "import sys, model.finetune, model.score, jobs.settings, model.encoder;"
+        "print([m for m in sys.modules if m in ('PIL', 'soundfile') or m.startswith('model.media.')])"
+    )
+    root = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", asked], cwd=root, capture_output=True, text=True, timeout=120)
+
+    assert "['model.media.blocks']\n" == done.stdout, done.stderr
