@@ -99,6 +99,13 @@ class Item(Struct, frozen=True, omit_defaults=True):
         return ". ".join(part for part in (self.title, ", ".join(self.categories), self.text) if part)
 
 
+class MediaItem(Item, frozen=True, omit_defaults=True):
+    """An item whose media are wanted: what is no text there costs the item that part, and not its place."""
+
+    image: Any = None
+    audio: Any = None
+
+
 class ItemVector(Struct, frozen=True, omit_defaults=True):
     """An item as the language model sees it; `vector` is base64 of little-endian float16 (empty when deleted).
 
@@ -293,6 +300,7 @@ _COUNTS = re.compile("(?<=.)/counts-[0-9]{1,18}$")
 _decode_model_version = msgspec.json.Decoder(ModelVersion).decode
 _decode_user_state = msgspec.msgpack.Decoder(UserState).decode
 _decode_item = msgspec.json.Decoder(Item).decode
+_decode_media_item = msgspec.json.Decoder(MediaItem).decode
 
 
 def encode_recommendation(made: Recommendation) -> bytes:
@@ -412,13 +420,13 @@ def decode_event(raw: bytes | None, now_ms: int, max_future_s: float = 300.0, ma
     return event
 
 
-def decode_item(raw: bytes | None, max_bytes: int = RECORD_BYTES) -> Item:
-    """Decode and check one record of `items`.
+def decode_item(raw: bytes | None, max_bytes: int = RECORD_BYTES, media: bool = False) -> Item:
+    """Decode and check one record of `items`; with `media` a `MediaItem`.
 
     Raises:
         InvalidRecord: with the reason.
     """
-    return _decode(raw, _decode_item, max_bytes)
+    return _decode(raw, _decode_media_item if media else _decode_item, max_bytes)
 
 
 def deleted_item(key: bytes) -> Item:

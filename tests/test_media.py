@@ -383,6 +383,9 @@ def test_an_item_with_broken_media_goes_on_and_is_told(folder, monkeypatch):
     assert ("a", None) == (good[0], good[2]) and (None, None) == none[:2] and (None, None, None) == tick
     assert ("items", 1, 41) == (told["source"], told["partition"], told["offset"])
     assert "image: '../secret.png' is outside media_prefix" == told["reason"]
+    [(_, _, odd), _] = rows_of(encoder, MediaConfig(str(folder)), b'{"item_id":"a","image":{"url":1},"audio":[3]}')
+    wanted = "a file or an address is wanted, as text"
+    assert f"image: {wanted}; audio: {wanted}" == json.loads(odd)["reason"]
     assert encoder.version == decode_item_vector(bad[1]).encoder_version == decode_item_vector(good[1]).encoder_version
     assert decode_item_vector(gone[1]).deleted
 
@@ -591,3 +594,18 @@ def test_off_imports_nothing_of_it():
     done = subprocess.run([sys.executable, "-c", asked], cwd=root, capture_output=True, text=True, timeout=120)
 
     assert "['model.media.blocks']\n" == done.stdout, done.stderr
+
+
+def test_who_embeds_queries_alone_loads_no_torch(tmp_path):
+    """The version is known without: `embed` starts no slower."""
+    asked = (
+        "import sys; from types import SimpleNamespace; from model.bounds import MediaConfig;"
+        "from model.media.fusion import FusedEncoder;"
+        f"made = FusedEncoder(SimpleNamespace(version='text-1', dim=8), MediaConfig({str(tmp_path)!r}));"
+        "print(made.version, 'torch' in sys.modules)"
+    )
+    root = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", asked], cwd=root, capture_output=True, text=True, timeout=120)
+
+    wanted = "text-1+image:efficientnet-lite0-colours-57934424:256x1+audio:log-mel-1:128x1 False\n"
+    assert wanted == done.stdout, done.stderr

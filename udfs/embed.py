@@ -173,8 +173,9 @@ class EmbedItems(ScalarFunction):
     def open(self, function_context) -> None:
         from model.cache import first_free
 
-        worker.prepare()
-        self._encoder = first_free(self._replica_dir / "embeddings", self._encoder_config.open)
+        config = self._encoder_config
+        worker.prepare(config.threads if config.media else None)  # pictures may come where all texts are kept
+        self._encoder = first_free(self._replica_dir / "embeddings", config.open)
 
     def close(self) -> None:
         self._encoder.close()
@@ -204,7 +205,7 @@ class EmbedItems(ScalarFunction):
             if value is None and key:
                 return deleted_item(key)
             _check_size(whole, self._max_bytes)
-            return decode_item(value, self._max_bytes)
+            return decode_item(value, self._max_bytes, media=self._encoder_config.media is not None)
         except InvalidRecord as error:
             return Rejected.of(topic, int(partition), int(offset), str(error), value, whole)
 

@@ -129,7 +129,8 @@ class LiteImages:
         side = (_LITE_SIDE, _LITE_SIDE)
         pixels = np.stack([np.asarray(picture.resize(side), np.float32) for picture in opened])
         with torch.inference_mode():
-            states = self._model.extract_features(torch.from_numpy((pixels - 127) / 128).permute(0, 3, 1, 2))
+            inputs = torch.from_numpy((pixels - 127) / 128).permute(0, 3, 1, 2)  # channels last, as they lie: faster
+            states = self._model.extract_features(inputs)
             return contrasted(states.mean((2, 3)).numpy())
 
     def _load(self) -> Any:
@@ -138,7 +139,7 @@ class LiteImages:
 
         model = EfficientNet.from_name(LITE)
         model.load_state_dict(torch.load(self._weights, map_location="cpu", weights_only=True))
-        return model.eval()
+        return model.eval().to(memory_format=torch.channels_last)
 
 
 def _colours(picture: "Image") -> np.ndarray:

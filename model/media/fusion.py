@@ -107,13 +107,14 @@ class FusedEncoder:
         if block.kind == "vector":
             return [_given(item, block.dim) for item in items]
         references = [item.image if block.kind == "image" else item.audio for item in items]
-        wanted = list(dict.fromkeys(filter(None, references)))
+        wanted = list(dict.fromkeys(one for one in references if one and isinstance(one, str)))
         encoder, end = self._encoders[block.kind], time.monotonic() + PATIENCE_S
         made: dict[str, Encoded] = {}
         for start in range(0, len(wanted), AT_ONCE):
             group = wanted[start : start + AT_ONCE]
             made |= zip(group, self._encode_group(encoder, group, end))
-        return [made[reference] if reference else None for reference in references]
+        none = Encoded(None, reason="a file or an address is wanted, as text")
+        return [(made[one] if isinstance(one, str) else none) if one else None for one in references]
 
     def _encode_group(self, encoder: MediaEncoder, references: list[str], end: float) -> list[Encoded]:
         made: dict[int, Encoded] = {}
