@@ -26,6 +26,7 @@ from msgspec import Meta
 from model.bounds import FamilyConfig, JointConfig, StatisticsConfig
 from model.learning.config import THOROUGH, TrainingConfig
 from model.bounds import FamilyConfig, JointConfig, MediaConfig, StatisticsConfig
+from model.bounds import FamilyConfig, JointConfig, MediaConfig, MediaFamily, StatisticsConfig
 from model.rules import FOREVER, MOST_EVENTS, MOST_INTERESTS, Rules
 from model.schema import CONSUMING, RECORD_BYTES, HeadraceError
 
@@ -206,7 +207,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def families(self) -> tuple[FamilyConfig, ...]:
         """The families of signals that are on."""
-        return ()
+        media = self.media()
+        return (MediaFamily(media.kinds),) if media else ()
 
     def topic(self, name: str) -> str:
         """The full name of a topic."""

@@ -40,6 +40,28 @@ class MediaConfig:
     most_bytes: int = 10_000_000
     device: str = "auto"
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Which parts a vector has after its text."""
+        wanted = {
+            "image": self.prefix and self.image_encoder != "none",
+            "audio": self.prefix and self.audio_encoder != "none",
+            "vector": self.vector_dim,
+        }
+        return tuple(kind for kind, is_wanted in wanted.items() if is_wanted)
+
+
+@dataclass(frozen=True)
+class MediaFamily:
+    """The signals of these kinds of media."""
+
+    kinds: tuple[str, ...]
+
+    def open(self, texts: Mapping[int, str]) -> "Optional":
+        from model.scoring.media import MediaSignals
+
+        return MediaSignals(self.kinds)
+
 
 class FamilyConfig(Protocol):
     """A family of signals that a setting switches on; a frozen record, which the workers unpickle."""

@@ -64,7 +64,11 @@ TERMS = {
     "liked": Signal("close to {}", "close to what was liked or bought", "vectors"),
 }
 """What users say outright (model/scoring/feedback.py): not learnt."""
-OPTIONAL: dict[str, Signal] = {}
+OPTIONAL: dict[str, Signal] = {
+    "image": Signal("looks like {}", "looks like past events", finds=False),
+    "audio": Signal("sounds like {}", "sounds like past events", finds=False),
+    "vector": Signal("near to {} by its own vector", "near to past events by its own vector", finds=False),
+}
 """Learnt where they are switched on, each family by a setting of its own (`Optional` in model/scoring/signals.py); of
 the best candidates only.
 """

@@ -29,12 +29,14 @@ from model.media.fetch import InvalidMedia
 from model.media.fusion import FusedEncoder
 from model.schema import Event, Example, Item, ItemVector, decode_item, decode_item_vector
 from model.score import Scorer, load, save, score
+from model.scoring import media as media_signals
 from model.scoring.feedback import nearest_to_queries
+from model.scoring.media import MediaSignals
 from model.scoring.network import GatedProjection, Network, Sizes
+from model.signals import OPTIONAL
 from model.statistics import ItemStatistics
 from scripts import data
 from scripts.evaluate import embed as embed_table
-from tests.test_feedback import asked
 from tests.test_score import ids, request_after
 from tests.test_udfs import DIM, VERSION, FakeEncoder
 from udfs.embed import EmbedItems, EncoderConfig
@@ -478,7 +480,61 @@ def test_a_search_finds_a_text_whatever_pictures_an_item_has():
     batch = SimpleNamespace(queries=torch.from_numpy(query[None]))
 
     assert {"i3", "i11", "i19"} == {catalogue.item_ids[row] for row in nearest_to_queries(table, batch, 3)[0]}
-    assert asked is not None
+
+
+@pytest.mark.parametrize("exact", [16_384, 19], ids=["all compared", "too many to compare"])
+def test_each_kind_of_media_is_a_signal(exact, monkeypatch):
+    """How near an item's picture is to those of the last items; 0 of an item, or a user, without one."""
+    monkeypatch.setattr(media_signals, "EXACT", exact)
+    catalogue = media_world()
+    scorer = Scorer.untrained(16, [MediaSignals(("image",))], catalogue.encoder_version)
+    table = scorer.table(ItemStatistics(), catalogue)
+    rows = [catalogue.item_ids.index(name) for name in ("i1", "i3", "i2")]
+    history = np.array([[-1, rows[2], rows[0]], [-1, -1, rows[2]]], np.int32)
+    batch = SimpleNamespace(host=SimpleNamespace(history=history))
+    into = np.zeros((2, 4, 1), np.float32)
+    (family,) = scorer.optional
+    wanted = np.array([[*rows, -1]] * 2)
+    family.signals(table, batch, SimpleNamespace(host_rows=wanted), into)
+    carried = family.carried(table, batch, wanted)
+    candidates = family.candidates(table, batch)
+
+    assert into[0, 0, 0] > 5 and into[0, 0, 0] > into[0, 1, 0] + 1
+    assert not into[0, 2:].any() and np.abs(into[1]).max() < 1e-6
+    assert 2 == carried[0, 0].argmax() and not carried[0, 2].any()
+    if exact > 20:
+        assert rows[0] in candidates[0] and (candidates[1] == -1).all()
+        assert all(catalogue.vectors[row, 8:].any() for row in candidates[0] if row >= 0)
+    else:
+        assert (2, 0) == candidates.shape
+
+
+def test_a_picture_is_the_reason_of_an_item():
+    """Where it weighs more than all else; named with the item that it looks like."""
+    catalogue = media_world()
+    picture_of = np.frombuffer(catalogue.vectors[catalogue.item_ids.index("i5")].astype("<f2").tobytes(), "<f2").copy()
+    picture_of[:8] = [0] * 7 + [1]
+    catalogue.apply([ItemVector("twin", catalogue.encoder_version, picture_of.tobytes())])
+    scorer = Scorer.untrained(16, [MediaSignals(("image",))], catalogue.encoder_version)
+    with torch.no_grad():
+        scorer.ranker.order.mean[-1] = 9.0
+    request = request_after(catalogue, [Event(f"e{at}", "u", "view", 1_000 * at, f"i{at}") for at in (2, 5, 8)])
+    (list_,) = score(scorer, ItemStatistics(), catalogue, [request], 2)
+
+    (twin,) = [one for one in list_ if one.item_id == "twin"]
+    assert ("image", ["i5"]) == (twin.reasons[0].signal, twin.reasons[0].items)
+
+
+def test_the_signals_are_those_of_the_media_that_are_on(tmp_path):
+    assert () == Settings().families()
+    for given, names in (
+        ({"media_prefix": "/srv"}, ("image", "audio")),
+        ({"vector_dim": 8}, ("vector",)),
+        ({"media_prefix": "/srv", "image_encoder": "none", "vector_dim": 8}, ("audio", "vector")),
+    ):
+        (family,) = Settings(**given).families()
+        assert names == family.open({}).names
+        assert set(names) <= OPTIONAL.keys()
 
 
 def test_evaluate_makes_the_vectors_that_the_job_makes(folder, monkeypatch, capsys):
@@ -588,7 +644,8 @@ def test_off_is_none_and_a_folder_is_given_by_its_whole_path(tmp_path, monkeypat
 def test_off_imports_nothing_of_it():
     asked = (
         "import sys, model.finetune, model.score, jobs.settings, model.encoder;"
-        "print([m for m in sys.modules if m in ('PIL', 'soundfile') or m.startswith('model.media.')])"
+        "ours = ('model.media.', 'model.scoring.media', 'PIL', 'soundfile');"
+        "print([name for name in sys.modules if name.startswith(ours)])"
     )
     root = Path(__file__).parent.parent
     done = subprocess.run([sys.executable, "-c", asked], cwd=root, capture_output=True, text=True, timeout=120)

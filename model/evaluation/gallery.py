@@ -59,22 +59,23 @@ def sound(pitch: int, random: np.random.Generator) -> bytes:
 
 
 def gallery(
-    folder: Path, kind: str, items: int = 480, users: int = 200, events: int = 4_000, seed: int = 0
+    folder: Path, kind: str, items: int = 480, users: int = 200, events: int = 4_000, seed: int = 0, other: bool = False
 ) -> tuple[list[dict], list[dict]]:
     """Write the media of a shop into a folder; its events and items, as rows of files.
 
     Args:
-        kind: image or audio.
+        kind: image or audio, which decides.
+        other: each item has media of the other kind too, drawn at random.
     """
     random = np.random.default_rng(seed)
     looks, favourites = np.arange(items) % LOOKS, random.integers(LOOKS, size=users)
-    names = [f"{kind}-{number}.{'png' if kind == 'image' else 'wav'}" for number in range(items)]
-    for name, look in zip(names, looks.tolist()):
-        (folder / name).write_bytes((picture if kind == "image" else sound)(look, random))
+    media = {kind: _written(folder, kind, looks, random)}
+    if other:
+        more = "audio" if kind == "image" else "image"
+        media[more] = _written(folder, more, random.permutation(looks), random)
     titles = [" ".join("".join(random.choice(_SYLLABLES, 3)) for _ in range(2)) for _ in range(items)]
-    catalogue = [
-        {"item_id": f"i{number}", "title": title, kind: name} for number, (title, name) in enumerate(zip(titles, names))
-    ]
+    names = [dict(zip(media, row)) for row in zip(*media.values())]
+    catalogue = [{"item_id": f"i{at}", "title": title} | name for at, (title, name) in enumerate(zip(titles, names))]
     had = np.zeros((users, items), bool)
     rows = []
     for number in range(events):
@@ -86,3 +87,12 @@ def gallery(
         at_ms = _BEGIN_MS + number * _APART_MS
         rows.append({"user_id": f"u{who}", "item_id": f"i{item}", "action": "purchase", "event_time_ms": at_ms})
     return rows, catalogue
+
+
+def _written(folder: Path, kind: str, looks: np.ndarray, random: np.random.Generator) -> list[str]:
+    """The names of the files of these looks, or pitches."""
+    make, ending = (picture, "png") if kind == "image" else (sound, "wav")
+    names = [f"{kind}-{number}.{ending}" for number in range(len(looks))]
+    for name, look in zip(names, looks.tolist()):
+        (folder / name).write_bytes(make(look, random))
+    return names

@@ -180,9 +180,9 @@ def fused(text: Encoder, config: MediaConfig | None, keep: Path | None = None) -
 
 def _encoders(config: MediaConfig) -> dict[str, MediaEncoder]:
     encoders = {}
-    if config.prefix and config.image_encoder != "none":
+    if "image" in config.kinds:
         encoders["image"] = image_encoder(config.image_encoder, config.device)
-    if config.prefix and config.audio_encoder != "none":
+    if "audio" in config.kinds:
         encoders["audio"] = audio_encoder(config.audio_encoder, config.device)
     return encoders
 
