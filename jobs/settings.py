@@ -23,10 +23,8 @@ from typing import Annotated, Literal, get_args, get_type_hints
 import msgspec
 from msgspec import Meta
 
-from model.bounds import FamilyConfig, JointConfig, StatisticsConfig
-from model.learning.config import THOROUGH, TrainingConfig
-from model.bounds import FamilyConfig, JointConfig, MediaConfig, StatisticsConfig
 from model.bounds import FamilyConfig, JointConfig, MediaConfig, MediaFamily, StatisticsConfig
+from model.learning.config import THOROUGH, TrainingConfig
 from model.rules import FOREVER, MOST_EVENTS, MOST_INTERESTS, Rules
 from model.schema import CONSUMING, RECORD_BYTES, HeadraceError
 
