@@ -194,6 +194,7 @@ def load(
     try:
         sizes = Sizes(**{field.name: int(about["sizes"][field.name]) for field in fields(Sizes)})
         scorer = Scorer(sizes, len(tensors["keys"]), str(about["encoder_version"]), optional)
+        tensors.setdefault("ranker.temperature", torch.ones(2))  # of a version from before there was one
         fit_signals(tensors, about["signals"], scorer.ranker.names)
         for name in tensors.keys() & dict(scorer.named_buffers(recurse=False)).keys():
             scorer.register_buffer(name, tensors[name])

@@ -23,6 +23,7 @@ from model.signals import FINDING
 from model.statistics import ItemStatistics
 
 _FIRST_RATE, _RATE, _SETTLED = 6e-3, 2e-3, 5_000  # learning rates, and after how many examples the second one holds
+_TEMPERATURES = (0.1, 10.0)  # the least and the largest
 _CLIP = 10.0  # norm of the gradient
 _DRAWN = 32  # of the candidates for each example, and as many items of the whole catalogue
 _WIDTH = 1 + 2 * _DRAWN
@@ -100,6 +101,7 @@ class RankerTrainer:
             fresh = joined(self._fresh)
             self._fresh.clear()
             self._measure(fresh)
+            self._calibrate(fresh)
             self._step(fresh)
             self._scorer.ranker.load_state_dict(self._ranker.state_dict())
             self._learnt += len(fresh)
@@ -115,6 +117,32 @@ class RankerTrainer:
         share = len(fresh) / (len(fresh) + min(self._learnt, _MEASURED))
         self._ranker.measure(fresh.signals[:, 1 : 1 + _DRAWN].to(self._device).float(), share)
 
+    @torch.no_grad()
+    def _calibrate(self, fresh: RankerExamples) -> None:
+        """Let the temperatures follow examples that nothing has been learnt from: a Newton step each on their loss."""
+        share = len(fresh) / (len(fresh) + min(self._learnt, _MEASURED))
+        for at, (scores, offset) in enumerate(self._scores(fresh)):
+            temperature = self._ranker.temperature[at]
+            chance = (temperature * scores + offset).softmax(1)
+            mean = (chance * scores).sum(1)
+            slope, bend = (mean - scores[:, 0]).mean(), ((chance * scores**2).sum(1) - mean**2).mean()
+            if bend > 0:
+                temperature.sub_(share * slope / bend).clamp_(*_TEMPERATURES)
+
+    def _scores(self, ranked: RankerExamples) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """The scores of all, by the weights that find, and those of the candidates where what came is one, with their
+        offsets; what came is the first column.
+        """
+        ranker, parts = self._ranker, (ranked.signals, ranked.context, ranked.offset, torch.where(ranked.found)[0])
+        signals, context, offset, found = (part.to(self._device) for part in parts)
+        signals = signals.float()
+        finding = ranker.find(context) * self._finding.to(self._device)
+        scores = [((signals @ finding[..., None])[..., 0], offset)]  # (b, _WIDTH)
+        if len(found):
+            few = signals[found, : 1 + _DRAWN], context[found]
+            scores.append((ranker.ordered(*few), offset[found, : 1 + _DRAWN]))
+        return scores
+
     def _step(self, fresh: RankerExamples) -> None:
         batch = self.config.ranker_batch
         new = batch // _FRESH if len(self.kept) else batch
@@ -127,17 +155,11 @@ class RankerTrainer:
 
     def _loss(self, ranked: RankerExamples) -> torch.Tensor:
         """Weights that find look for what came among all items, the others order the candidates where it is one."""
-        ranker, parts = self._ranker, (ranked.signals, ranked.context, ranked.offset, torch.where(ranked.found)[0])
-        signals, context, offset, found = (part.to(self._device) for part in parts)
-        signals, came = signals.float(), torch.zeros(len(ranked), dtype=torch.int64, device=self._device)
-        finding = ranker.find(context) * self._finding.to(self._device)
-        linear = (signals @ finding[..., None])[..., 0] + offset  # (b, _WIDTH)
-        moved = sum((part.mean - first).square().sum() for part, first in zip((ranker.find, ranker.order), self._first))
-        loss = _PRIOR / (_PRIOR + self._learnt) * moved + F.cross_entropy(linear, came)
-        if not len(found):
-            return loss
-        ordered = ranker.ordered(signals[found, : 1 + _DRAWN], context[found]) + offset[found, : 1 + _DRAWN]
-        return loss + F.cross_entropy(ordered, came[: len(ordered)])
+        parts = zip((self._ranker.find, self._ranker.order), self._first)
+        moved = sum((part.mean - first).square().sum() for part, first in parts)
+        came = torch.zeros(len(ranked), dtype=torch.int64, device=self._device)
+        losses = [F.cross_entropy(scores + offset, came[: len(scores)]) for scores, offset in self._scores(ranked)]
+        return _PRIOR / (_PRIOR + self._learnt) * moved + torch.stack(losses).sum()
 
     @torch.no_grad()
     def _rank(

@@ -65,10 +65,12 @@ class Ranker(nn.Module):
     Args:
         optional: signals that are learnt after those of the registry.
 
-    Shape: spread (signals,), the standard deviation of each signal among the candidates.
+    Shape: spread (signals,), the standard deviation of each signal among the candidates; temperature (2,), by which the
+    linear score and the score that orders are multiplied for P to be what happens.
     """
 
     spread: torch.Tensor
+    temperature: torch.Tensor
 
     def __init__(self, optional: Sequence[str] = ()) -> None:
         super().__init__()
@@ -81,6 +83,7 @@ class Ranker(nn.Module):
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         self.register_buffer("spread", torch.ones(len(self.names)))
+        self.register_buffer("temperature", torch.ones(2))
 
     @torch.no_grad()
     def begin(self, weights: dict[str, float]) -> None:
@@ -345,6 +348,7 @@ def rerank(ranker: Ranker, table: ItemTable, batch: MicroBatch, k: int = 0) -> S
     score.
     """
     found = find(ranker, table, batch, k=k)
+    found.linear *= ranker.temperature[0]
     given, best = found.candidates, found.best
     C = found.linear.shape[1] - found.sampled
     chosen = given.some(best)
@@ -352,6 +356,7 @@ def rerank(ranker: Ranker, table: ItemTable, batch: MicroBatch, k: int = 0) -> S
     terms, before = at_columns(found.terms, best), found.linear.gather(1, best)
     chosen.there &= before > -torch.inf
     after = ranker.ordered(signals, batch.context, chosen.there).nan_to_num(0.0) + terms.sum(2)
+    after *= ranker.temperature[1]
     after = after.masked_fill(~chosen.there, -torch.inf)
     moved = (before.logsumexp(1, keepdim=True) - after.logsumexp(1, keepdim=True)).nan_to_num(0.0)
     rest = rest_of(found, chosen, C, len(table))
