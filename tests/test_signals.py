@@ -9,6 +9,7 @@ from msgspec import structs
 
 from model.finetune import Learner
 from model.interest import Rules
+from model.learning import train_ranker
 from model.schema import Example, Request, item_key
 from model.score import Scorer, score
 from model.scoring.batch import CONTEXT, MicroBatch, open_requests
@@ -368,3 +369,36 @@ def test_the_mlp_sees_signals_divided_by_their_spread():
     assert not torch.allclose(before, ranker.ordered(signals, context), atol=1e-3)
     ranker.spread[4] = 2.0
     assert torch.allclose(before, ranker.ordered(signals, context), atol=1e-5)
+
+
+def test_temperatures_make_scores_what_happens(catalogue):
+    """What comes is drawn by half of the scores: both temperatures find the half, from examples not learnt from."""
+    trainer, random = Learner(catalogue).ranker, torch.Generator().manual_seed(0)
+    ranker, width, weight = trainer._ranker, train_ranker._WIDTH, 2.0
+    ranker.begin({"popularity": weight})
+    for _ in range(60):
+        values = torch.randn(200, width, generator=random)
+        came = (0.5 * weight * values[:, : 1 + train_ranker._DRAWN]).softmax(1).multinomial(1, generator=random)
+        first = values[:, :1].clone()
+        values[:, :1] = values.gather(1, came)
+        values.scatter_(1, came, first)
+        signals = torch.zeros(200, width, len(SIGNALS), dtype=torch.half)
+        signals[..., COLUMN["popularity"]] = values.half()
+        offset = torch.zeros(200, width)
+        offset[:, 1 + train_ranker._DRAWN :] = -torch.inf
+        users, context = np.array(["u"] * 200, object), torch.zeros(200, CONTEXT)
+        trainer._calibrate(train_ranker.RankerExamples(users, signals, context, offset, torch.ones(200).bool()))
+        trainer._learnt += 200
+
+    assert torch.allclose(ranker.temperature, torch.full((2,), 0.5), atol=0.05)
+
+
+def test_a_temperature_moves_p_and_no_order(catalogue, scorer, statistics):
+    """The list stays; half of the score makes P of its first item smaller."""
+    softer = copy.deepcopy(scorer)
+    softer.ranker.temperature.mul_(0.5)
+    request = make_request(catalogue, ["i1"])
+    sharp, soft = (score(one, statistics, catalogue, [request], 5)[0] for one in (scorer, softer))
+
+    assert ids(sharp) == ids(soft)
+    assert soft[0].probability < sharp[0].probability
