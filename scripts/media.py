@@ -1,6 +1,6 @@
 """What pictures and sounds of items are worth where titles say nothing: the same made-up shop with and without them.
 
-    python scripts/media.py              measures both; a few minutes
+    python scripts/media.py              measures them; a few minutes
     python scripts/media.py FOLDER       only writes the shops into a folder: events, items, media
 
 Each shop (model/evaluation/gallery.py) is evaluated twice by scripts/evaluate.py, without media and with
@@ -22,19 +22,21 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-KINDS = ("image", "audio")
+SHOPS = {"image": ("image", False), "audio": ("audio", False), "image-among-sounds": ("image", True)}
+"""What decides, and whether items have media of the other kind too, drawn at random."""
 SEED = 0
 
 
 def write(folder: Path) -> None:
-    """Write a shop of each kind: `image/events.csv`, `image/items.csv`, its pictures; `audio/...`."""
+    """Write the shops: `image/events.csv`, `image/items.csv`, its pictures; `audio/...`."""
     from model.evaluation.gallery import gallery
 
-    for kind in KINDS:
-        (folder / kind).mkdir(parents=True, exist_ok=True)
-        events, items = gallery(folder / kind, kind, seed=SEED)
-        pd.DataFrame(events).to_csv(folder / kind / "events.csv", index=False)
-        pd.DataFrame(items).to_csv(folder / kind / "items.csv", index=False)
+    for name, (kind, other) in SHOPS.items():
+        shop = folder / name
+        shop.mkdir(parents=True, exist_ok=True)
+        events, items = gallery(shop, kind, seed=SEED, other=other)
+        pd.DataFrame(events).to_csv(shop / "events.csv", index=False)
+        pd.DataFrame(items).to_csv(shop / "items.csv", index=False)
 
 
 def measure(folder: Path, with_media: bool) -> dict:
@@ -60,9 +62,9 @@ def main(argv: list[str]) -> None:
             raise SystemExit(2) from None
         write(folder)
         if argv:
-            print(f"{folder}: {', '.join(KINDS)}, each with events.csv, items.csv and media", file=sys.stderr)
+            print(f"{folder}: {', '.join(SHOPS)}, each with events.csv, items.csv and media", file=sys.stderr)
             return
-        found = {kind: {name: measure(folder / kind, name == "with") for name in ("without", "with")} for kind in KINDS}
+        found = {kind: {name: measure(folder / kind, name == "with") for name in ("without", "with")} for kind in SHOPS}
     table = Table("what decides", "media", "HR@10", "NDCG@10", "HR@10 of new items", "of new users")
     for kind, rows in found.items():
         for name, row in rows.items():
