@@ -51,6 +51,7 @@ from scripts.data import check_events
 
 if TYPE_CHECKING:
     from model.encoder import Encoder
+    from model.scoring.slate import Slate
 
 SHOP, SHOP_EVENTS = 1, 12_000
 """The made-up shop that is measured beside the data."""
@@ -83,7 +84,7 @@ def _run(arguments: argparse.Namespace, settings: Settings, rest: list[str]) -> 
     encoder = encoder_of(settings, rest)
     valid, refused = check_events(events, max_future_s=settings.max_future_s)
     data.tell_refused(name, valid, refused)
-    catalogue, protocol = embed(items, encoder, settings.seed), _protocol(settings, arguments)
+    catalogue, protocol = embed(items, encoder, settings.seed), _protocol(settings, arguments, items)
     began = time.perf_counter()
     run = _leave_one_out if arguments.protocol == "leave-one-out" else _prequential
     learner = _learner(settings, rest, catalogue, items, protocol)
@@ -119,6 +120,8 @@ def _learner(
         item_key(row.item_id): Item(row.item_id, row.title, row.text, row.categories).as_text()
         for row in items.itertuples(index=False)
     }
+    if settings.explore == "thompson":
+        learner.use_uncertainty()
     learner.use_optional([family.open(texts) for family in settings.families()])
     if config is not None:
         from model.scoring.joint import CrossEncoder
@@ -238,9 +241,18 @@ def embed(items: pd.DataFrame, encoder: "Encoder", seed: int) -> Catalogue:
     return catalogue
 
 
-def _protocol(settings: Settings, arguments: argparse.Namespace) -> Protocol:
+def _slate(settings: Settings, items: pd.DataFrame) -> "Slate | None":
+    config = settings.slate()
+    if config is None:
+        return None
+    from model.scoring.slate import Slate
+
+    return Slate(config, {item_key(row.item_id): row.categories for row in items.itertuples(index=False)})
+
+
+def _protocol(settings: Settings, arguments: argparse.Namespace, items: pd.DataFrame) -> Protocol:
     asked = {"live": arguments.live, "order_seed": arguments.order_seed, "liked_from": arguments.liked_from}
-    return Protocol(seed=settings.seed, rules=settings.rules(), **asked)
+    return Protocol(seed=settings.seed, rules=settings.rules(), slate=_slate(settings, items), **asked)
 
 
 @contextmanager

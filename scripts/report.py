@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from model.catalogue import Catalogue
-from model.evaluate import LEAST, LIVE, PARTS, Outcome, Protocol, Result, Targets
+from model.evaluate import GREEDY, LEAST, LIVE, PARTS, Outcome, Protocol, Result, Targets
+from model.evaluation import off_policy
 from model.metrics import (
     DRAWS,
     K,
@@ -33,7 +34,7 @@ NEW = 5
 """A user with fewer earlier events is new, and so is an item."""
 PICTURES = (".png", ".pdf", ".svg", ".jpg")
 _WINDOWS = 20  # a point of a curve is the mean over this part of the stream
-_OWN = ("headrace", LIVE, *PARTS)
+_OWN = ("headrace", GREEDY, LIVE, *PARTS)
 _LINES = ("-", "--", ":")
 _WIDTH = 150  # of the table, where there is no terminal
 
@@ -75,7 +76,7 @@ def summarise(
     protocol: str = "",
 ) -> dict:
     """The result as JSON values."""
-    return {
+    return _off_policy(outcome) | {
         "data": name,
         "events": len(events),
         "refused": refused,
@@ -90,6 +91,41 @@ def summarise(
         "methods": _methods(outcome, catalogue),
         "seconds": round(seconds, 1),
     }
+
+
+def _off_policy(outcome: Outcome) -> dict:
+    """HR@10 of the other methods as estimated from Headrace's lists, whose propensities are known, beside what it is.
+
+    Returns:
+        Nothing where nothing explores.
+    """
+    own, greedy = outcome.results["headrace"], outcome.results.get(GREEDY)
+    if greedy is None or len(own.propensities) != len(own.lists):
+        return {}
+    came = np.array([list_[rank] if rank >= 0 else -2 for list_, rank in zip(own.lists, own.ranks)])
+    items, parts = np.array(own.lists), (np.array(own.propensities), np.array(own.chances))
+    users = np.unique(outcome.targets.users, return_inverse=True)[1]
+    log = off_policy.Log(items, parts[0], items == came[:, None], parts[1], users)
+    found = {}
+    for name, result in outcome.results.items():
+        if name in ("headrace", LIVE):
+            continue
+        expected = np.array(result.chances) if result.chances else np.zeros(items.shape)
+        policy = off_policy.Policy(np.array(result.lists), expected)
+        found[name] = {"is": round(hit_rate_at_k(np.array(result.ranks)), 4)}
+        found[name] |= off_policy.estimates(log, policy, np.array(greedy.lists))
+    return {"off_policy": found}
+
+
+def _show_off_policy(found: dict[str, dict]) -> None:
+    title = "HR@10 as estimated from Headrace's lists and their propensities (± standard error)"
+    table = Table("policy", "is", "naive", "IPS", "self-normalised", "doubly robust", "weight", title=title)
+    for name, one in found.items():
+        cells = [f"{one[figure]:.4f} ± {one[f'{figure}_error']:.4f}" for figure in ("naive", "ips", "snips", "dr")]
+        table.add_row(name, f"{one['is']:.4f}", *cells, f"{one['weight']:.3f}")
+    console = Console()
+    console.width = console.width if console.is_terminal else _WIDTH
+    console.print(table, highlight=False)
 
 
 def _targets(targets: Targets) -> dict:
@@ -205,6 +241,8 @@ def show(result: dict) -> None:
     print(*told(result["predicted"], result["targets"]), sep="\n")
     _show_actions(result)
     print(beside(result["methods"]))
+    if "off_policy" in result:
+        _show_off_policy(result["off_policy"])
     if result.get("behaviour"):
         show_behaviour(result["behaviour"], "What users do to their lists, in a made-up shop (docs/behaviour.md)")
 
