@@ -103,17 +103,18 @@ def _off_policy(outcome: Outcome) -> dict:
     if greedy is None or len(own.propensities) != len(own.lists):
         return {}
     came = np.array([list_[rank] if rank >= 0 else -2 for list_, rank in zip(own.lists, own.ranks)])
-    items, parts = np.array(own.lists), (np.array(own.propensities), np.array(own.chances))
+    items, base, chances = np.array(own.lists), np.array(greedy.lists), np.array(greedy.chances)
     users = np.unique(outcome.targets.users, return_inverse=True)[1]
-    log = off_policy.Log(items, parts[0], items == came[:, None], parts[1], users)
+    expected = off_policy.expected_of(items, base, chances)
+    log = off_policy.Log(items, np.array(own.propensities), items == came[:, None], expected, users)
     found = {}
     for name, result in outcome.results.items():
         if name in ("headrace", LIVE):
             continue
-        expected = np.array(result.chances) if result.chances else np.zeros(items.shape)
-        policy = off_policy.Policy(np.array(result.lists), expected)
+        lists = np.array(result.lists)
+        policy = off_policy.Policy(lists, off_policy.expected_of(lists, base, chances))
         found[name] = {"is": round(hit_rate_at_k(np.array(result.ranks)), 4)}
-        found[name] |= off_policy.estimates(log, policy, np.array(greedy.lists))
+        found[name] |= off_policy.estimates(log, policy, base)
     return {"off_policy": found}
 
 

@@ -37,7 +37,10 @@ class Log:
 
 @dataclass(frozen=True)
 class Policy:
-    """What another policy would have listed, each time; items (n, k), -1 for an empty place, expected (n, k)."""
+    """What another policy would have listed, each time; items (n, k), -1 for an empty place, expected (n, k).
+
+    `expected` is of the model of the log's: `expected_of` looks it up for both.
+    """
 
     items: np.ndarray
     expected: np.ndarray
@@ -70,6 +73,18 @@ def weights(log: Log, policy: Policy, base: np.ndarray | None = None) -> np.ndar
     return np.where(there, chance / log.propensity, 0.0)
 
 
+def expected_of(items: np.ndarray, known: np.ndarray, chances: np.ndarray) -> np.ndarray:
+    """What a model expects of some items, 0 where it says nothing: the same of an item on any list.
+
+    >>> expected_of(np.array([[3, 5, -1]]), np.array([[5, 4, -1]]), np.array([[0.5, 0.25, 0.0]])).tolist()
+    [[0.0, 0.5, 0.0]]
+
+    Shape: items (n, k), known (n, j) with chances (n, j) -> (n, k).
+    """
+    same = (items[:, :, None] == known[:, None]) & (items[:, :, None] >= 0)
+    return (same * chances[:, None]).sum(2)
+
+
 def _on(items: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Which of a list's items are on the other list; (n, k), (n, j) -> (n, k) bool."""
     return ((items[:, :, None] == others[:, None]) & (items[:, :, None] >= 0)).any(2)
@@ -88,6 +103,8 @@ def ips(log: Log, w: np.ndarray) -> Estimate:
 def snips(log: Log, w: np.ndarray) -> Estimate:
     """Self-normalised: by the weight that there is, for a list of k items; its error by the delta method."""
     k, total = log.items.shape[1], w.sum(1)
+    if not len(total):
+        return Estimate(0.0, 0.0)
     weight = max(total.mean() / k, 1e-12)
     value = float((w * log.reward).sum(1).mean() / weight)
     error = _mean(((w * log.reward).sum(1) - value * total / k) / weight, log.users).error
