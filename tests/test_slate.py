@@ -164,17 +164,20 @@ def test_so_many_items_are_hardly_ever_chosen():
 
 
 def test_rarely_chosen_items_that_are_no_candidates_are_looked_for(monkeypatch):
-    """Of all items only two are candidates, and both were chosen often: others near to the interest follow, last."""
+    """Two items are candidates, and both were chosen often: one near to the interest follows, the last, as new."""
     monkeypatch.setattr("model.scoring.ranker.CANDIDATES", 1)
-    scorer, counted = Scorer.untrained(DIM), statistics()
-    asked = requests_of(1)
-    plain = score(scorer, counted, CATALOGUE, asked, 2)
+    scorer, counted = Scorer.untrained(DIM), ItemStatistics()
+    [plain] = score(scorer, counted, CATALOGUE, requests_of(1), 2)
+    often = [Example(f"v{user}", f"v{user}-{item}", 1_000, item, "view") for item in ids(plain) for user in range(30)]
+    counted.apply(often)
     scorer.slate = Slate(SlateConfig(quota_new=1), {})
-    [made] = score(scorer, counted, CATALOGUE, asked, 2)
+    [made] = score(scorer, counted, CATALOGUE, requests_of(1), 2)
 
-    assert made[0] == plain[0][0]
-    assert made[1].item_id not in CHOSEN
-    assert 0 < made[1].probability <= plain[0][1].probability or made[1].item_id == plain[0][1].item_id
+    assert ids(plain)[0] == ids(made)[0]
+    assert ids(made)[1] not in ids(plain)
+    assert "even" == CATEGORIES[item_key(ids(made)[1])][0]
+    assert 0 < made[1].probability < made[0].probability
+    assert ["new"] == [reason.signal for reason in made[1].reasons]
 
 
 def test_what_must_not_be_listed_is_not(trained):

@@ -123,7 +123,7 @@ def _with_rare(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Candidates, and after them rarely chosen items near to a user's strongest interest that are none.
 
-    They have the score of the last candidate: none of them is among the best by the linear score.
+    They have the score of the last candidate, a hair less: none of them is among the best by the linear score.
 
     Shape: rows, scores (B, c) -> (B, c + wanted), score -inf where there is none.
     """
@@ -141,5 +141,5 @@ def _with_rare(
         found = near[b, rare[b]]
         found = found[~np.isin(found, out) & ~np.isin(found, host[b])][:wanted]
         more[b, : len(found)] = found
-        level[b, : len(found)] = lowest[b] if np.isfinite(lowest[b]) else -np.inf
+        level[b, : len(found)] = np.nextafter(lowest[b], np.float32(-np.inf)) if np.isfinite(lowest[b]) else -np.inf
     return torch.cat((rows, torch.from_numpy(more)), 1), torch.cat((scores, torch.from_numpy(level)), 1)
