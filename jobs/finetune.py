@@ -380,6 +380,8 @@ def _goes_on(inbox: Inbox, opened: snapshot.Snapshot) -> bool:
 def use_switches(settings: Settings, learner: Learner) -> None:
     """Let the learner learn the joint scorer and the optional signals, where they are on."""
     joint, families = settings.joint(), settings.families()
+    if settings.explore == "thompson":
+        learner.use_uncertainty()
     if joint is None and not families:
         return
     from udfs.texts import TextsFollower

@@ -23,7 +23,7 @@ from typing import Annotated, Literal, get_args, get_type_hints
 import msgspec
 from msgspec import Meta
 
-from model.bounds import FamilyConfig, JointConfig, MediaConfig, MediaFamily, StatisticsConfig
+from model.bounds import FamilyConfig, JointConfig, MediaConfig, MediaFamily, SlateConfig, StatisticsConfig
 from model.learning.config import THOROUGH, TrainingConfig
 from model.rules import FOREVER, MOST_EVENTS, MOST_INTERESTS, Rules
 from model.schema import CONSUMING, RECORD_BYTES, HeadraceError
@@ -147,6 +147,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Literal["auto", "float32", "bfloat16", "float16", "int8"],
         Meta(description="... in lists: auto (GPU: float16, CPU: float32), ..., int8 (dynamic, on the CPU)"),
     ] = "auto"
+    diversity: _real("a list's items differ: maximal marginal relevance with this share; 0: off", ge=0, le=1) = 0.0
+    quota_category: _real("at most this share of a list is of one category; 1: off", gt=0, le=1) = 1.0
+    quota_new: _count("at least so many items of a list were chosen fewer than 20 times; 0: off", ge=0, le=1_000) = 0
+    explore: Annotated[
+        Literal["off", "epsilon", "thompson"],
+        Meta(description="lists explore and say how likely they were: epsilon (a place is drawn), thompson (weights)"),
+    ] = "off"
+    explore_share: _real("... this share of the lists, drawn by the event", ge=0, le=1) = 0.1
     registry: _text("where model versions are kept: a folder or any fsspec address", min_length=1) = (
         "/tmp/headrace/registry"
     )
@@ -202,6 +210,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         prefix = str(Path(prefix).absolute()) if prefix and "://" not in prefix else prefix
         encoders = self.image_encoder, self.audio_encoder
         return MediaConfig(prefix, *encoders, self.vector_dim, self.media_scale, self.media_bytes, self.device)
+
+    def slate(self) -> SlateConfig | None:
+        """How lists are made of scored candidates, where they are not simply the best."""
+        if not self.diversity and self.quota_category == 1 and not self.quota_new and self.explore == "off":
+            return None
+        return SlateConfig(self.diversity, self.quota_category, self.quota_new, self.explore, self.explore_share)
 
     def families(self) -> tuple[FamilyConfig, ...]:
         """The families of signals that are on."""
@@ -336,6 +350,7 @@ def load(argv: list[str], environ: Mapping[str, str]) -> Settings:
     settings.rules()
     _check_int8(settings)
     _check_drift(settings)
+    _check_quota(settings)
     return settings
 
 
@@ -355,6 +370,11 @@ def _check_int8(settings: Settings) -> None:
             f"encoder_precision=int8 and device={settings.device}: in int8 the language model runs on the CPU: "
             "device auto or cpu is wanted, or float16, which a GPU is fast at"
         )
+
+
+def _check_quota(settings: Settings) -> None:
+    if settings.quota_new > settings.k:
+        raise SettingsError(f"quota_new={settings.quota_new}: a list has {settings.k} items (k): no more are wanted")
 
 
 def _check_drift(settings: Settings) -> None:

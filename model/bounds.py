@@ -63,6 +63,17 @@ class MediaFamily:
         return MediaSignals(self.kinds)
 
 
+@dataclass(frozen=True)
+class SlateConfig:
+    """How a list is made of scored candidates: see model/scoring/slate.py."""
+
+    diversity: float = 0.0
+    quota_category: float = 1.0
+    quota_new: int = 0
+    explore: str = "off"
+    explore_share: float = 0.1
+
+
 class FamilyConfig(Protocol):
     """A family of signals that a setting switches on; a frozen record, which the workers unpickle."""
 

@@ -13,10 +13,10 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from msgspec import structs
+from msgspec import UnsetType, structs
 from torch import nn
 
 from model import consumed, user
@@ -27,13 +27,18 @@ from model.finetune import Learner
 from model.interest import ACTIONS, Rules, interest_space
 from model.learning.config import TrainingConfig
 from model.metrics import K
-from model.schema import POSITIVE, Embedded, Event, Example, Request, item_key
+from model.schema import POSITIVE, Embedded, Event, Example, RecommendedItem, Request, item_key
 from model.score import Scorer, score
 from model.scoring.batch import exclusion, searches
+
+if TYPE_CHECKING:
+    from model.scoring.slate import Slate
 
 LIVE = "headrace-live"
 ALONE = "headrace-without-joint"
 """The same version without its joint scorer, where it has one."""
+GREEDY = "headrace-greedy"
+"""The same version that simply lists the best: without diversity, quotas and exploration, where one of them is on."""
 PARTS = NETWORK, FROZEN = "network", "headrace-frozen"
 """Headrace with no other signal than its network's, and without learning after the warm-up."""
 NOT_THERE, LEFT_OUT = "the item is not in the catalogue", "it is left out after a {}"
@@ -58,6 +63,7 @@ class Protocol:
     training: TrainingConfig = TrainingConfig()
     order_seed: int | None = 0  # of the order of events that have one time; None: the order in which they are given
     liked_from: float | None = None  # ratings below it are learnt from and not predicted
+    slate: "Slate | None" = None
 
     def counts(self, event: Event) -> bool:
         """Whether an event is predicted: what a user chose, and with `liked_from` liked."""
@@ -68,22 +74,31 @@ class Protocol:
 
 @dataclass
 class Result:
-    """What one method did: the place of each target, every list, how likely it was to hold the target, where the method
-    says so, and the time that lists and learning took.
+    """What one method did: the place of each target, every list, and the time that lists and learning took; of
+    Headrace's lists P of their items, and how likely each was at its place where anything explores.
     """
 
     ranks: list[int] = field(default_factory=list)
     lists: list[list[int]] = field(default_factory=list)
-    chances: list[float] = field(default_factory=list)
     seconds: float = 0.0
     learning_s: float = 0.0
     learnt: int = 0  # events
+    chances: list[list[float]] = field(default_factory=list)
+    propensities: list[list[float]] = field(default_factory=list)
 
     def add(self, target: int, rows: np.ndarray) -> None:
         """Count a list: rows of the catalogue, best first, and the row that came (-1: not in the catalogue)."""
         listed = rows.tolist()
         self.ranks.append(listed.index(target) if target >= 0 and target in listed else -1)
         self.lists.append(listed + [-1] * (K - len(listed)))
+
+    def add_chances(self, made: Sequence[RecommendedItem]) -> None:
+        """Keep what calibration and off-policy evaluation need of a list."""
+        none = K - len(made)
+        self.chances.append([item.probability for item in made] + [0.0] * none)
+        likely = [item.propensity for item in made if not isinstance(item.propensity, UnsetType)]
+        if len(likely) == len(made):
+            self.propensities.append(likely + [1.0] * none)
 
 
 @dataclass
@@ -243,8 +258,9 @@ class Headrace:
     def __init__(self, names: Iterable[str], learner: Learner, protocol: Protocol) -> None:
         self._learner, self._protocol = learner, protocol
         self.scorer = Scorer.untrained(learner.catalogue.vectors.shape[1])
+        self.scorer.slate = protocol.slate
         self._frozen: Scorer | None = None
-        live = [LIVE] * protocol.live + [ALONE] * (learner.joint is not None)
+        live = [LIVE] * protocol.live + [ALONE] * (learner.joint is not None) + [GREEDY] * (protocol.slate is not None)
         self.results = {name: Result() for name in ("headrace", *live, *(name for name in PARTS if name in names))}
 
     def ask(self, asked: Sequence[PrequentialStep]) -> None:
@@ -258,9 +274,9 @@ class Headrace:
         if name == FROZEN:
             self._frozen = self._frozen or self.scorer
             return self._frozen
-        if name == ALONE:
+        if name in (ALONE, GREEDY):
             bare = copy.copy(self.scorer)
-            bare.joint = None
+            setattr(bare, "joint" if name == ALONE else "slate", None)
             return bare
         return alone(self.scorer, NETWORK) if name == NETWORK else self.scorer
 
@@ -275,6 +291,7 @@ class Headrace:
         self._learner.add([one.example for one in asked if one.example is not None])
         if fine_tunes:
             self.scorer = self._learner.fine_tune(progress)
+            self.scorer.slate = self._protocol.slate
         else:
             self._learner.count()
         seconds = time.perf_counter() - began
@@ -306,7 +323,7 @@ def predict(
         for one, list_ in zip(group, lists):
             rows = catalogue.rows(item_key(item.item_id) for item in list_)
             result.add(catalogue.row(item_key(one.event.item_id or "")), rows)
-            result.chances.append(sum(item.probability for item in list_))
+            result.add_chances(list_)
 
 
 @dataclass

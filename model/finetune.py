@@ -113,6 +113,7 @@ class Learner:
         self._counted: list[BufferEntry] = []  # the network has not learnt from these yet
         self._before: tuple[np.ndarray, np.ndarray] | None = None  # what was popular before them, with its item keys
         self.joint: JointTrainer | None = None
+        self._uncertain = False
         self.resume(scorer or self._new_scorer())
 
     def _new_scorer(self) -> Scorer:
@@ -129,6 +130,10 @@ class Learner:
         self._row_of = dict(zip(self._scorer.keys.numpy().view(np.uint64).tolist(), range(len(self._scorer.keys))))
         self._network = NetworkTrainer(self._scorer, self.config, self._random)
         self.ranker = RankerTrainer(self._scorer, self.config, self._random, self.rules)
+        if self._uncertain:
+            self.ranker.keep_precision()
+        else:
+            self._scorer.precision = None
         self._fitted_at = 0  # examples seen when tables were fitted; this scorer's are of another time, or not there
         if self.joint is not None:
             self._begin_joint(self.joint)
@@ -138,6 +143,11 @@ class Learner:
         self.optional = optional
         if not self._scorer.is_trained:
             self.resume(self._new_scorer())
+
+    def use_uncertainty(self) -> None:
+        """Learn how sure the ranker's weights are too, from now on."""
+        self._uncertain = True
+        self.ranker.keep_precision()
 
     def use_joint(self, encoder: "CrossEncoder", texts: "Texts") -> None:
         """Learn the joint scorer too, from now on."""

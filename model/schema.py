@@ -21,7 +21,7 @@ from hashlib import blake2b, sha256
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
-from msgspec import Meta, Raw, Struct, field
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
 T = TypeVar("T")
 
@@ -139,11 +139,12 @@ class Reason(Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class RecommendedItem(Struct, frozen=True, gc=False):
-    """An item, P(i | u, t), and why."""
+    """An item, P(i | u, t), and why; where lists explore, how likely the item was to stand at its place."""
 
     item_id: Name
     probability: float
     reasons: Annotated[list[Reason], Meta(max_length=MOST_ITEMS)] = []
+    propensity: float | UnsetType = UNSET
 
 
 class Recommendation(Struct, frozen=True, omit_defaults=True):

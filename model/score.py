@@ -4,6 +4,7 @@
     what is trained (Scorer) ──┐                                 ▼
     what is counted ───────────┼─► table (table.py) ─► retrieve, then rerank (ranker.py) ─► the k best items
     catalogue ─► its index ────┘                                 └─► exploration (explore.py), reasons (reasons.py)
+                                                                   where it is on: diversity and the like (slate.py)
 
 What is trained lives in `Scorer` and comes from model/finetune.py; what is counted in `ItemStatistics`.
 """
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import torch
+from msgspec import UNSET
 from torch import nn
 
 from model import registry, user
@@ -28,7 +30,7 @@ from model.scoring.batch import open_requests
 from model.scoring.explore import explore
 from model.scoring.index import CatalogueIndex
 from model.scoring.network import Network, Sizes
-from model.scoring.ranker import Ranker, fit_signals, rerank
+from model.scoring.ranker import Ranker, fit_precision, fit_signals, rerank
 from model.scoring.reasons import explain
 from model.scoring.signals import Optional, optional_names
 from model.scoring.table import ItemTable
@@ -37,6 +39,7 @@ from model.statistics import ItemStatistics
 
 if TYPE_CHECKING:
     from model.scoring.joint import CrossEncoder, Joint, Texts
+    from model.scoring.slate import Slate
 
 LAYOUT = 8
 LARGEST = 1e12
@@ -47,6 +50,8 @@ _GROUP, _GROUP_ON_A_CARD = 64, 1_024
 """Users scored at once: what a group needs stays in a processor's cache; a card wants many."""
 JOINT = "joint."
 """Before the names of the joint scorer's tensors in a version; who has it off passes over them."""
+PRECISION = "precision"
+"""The name of the precision of the ranker's weights in a version; only Thompson sampling reads it."""
 _INDICES: WeakKeyDictionary[Catalogue, CatalogueIndex] = WeakKeyDictionary()
 
 logger = logging.getLogger(__name__)
@@ -92,6 +97,8 @@ class Scorer(nn.Module):
             self.register_buffer(f"{name}_weights", torch.zeros(0, 1))
         self._table: ItemTable | None = None
         self.joint: Joint | None = None
+        self.slate: Slate | None = None
+        self.precision: torch.Tensor | None = None
         self.eval()
 
     @classmethod
@@ -169,6 +176,8 @@ def save(scorer: Scorer, registry_path: str, version: str, about: dict) -> str:
     if scorer.joint is not None:
         tensors |= {f"{JOINT}{name}": tensor for name, tensor in scorer.joint.weights.items()}
         shape["joint_encoder"] = scorer.joint.encoder.version
+    if scorer.precision is not None:
+        tensors[PRECISION] = scorer.precision
     return registry.write(registry_path, version, tensors, about | shape)
 
 
@@ -191,6 +200,7 @@ def load(
     """
     tensors, about = _read(path)
     trained = {name.removeprefix(JOINT): tensors.pop(name) for name in [*tensors] if name.startswith(JOINT)}
+    precision = tensors.pop(PRECISION, None)
     try:
         sizes = Sizes(**{field.name: int(about["sizes"][field.name]) for field in fields(Sizes)})
         scorer = Scorer(sizes, len(tensors["keys"]), str(about["encoder_version"]), optional)
@@ -199,6 +209,7 @@ def load(
         for name in tensors.keys() & dict(scorer.named_buffers(recurse=False)).keys():
             scorer.register_buffer(name, tensors[name])
         scorer.load_state_dict(tensors)
+        scorer.precision = fit_precision(precision, about["signals"], scorer.ranker.names)
     except Exception as error:  # sizes may be anything, and torch raises whatever it likes
         raise VersionError(f"{path}: its tensors do not fit its sizes: {error}; write it again") from None
     _check_tables(path, scorer)
@@ -333,12 +344,17 @@ def _score(
     explored, lifted = explore(table, batch, scored, k)
     was = torch.where((scored.rows == explored[:, None]) & (lifted > -torch.inf)[:, None], -torch.inf, scored.scores)
     every = torch.cat((was, lifted[:, None]), 1)
-    best = every.topk(min(k, len(catalogue), was.shape[1]))
-    rows = torch.cat((scored.rows, explored[:, None]), 1).gather(1, best.indices)
-    chances = scored.probabilities(best.values, every)
+    rows, k, propensity = torch.cat((scored.rows, explored[:, None]), 1), min(k, len(catalogue), was.shape[1]), None
+    if scorer.slate is None:
+        scores, columns = every.topk(k)
+        rows = rows.gather(1, columns)
+    else:
+        columns, rows, scores, propensity = scorer.slate.choose(table, batch, scored, every, rows, k)
+    chances = scored.probabilities(scores, every)
     ids = catalogue.item_ids
-    reasons = explain(table, batch, scored, best.indices, rows, ids) if explained else repeat(repeat([]))
+    reasons = explain(table, batch, scored, columns, rows, ids) if explained else repeat(repeat([]))
+    likely = repeat(repeat(UNSET)) if propensity is None else propensity.tolist()
     return [
-        [RecommendedItem(ids[row], chance, why) for row, chance, why in zip(*one) if chance > 0]
-        for one in zip(rows.tolist(), chances.tolist(), reasons)
+        [RecommendedItem(ids[row], chance, *more) for row, chance, *more in zip(*one) if chance > 0]
+        for one in zip(rows.tolist(), chances.tolist(), reasons, likely)
     ]

@@ -52,6 +52,7 @@ from scripts.data import check_events
 if TYPE_CHECKING:
     from model.encoder import Encoder
     from model.media.fusion import FusedEncoder
+    from model.scoring.slate import Slate
 
 SHOP, SHOP_EVENTS = 1, 12_000
 """The made-up shop that is measured beside the data."""
@@ -84,7 +85,7 @@ def _run(arguments: argparse.Namespace, settings: Settings, rest: list[str]) -> 
     encoder = encoder_of(settings, rest)
     valid, refused = check_events(events, max_future_s=settings.max_future_s)
     data.tell_refused(name, valid, refused)
-    catalogue, protocol = embed(items, encoder, settings.seed), _protocol(settings, arguments)
+    catalogue, protocol = embed(items, encoder, settings.seed), _protocol(settings, arguments, items)
     began = time.perf_counter()
     run = _leave_one_out if arguments.protocol == "leave-one-out" else _prequential
     learner = _learner(settings, rest, catalogue, items, protocol)
@@ -120,6 +121,8 @@ def _learner(
         item_key(row.item_id): Item(row.item_id, row.title, row.text, row.categories).as_text()
         for row in items.itertuples(index=False)
     }
+    if settings.explore == "thompson":
+        learner.use_uncertainty()
     learner.use_optional([family.open(texts) for family in settings.families()])
     if config is not None:
         from model.scoring.joint import CrossEncoder
@@ -267,9 +270,19 @@ def _vectors(items: list[Item], encoder: "Encoder | FusedEncoder", refused: list
     return np.stack([one.vector for one in made])
 
 
-def _protocol(settings: Settings, arguments: argparse.Namespace) -> Protocol:
+def _slate(settings: Settings, items: pd.DataFrame) -> "Slate | None":
+    config = settings.slate()
+    if config is None:
+        return None
+    from model.scoring.slate import Slate
+
+    return Slate(config, {item_key(row.item_id): row.categories for row in items.itertuples(index=False)})
+
+
+def _protocol(settings: Settings, arguments: argparse.Namespace, items: pd.DataFrame) -> Protocol:
     asked = {"live": arguments.live, "order_seed": arguments.order_seed, "liked_from": arguments.liked_from}
-    return Protocol(seed=settings.seed, rules=settings.rules(), training=settings.training_config(), **asked)
+    made = {"training": settings.training_config(), "slate": _slate(settings, items)}
+    return Protocol(seed=settings.seed, rules=settings.rules(), **made, **asked)
 
 
 @contextmanager

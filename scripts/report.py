@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from model.catalogue import Catalogue
-from model.evaluate import LEAST, LIVE, PARTS, Outcome, Protocol, Result, Targets
+from model.evaluate import GREEDY, LEAST, LIVE, PARTS, Outcome, Protocol, Result, Targets
+from model.evaluation import off_policy
 from model.metrics import (
     DRAWS,
     K,
@@ -34,7 +35,7 @@ NEW = 5
 """A user with fewer earlier events is new, and so is an item."""
 PICTURES = (".png", ".pdf", ".svg", ".jpg")
 _WINDOWS = 20  # a point of a curve is the mean over this part of the stream
-_OWN = ("headrace", LIVE, *PARTS)
+_OWN = ("headrace", GREEDY, LIVE, *PARTS)
 _LINES = ("-", "--", ":")
 _WIDTH = 150  # of the table, where there is no terminal
 
@@ -76,7 +77,7 @@ def summarise(
     protocol: str = "",
 ) -> dict:
     """The result as JSON values."""
-    return {
+    return _off_policy(outcome) | {
         "data": name,
         "events": len(events),
         "refused": refused,
@@ -91,6 +92,42 @@ def summarise(
         "methods": _methods(outcome, catalogue),
         "seconds": round(seconds, 1),
     }
+
+
+def _off_policy(outcome: Outcome) -> dict:
+    """HR@10 of the other methods as estimated from Headrace's lists, whose propensities are known, beside what it is.
+
+    Returns:
+        Nothing where nothing explores.
+    """
+    own, greedy = outcome.results["headrace"], outcome.results.get(GREEDY)
+    if greedy is None or len(own.propensities) != len(own.lists):
+        return {}
+    came = np.array([list_[rank] if rank >= 0 else -2 for list_, rank in zip(own.lists, own.ranks)])
+    items, base, chances = np.array(own.lists), np.array(greedy.lists), np.array(greedy.chances)
+    users = np.unique(outcome.targets.users, return_inverse=True)[1]
+    expected = off_policy.expected_of(items, base, chances)
+    log = off_policy.Log(items, np.array(own.propensities), items == came[:, None], expected, users)
+    found = {}
+    for name, result in outcome.results.items():
+        if name in ("headrace", LIVE):
+            continue
+        lists = np.array(result.lists)
+        policy = off_policy.Policy(lists, off_policy.expected_of(lists, base, chances))
+        found[name] = {"is": round(hit_rate_at_k(np.array(result.ranks)), 4)}
+        found[name] |= off_policy.estimates(log, policy, base)
+    return {"off_policy": found}
+
+
+def _show_off_policy(found: dict[str, dict]) -> None:
+    title = "HR@10 as estimated from Headrace's lists and their propensities (± standard error)"
+    table = Table("policy", "is", "naive", "IPS", "self-normalised", "doubly robust", "weight", title=title)
+    for name, one in found.items():
+        cells = [f"{one[figure]:.4f} ± {one[f'{figure}_error']:.4f}" for figure in ("naive", "ips", "snips", "dr")]
+        table.add_row(name, f"{one['is']:.4f}", *cells, f"{one['weight']:.3f}")
+    console = Console()
+    console.width = console.width if console.is_terminal else _WIDTH
+    console.print(table, highlight=False)
 
 
 def _targets(targets: Targets) -> dict:
@@ -161,11 +198,18 @@ def _intervals(draws: np.ndarray) -> dict[str, list[float]]:
     return {f"{name}_interval": interval(draws[:, at]) for at, name in enumerate(("hr_at_10", "ndcg_at_10"))}
 
 
+def _calibration(result: Result) -> dict[str, float]:
+    """How many hits P promises, and how far it is from them; nothing of a method that has no P."""
+    if not result.chances:
+        return {}
+    chances, hit = np.array(result.chances).sum(1), hits(np.array(result.ranks, np.int64))
+    expected, error = float(chances.mean()), calibration_error(chances, hit)
+    return {"expected_hr_at_10": round(expected, 4), "calibration_error": round(error, 4)}
+
+
 def _over_all(result: Result, catalogue: Catalogue) -> dict[str, float]:
     lists = np.array(result.lists, np.int64).reshape(-1, K)
-    chances, hit = np.array(result.chances), hits(np.array(result.ranks, np.int64))
-    expected = {"expected_hr_at_10": chances.mean(), "calibration_error": calibration_error(chances, hit)}
-    return {name: round(float(value), 4) for name, value in expected.items() if len(chances)} | {
+    return _calibration(result) | {
         "coverage": round(coverage(lists, len(catalogue)), 4),
         "intra_list_distance": round(intra_list_distance(lists, catalogue.vectors), 4),
         "ms_per_list": round(1_000 * result.seconds / max(1, len(lists)), 4),
@@ -209,6 +253,8 @@ def show(result: dict) -> None:
     _show_actions(result)
     print(calibration(result["methods"]["headrace"]))
     print(beside(result["methods"]))
+    if "off_policy" in result:
+        _show_off_policy(result["off_policy"])
     if result.get("behaviour"):
         show_behaviour(result["behaviour"], "What users do to their lists, in a made-up shop (docs/behaviour.md)")
 

@@ -47,6 +47,10 @@ class Switch:
 SWITCHES = {
     "joint": Switch(("--joint_first", "20", "--joint_share", "0.1", "--joint_precision", "int8"), "joint.md"),
     "thorough": Switch(("--training", "thorough"), "operations.md"),
+    "diversity": Switch(("--diversity", "0.3"), "diversity.md"),
+    "quotas": Switch(("--quota_category", "0.5", "--quota_new", "1"), "diversity.md"),
+    "explore-epsilon": Switch(("--explore", "epsilon"), "diversity.md"),
+    "explore-thompson": Switch(("--explore", "thompson"), "diversity.md"),
     "encoder-int8": Switch(("--encoder_precision", "int8"), "operations.md"),
 }
 

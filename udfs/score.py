@@ -12,7 +12,7 @@ import pandas as pd
 from pyflink.table.udf import ScalarFunction
 
 from model import interest
-from model.bounds import FamilyConfig, JointConfig, StatisticsConfig
+from model.bounds import FamilyConfig, JointConfig, SlateConfig, StatisticsConfig
 from model.catalogue import Catalogue
 from model.evaluation.online import LastList, OnlineMetrics, first_left
 from model.metrics import K
@@ -44,13 +44,13 @@ class Follows(NamedTuple):
     newest: int  # examples that are counted where there is no snapshot
     statistics: StatisticsConfig
     max_future_s: float
-    items: str = ""  # whose texts the joint scorer reads
+    items: str = ""  # whose texts the joint scorer reads, and whose categories quotas do
 
 
 @dataclass(frozen=True)
 class ListConfig:
     """How lists are made: of `k` items, which events are answered, how the network's vectors of items are held,
-    and the joint scorer and families of signals that are on.
+    and the joint scorer, families of signals and making of slates that are on.
     """
 
     k: int
@@ -58,6 +58,7 @@ class ListConfig:
     network_precision: str = "float32"
     joint: JointConfig | None = None
     families: tuple[FamilyConfig, ...] = ()
+    slate: SlateConfig | None = None
 
 
 class Score(ScalarFunction):
@@ -79,7 +80,7 @@ class Score(ScalarFunction):
     ) -> None:
         self._rules, self._device, self._follows = rules, device, follows
         self._k, self._answers, self._precision = lists.k, lists.answers, lists.network_precision
-        self._joint, self._families = lists.joint, lists.families
+        self._joint, self._families, self._slate = lists.joint, lists.families, lists.slate
         self._replica_dir, self._threads, self._registry = Path(replica_dir), threads, registry
         self._refused: deque[bytes] = deque()
         self._twin = OnlineMetrics()
@@ -101,28 +102,43 @@ class Score(ScalarFunction):
 
         chosen, texts = device.choose(self._device), self._open_texts()
         joint = self._open_joint(texts)
-        optional = [family.open(texts) for family in self._families]
+        optional, slate = [family.open(texts) for family in self._families], self._open_slate()
 
         def load(path: str, items: Catalogue) -> score.Scorer:
             registry.check_inside(path, self._registry)
             scorer = score.load(path, chosen, joint, optional)
+            scorer.slate = slate
             if self._precision == "int8":
                 network.quantise(scorer.network)
             score.try_out(scorer, items, self._k, self._rules)
             return scorer
 
-        self._scorers = Scorers(load, lambda dim: score.Scorer.untrained(dim, optional).on(chosen))
+        def untrained(dim: int) -> score.Scorer:
+            scorer = score.Scorer.untrained(dim, optional).on(chosen)
+            scorer.slate = slate
+            return scorer
+
+        self._scorers = Scorers(load, untrained)
         gc.freeze()  # what is loaded by now is never garbage: collections need not look at it
 
     def _open_texts(self) -> Mapping[int, str]:
         """The texts of the items, where something reads them."""
         self._texts = None
-        if self._joint is None and not self._families:
+        categories = self._slate is not None and self._slate.quota_category < 1
+        if self._joint is None and not self._families and not categories:
             return {}
         from udfs.texts import TextsFollower
 
         self._texts = TextsFollower(self._follows.bootstrap_servers, self._follows.items)
         return self._texts.texts
+
+    def _open_slate(self):
+        """What makes lists of scored candidates; None where they are simply the best."""
+        if self._slate is None:
+            return None
+        from model.scoring.slate import Slate
+
+        return Slate(self._slate, {} if self._texts is None else self._texts.categories)
 
     def _open_joint(self, texts: Mapping[int, str]):
         """The joint scorer's encoder and what it reads; None where it is off."""

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from model.catalogue import Catalogue
 from model.interest import Rules
+from model.learning import laplace
 from model.learning.adamw import AdamW
 from model.learning.config import TrainingConfig
 from model.learning.replay import BufferEntry
@@ -78,6 +79,7 @@ class RankerTrainer:
         self._ranker, self._device = copy.deepcopy(scorer.ranker).to(scorer.device), scorer.device
         self._optimizer = AdamW(self._ranker, _FIRST_RATE)
         self._finding = torch.tensor([name in FINDING for name in scorer.ranker.names])
+        self._uncertain = False
         self._first = [part.mean.detach().clone() for part in (self._ranker.find, self._ranker.order)]
 
     def look(
@@ -103,9 +105,29 @@ class RankerTrainer:
             self._measure(fresh)
             self._calibrate(fresh)
             self._step(fresh)
+            self._observe(fresh)
             self._scorer.ranker.load_state_dict(self._ranker.state_dict())
             self._learnt += len(fresh)
             self.kept = joined([self.kept, fresh])[-self.config.ranker_replay :]
+
+    def keep_precision(self) -> None:
+        """Learn how sure the weights are too, from now on."""
+        self._uncertain = True
+        if self._scorer.precision is None:
+            self._scorer.precision = laplace.begin(len(self._ranker.names))
+
+    @torch.no_grad()
+    def _observe(self, fresh: RankerExamples) -> None:
+        precision = self._scorer.precision
+        if not self._uncertain or precision is None:
+            return
+        fresh = fresh[torch.where(fresh.found)[0].numpy()]
+        for start in range(0, len(fresh), self.config.ranker_batch):
+            part = fresh[start : start + self.config.ranker_batch]
+            signals, offset = part.signals[:, : 1 + _DRAWN].to(self._device).float(), part.offset[:, : 1 + _DRAWN]
+            logits = self._ranker.ordered(signals, part.context.to(self._device)) + offset.to(self._device)
+            precision = laplace.observed(precision, signals, logits)
+        self._scorer.precision = precision
 
     def forget(self, user_id: str) -> None:
         """Drop a user's examples."""

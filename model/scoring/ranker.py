@@ -131,6 +131,20 @@ def fit_signals(tensors: dict[str, torch.Tensor], had: Sequence[str], wanted: Se
     tensors["ranker.mlp.0.weight"] = torch.cat((_picked(of_signals, columns, 0.0), of_context), 1)
 
 
+def fit_precision(precision: torch.Tensor | None, had: Sequence[str], wanted: Sequence[str]) -> torch.Tensor | None:
+    """The precision of the weights of a version that has some signals, for others: of what is new nothing is known.
+
+    Raises:
+        ValueError: it is none of so many weights.
+    """
+    if precision is None:
+        return None
+    if precision.shape != (len(had),) or precision.dtype != torch.float32 or not (precision > 0).all():
+        raise ValueError(f"precision {tuple(precision.shape)}: {len(had)} numbers above 0 are wanted")
+    at = {name: column for column, name in enumerate(had)}
+    return _picked(precision, torch.tensor([at.get(name, -1) for name in wanted]), 1.0)
+
+
 def _picked(values: torch.Tensor, columns: torch.Tensor, missing: float) -> torch.Tensor:
     """Columns of the last dimension, `missing` for -1."""
     return values[..., columns.clamp(min=0)].masked_fill(columns < 0, missing)

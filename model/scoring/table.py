@@ -197,7 +197,7 @@ class ItemTable:
         has = trained >= 0
         self._items[rows] = self._text[rows]
         if has.any():
-            counts = torch.from_numpy(self._chosen(rows[has], EVER).astype(np.float32)).to(self.device)
+            counts = torch.from_numpy(self.chosen(rows[has], EVER).astype(np.float32)).to(self.device)
             ids = network.ids[torch.from_numpy(trained[has].astype(np.int64)).to(self.device)]
             text = torch.from_numpy(self._text[rows[has]]).to(self.device)
             vectors = network.items(text, ids, counts)
@@ -281,7 +281,7 @@ class ItemTable:
     def mean(self) -> torch.Tensor:
         return torch.from_numpy(self.index.mean)
 
-    def _chosen(self, rows: np.ndarray, by: int) -> np.ndarray:
+    def chosen(self, rows: np.ndarray, by: int) -> np.ndarray:
         """How often items were chosen, old choices fading; (r,)."""
         at = self.statistics_row[rows]
         counts = self.statistics.items.chosen[at, by] if len(self.statistics) else np.zeros(len(at))
@@ -306,7 +306,7 @@ class ItemTable:
         self._forgotten = statistics.forgotten
         self._find_searched(anew)
         late = np.flatnonzero(self._late[:n])[-MOST_NEW:] if self.scorer.is_trained else np.zeros(0, np.int64)
-        self.new = late[self._chosen(late, EVER) < KNOWN]
+        self.new = late[self.chosen(late, EVER) < KNOWN]
 
     def searched_items(self) -> torch.Tensor:
         """The network's vectors of the items `searched`, side by side; of a moment ago at most; (s, width)."""
