@@ -23,10 +23,18 @@ from typing import Annotated, Literal, get_args, get_type_hints
 import msgspec
 from msgspec import Meta
 
-from model.bounds import FamilyConfig, JointConfig, MediaConfig, MediaFamily, StatisticsConfig
+from model.bounds import (
+    FamilyConfig,
+    JointConfig,
+    KeywordsConfig,
+    MediaConfig,
+    MediaFamily,
+    ProfileConfig,
+    StatisticsConfig,
+)
 from model.learning.config import THOROUGH, TrainingConfig
 from model.rules import FOREVER, MOST_EVENTS, MOST_INTERESTS, Rules
-from model.schema import CONSUMING, RECORD_BYTES, HeadraceError
+from model.schema import CONSUMING, MOST_KEYWORDS, RECORD_BYTES, HeadraceError
 
 PREFIX = "HEADRACE_"
 _UNITS_S = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
@@ -147,6 +155,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Literal["auto", "float32", "bfloat16", "float16", "int8"],
         Meta(description="... in lists: auto (GPU: float16, CPU: float32), ..., int8 (dynamic, on the CPU)"),
     ] = "auto"
+    text_profile: Annotated[
+        Literal["off", "mean", "read"],
+        Meta(
+            description="what a user did lately as one text, a signal: off, mean (of the items' vectors), or read (by "
+            "the language model, for every list)"
+        ),
+    ] = "off"
+    keywords: _count(
+        "keywords of an item, out of its text: in signals, reasons, the page; 0: off", 0, MOST_KEYWORDS
+    ) = 0
     registry: _text("where model versions are kept: a folder or any fsspec address", min_length=1) = (
         "/tmp/headrace/registry"
     )
@@ -206,7 +224,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def families(self) -> tuple[FamilyConfig, ...]:
         """The families of signals that are on."""
         media = self.media()
-        return (MediaFamily(media.kinds),) if media else ()
+        families: list[FamilyConfig] = [MediaFamily(media.kinds)] if media else []
+        if self.text_profile != "off":
+            families.append(ProfileConfig(self.text_profile, self.encoder, self.device, self.encoder_precision))
+        if self.keywords:
+            families.append(KeywordsConfig())
+        return tuple(families)
 
     def topic(self, name: str) -> str:
         """The full name of a topic."""

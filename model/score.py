@@ -336,9 +336,13 @@ def _score(
     best = every.topk(min(k, len(catalogue), was.shape[1]))
     rows = torch.cat((scored.rows, explored[:, None]), 1).gather(1, best.indices)
     chances = scored.probabilities(best.values, every)
-    ids = catalogue.item_ids
+    ids, keys, words = catalogue.item_ids, catalogue.keys, catalogue.keywords
     reasons = explain(table, batch, scored, best.indices, rows, ids) if explained else repeat(repeat([]))
     return [
-        [RecommendedItem(ids[row], chance, why) for row, chance, why in zip(*one) if chance > 0]
+        [
+            RecommendedItem(ids[row], chance, why, words.get(int(keys[row]), []) if words else [])
+            for row, chance, why in zip(*one)
+            if chance > 0
+        ]
         for one in zip(rows.tolist(), chances.tolist(), reasons)
     ]

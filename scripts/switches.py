@@ -47,6 +47,9 @@ class Switch:
 SWITCHES = {
     "joint": Switch(("--joint_first", "20", "--joint_share", "0.1", "--joint_precision", "int8"), "joint.md"),
     "thorough": Switch(("--training", "thorough"), "operations.md"),
+    "profile": Switch(("--text_profile", "mean"), "text-profile.md"),
+    "keywords": Switch(("--keywords", "5"), "text-profile.md"),
+    "profile+keywords": Switch(("--text_profile", "mean", "--keywords", "5"), "text-profile.md"),
     "encoder-int8": Switch(("--encoder_precision", "int8"), "operations.md"),
 }
 
