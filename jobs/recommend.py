@@ -78,7 +78,7 @@ def recommend(
     lists = tables.from_data_stream(step(tables.to_data_stream(scored), "score"))
     # (user_id, Recommendation or null, Rejected or null)
 
-    embed_items = EmbedItems(encoder, settings.replica_path, settings.max_event_bytes)
+    embed_items = EmbedItems(encoder, settings.replica_path, settings.max_event_bytes, settings.keywords)
     vectors = items.map(vectorised(embed_items, item_id="STRING", item_vector="BYTES", rejected="BYTES"))
     vectors = tables.from_data_stream(step(tables.to_data_stream(vectors), "embed-items"))
     # (item_id, ItemVector or null, Rejected or null; both where media cannot be used)

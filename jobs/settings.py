@@ -18,15 +18,26 @@ from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Literal, get_args, get_type_hints
 
 import msgspec
 from msgspec import Meta
 
-from model.bounds import FamilyConfig, JointConfig, MediaConfig, MediaFamily, SlateConfig, StatisticsConfig
-from model.learning.config import THOROUGH, TrainingConfig
+from model.bounds import (
+    FamilyConfig,
+    JointConfig,
+    KeywordsConfig,
+    MediaConfig,
+    MediaFamily,
+    ProfileConfig,
+    SlateConfig,
+    StatisticsConfig,
+)
 from model.rules import FOREVER, MOST_EVENTS, MOST_INTERESTS, Rules
-from model.schema import CONSUMING, RECORD_BYTES, HeadraceError
+from model.schema import CONSUMING, MOST_KEYWORDS, RECORD_BYTES, HeadraceError
+
+if TYPE_CHECKING:
+    from model.learning.config import TrainingConfig
 
 PREFIX = "HEADRACE_"
 _UNITS_S = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
@@ -155,6 +166,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="lists explore and say how likely they were: epsilon (a place is drawn), thompson (weights)"),
     ] = "off"
     explore_share: _real("... this share of the lists, drawn by the event", ge=0, le=1) = 0.1
+    text_profile: Annotated[
+        Literal["off", "mean", "read"],
+        Meta(
+            description="what a user did lately as one text, a signal: off, mean (of the items' vectors), or read (by "
+            "the language model, for every list)"
+        ),
+    ] = "off"
+    keywords: _count(
+        "keywords of an item, out of its text: in signals, reasons, the page; 0: off", 0, MOST_KEYWORDS
+    ) = 0
     registry: _text("where model versions are kept: a folder or any fsspec address", min_length=1) = (
         "/tmp/headrace/registry"
     )
@@ -198,8 +219,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         encoder = self.joint_encoder or self.encoder
         return JointConfig(self.joint_first, encoder, self.joint_share, self.device, self.joint_precision)
 
-    def training_config(self) -> TrainingConfig:
+    def training_config(self) -> "TrainingConfig":
         """How much is learnt from each example."""
+        from model.learning.config import THOROUGH, TrainingConfig  # who serves lists needs neither
+
         return THOROUGH if self.training == "thorough" else TrainingConfig()
 
     def media(self) -> MediaConfig | None:
@@ -220,7 +243,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def families(self) -> tuple[FamilyConfig, ...]:
         """The families of signals that are on."""
         media = self.media()
-        return (MediaFamily(media.kinds),) if media else ()
+        families: list[FamilyConfig] = [MediaFamily(media.kinds)] if media else []
+        if self.text_profile != "off":
+            families.append(ProfileConfig(self.text_profile, self.encoder, self.device, self.encoder_precision))
+        if self.keywords:
+            families.append(KeywordsConfig())
+        return tuple(families)
 
     def topic(self, name: str) -> str:
         """The full name of a topic."""

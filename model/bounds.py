@@ -79,3 +79,33 @@ class FamilyConfig(Protocol):
 
     def open(self, texts: Mapping[int, str]) -> "Optional":
         """What computes it; `texts` are those of the items by their keys, and go on changing."""
+
+
+@dataclass(frozen=True)
+class ProfileConfig:
+    """The text profile (model/scoring/profile.py): by the `mean` of the items' vectors, or `read` by this encoder."""
+
+    how: str
+    encoder: str
+    device: str = "auto"
+    precision: str = "auto"
+
+    def open(self, texts: Mapping[int, str]) -> "Optional":
+        from model.encoder import Encoder
+        from model.scoring.profile import Reader, TextProfile
+
+        if self.how == "mean":
+            return TextProfile()
+        encoder = Encoder(self.encoder, self.device, precision=self.precision)
+        encoder.load()  # seconds, for which no list should wait
+        return TextProfile(Reader(encoder, texts))
+
+
+@dataclass(frozen=True)
+class KeywordsConfig:
+    """Keywords as a signal, candidates and reasons (model/scoring/keywords.py)."""
+
+    def open(self, texts: Mapping[int, str]) -> "Optional":
+        from model.scoring.keywords import Keywords
+
+        return Keywords()

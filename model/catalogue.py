@@ -6,10 +6,10 @@ item-vectors ─► the encoder version that serves ─► lists, interests, lea
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from hashlib import blake2b
-from itertools import groupby, islice
+from itertools import groupby, islice, zip_longest
 from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
@@ -62,7 +62,7 @@ def space_of(item: ItemVector) -> Space | None:
 
 class Matrix:
     """The items that have a vector in one space, one row each. Only one that was `opened` has them in the interest
-    space.
+    space. `keywords` are those of the items that have some, by their keys.
 
     Shape: vectors (items, encoder dimensions); interest_vectors (items, 64); keys (items,) uint64, `item_key` of each.
     """
@@ -71,6 +71,7 @@ class Matrix:
         self.space = space
         self.item_ids: list[str] = []
         self.row_of = Rows()
+        self.keywords: dict[int, list[str]] = {}
         self._keys = np.zeros(0, np.uint64)
         self._vectors = np.zeros((0, space.dim), np.float32)
         self._interest_vectors = np.zeros((0, INTEREST_DIM), np.float32)
@@ -100,7 +101,7 @@ class Matrix:
     def interest_vectors(self) -> np.ndarray:
         return self._interest_vectors[: len(self)]
 
-    def put(self, item_ids: list[str], vectors: np.ndarray) -> np.ndarray:
+    def put(self, item_ids: list[str], vectors: np.ndarray, keywords: Sequence[list[str]] = ()) -> np.ndarray:
         """Take over new and changed items; none comes twice. Returns their rows."""
         keys = np.array([item_key(item_id) for item_id in item_ids], np.uint64)
         rows = self.row_of.put(keys)
@@ -112,7 +113,16 @@ class Matrix:
         if self._is_open:
             self._interest_vectors[rows] = interest_space(vectors)
         self._keys[rows] = keys
+        if any(keywords) or self.keywords:
+            self._put_keywords(keys.tolist(), keywords)
         return rows
+
+    def _put_keywords(self, keys: list[int], keywords: Sequence[list[str]]) -> None:
+        for key, words in zip_longest(keys, keywords):
+            if words:
+                self.keywords[key] = words
+            else:
+                self.keywords.pop(key, None)
 
     def _reserve(self) -> None:
         if len(self) > len(self._keys):
@@ -129,6 +139,7 @@ class Matrix:
         row = self.row_of.pop(key, int(self._keys[last])) if len(self) else -1
         if row < 0:
             return False
+        self.keywords.pop(key, None)
         last_id = self.item_ids.pop()
         if row != last:
             self.item_ids[row] = last_id
@@ -151,7 +162,8 @@ class Matrix:
             own &= other.row_of.find(self.keys) < 0
         rest, rows = Matrix(self.space), np.flatnonzero(own)
         if len(rows):
-            rest.put([self.item_ids[row] for row in rows], self.vectors[rows])
+            words = [self.keywords.get(key, []) for key in self.keys[rows].tolist()] if self.keywords else []
+            rest.put([self.item_ids[row] for row in rows], self.vectors[rows], words)
         return rest
 
 
@@ -209,6 +221,11 @@ class Catalogue:
     @property
     def interest_vectors(self) -> np.ndarray:
         return self.serving.interest_vectors
+
+    @property
+    def keywords(self) -> dict[int, list[str]]:
+        """By item key, the keywords of the items that have some."""
+        return self.serving.keywords
 
     def row(self, key: int) -> int:
         """The row of an item key, or -1."""
@@ -288,11 +305,11 @@ class Catalogue:
         self._change(None)
 
     def _put(self, space: Space, run: list[ItemVector]) -> list[Place]:
-        newest = {item.item_id: item.vector for item in run}
-        vectors = np.stack([np.frombuffer(vector, "<f2") for vector in newest.values()]).astype(np.float32)
+        newest = {item.item_id: item for item in run}
+        vectors = np.stack([np.frombuffer(item.vector, "<f2") for item in newest.values()]).astype(np.float32)
         gone = [] if space == self.serving.space else self._make_room(space)
         matrix = self.serving if space == self.serving.space else self.others[space]
-        rows = matrix.put(list(newest), vectors)
+        rows = matrix.put(list(newest), vectors, [item.keywords for item in newest.values()])
         if matrix is self.serving:
             self._change(rows)
         superseded = [other for other in self.others.values() if other is not matrix]
@@ -479,4 +496,5 @@ def _read_into(matrix: Matrix, entries: list[tuple[bytes, bytes]]) -> None:
     for (key, _), item in zip(entries, items):
         if space_of(item) != matrix.space or key != _key(matrix.space, item.item_id):
             raise ValueError(f"item {item.item_id!r} is not what its place is for")
-    matrix.put([item.item_id for item in items], np.stack([np.frombuffer(item.vector, "<f2") for item in items]))
+    vectors = np.stack([np.frombuffer(item.vector, "<f2") for item in items])
+    matrix.put([item.item_id for item in items], vectors, [item.keywords for item in items])

@@ -132,10 +132,10 @@ class LanguageModel:
             torch.set_num_threads(threads)
         self._torch, self.device = torch, devices.choose("cpu" if precision == "int8" else device)
         self.dtype, self.batch_size = devices.dtype(self.device, precision), devices.batch_size(self.device)
-        self._tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
         model = AutoModel.from_pretrained(folder, dtype=torch.float32)
         longest = getattr(model.config, "max_position_embeddings", 512)
-        self._max_tokens = min(self._tokenizer.model_max_length, longest, 512)
+        self._max_tokens = min(self.tokenizer.model_max_length, longest, 512)
         pooled = MeanPooling(model).eval().to(self.device, self.dtype)
         self._run: Callable[[Mapping[str, torch.Tensor]], np.ndarray] = partial(self._in_torch, pooled)
         self.size_bytes = sum(weight.nbytes for weight in pooled.parameters())
@@ -151,7 +151,7 @@ class LanguageModel:
 
     def _tokens(self, texts: list[str]) -> "dict[str, torch.Tensor]":
         return dict(
-            self._tokenizer(texts, padding=True, truncation=True, max_length=self._max_tokens, return_tensors="pt")
+            self.tokenizer(texts, padding=True, truncation=True, max_length=self._max_tokens, return_tensors="pt")
         )
 
     def forward(self, texts: list[str]) -> np.ndarray:

@@ -61,6 +61,8 @@ CONSUMING = POSITIVE | NEGATIVE
 
 ID_CHARS, MOST_ITEMS = 256, 1_000
 """Characters of an identifier, and items of a list, at most."""
+MOST_KEYWORDS = 16
+"""Of an item, and of a reason."""
 Id = Annotated[str, Meta(min_length=1, max_length=ID_CHARS, pattern=r"\A[^\0]*\Z")]
 """Text without NUL: stores and libraries that end a text there would take two ids for one."""
 Name = Annotated[str, Meta(max_length=ID_CHARS)]
@@ -110,6 +112,7 @@ class ItemVector(Struct, frozen=True, omit_defaults=True):
     """An item as the language model sees it; `vector` is base64 of little-endian float16 (empty when deleted).
 
     Without an item id, `pinned` says that the vectors of an encoder version serve, or that none is pinned any more.
+    `keywords` are the item's, the strongest first, where they are on.
     """
 
     item_id: str
@@ -118,6 +121,7 @@ class ItemVector(Struct, frozen=True, omit_defaults=True):
     content_hash: str = ""
     deleted: bool = False
     pinned: bool | None = None
+    keywords: Annotated[list[Name], Meta(max_length=MOST_KEYWORDS)] = []
 
 
 def _empty() -> list:
@@ -129,22 +133,27 @@ class Reason(Struct, frozen=True, omit_defaults=True, gc=False):
     """Why an item is on a list: the signal, its share of the score, and what the user did that carried it.
 
     `interest` is the number of one of the user's interests, where the signal is one of interests. `items` are items of
-    the user's past events; empty where no single event carried the signal.
+    the user's past events; empty where no single event carried the signal. `keywords` are those that they share with
+    the item, where the signal is `keywords`.
     """
 
     signal: Name
     share: float
     interest: Count | None = None
     items: Annotated[list[Name], Meta(max_length=MOST_ITEMS)] = field(default_factory=_empty)
+    keywords: Annotated[list[Name], Meta(max_length=MOST_KEYWORDS)] = []
 
 
-class RecommendedItem(Struct, frozen=True, gc=False):
-    """An item, P(i | u, t), and why; where lists explore, how likely the item was to stand at its place."""
+class RecommendedItem(Struct, frozen=True, omit_defaults=True, gc=False):
+    """An item, P(i | u, t), and why; where lists explore, how likely it was to stand at its place; its keywords, where
+    they are on.
+    """
 
     item_id: Name
     probability: float
-    reasons: Annotated[list[Reason], Meta(max_length=MOST_ITEMS)] = []
+    reasons: Annotated[list[Reason], Meta(max_length=MOST_ITEMS)] = field(default_factory=_empty)
     propensity: float | UnsetType = UNSET
+    keywords: Annotated[list[Name], Meta(max_length=MOST_KEYWORDS)] = []
 
 
 class Recommendation(Struct, frozen=True, omit_defaults=True):

@@ -354,7 +354,12 @@ def _score(
     ids = catalogue.item_ids
     reasons = explain(table, batch, scored, columns, rows, ids) if explained else repeat(repeat([]))
     likely = repeat(repeat(UNSET)) if propensity is None else propensity.tolist()
+    keys, words = catalogue.keys, catalogue.keywords
     return [
-        [RecommendedItem(ids[row], chance, *more) for row, chance, *more in zip(*one) if chance > 0]
+        [
+            RecommendedItem(ids[row], chance, why, at_place, words.get(int(keys[row]), []) if words else [])
+            for row, chance, why, at_place in zip(*one)
+            if chance > 0
+        ]
         for one in zip(rows.tolist(), chances.tolist(), reasons, likely)
     ]

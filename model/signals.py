@@ -68,6 +68,8 @@ OPTIONAL: dict[str, Signal] = {
     "image": Signal("looks like {}", "looks like past events", finds=False),
     "audio": Signal("sounds like {}", "sounds like past events", finds=False),
     "vector": Signal("near to {} by its own vector", "near to past events by its own vector", finds=False),
+    "profile": Signal("reads like what was done lately, as {}", "reads like what was done lately"),
+    "keywords": Signal("like {}", "like past events", had_only=True),
 }
 """Learnt where they are switched on, each family by a setting of its own (`Optional` in model/scoring/signals.py); of
 the best candidates only.

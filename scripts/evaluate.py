@@ -33,6 +33,7 @@ if __name__ == "__main__":
 
 import numpy as np
 import pandas as pd
+from msgspec import structs
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -45,6 +46,7 @@ from model.evaluation.behaviour import compare
 from model.evaluation.order import drawn_order
 from model.evaluation.shop import make_shop
 from model.finetune import Learner
+from model.keywords import keywords
 from model.schema import Event, HeadraceError, Item, ItemVector, item_key
 from scripts import data, offline, report, switches
 from scripts.data import check_events
@@ -85,7 +87,8 @@ def _run(arguments: argparse.Namespace, settings: Settings, rest: list[str]) -> 
     encoder = encoder_of(settings, rest)
     valid, refused = check_events(events, max_future_s=settings.max_future_s)
     data.tell_refused(name, valid, refused)
-    catalogue, protocol = embed(items, encoder, settings.seed), _protocol(settings, arguments, items)
+    catalogue = embed(items, encoder, settings.seed, settings.keywords)
+    protocol = _protocol(settings, arguments, items)
     began = time.perf_counter()
     run = _leave_one_out if arguments.protocol == "leave-one-out" else _prequential
     learner = _learner(settings, rest, catalogue, items, protocol)
@@ -123,11 +126,12 @@ def _learner(
     }
     if settings.explore == "thompson":
         learner.use_uncertainty()
+    settings = structs.replace(settings, encoder=_encoder_name(settings, rest))
     learner.use_optional([family.open(texts) for family in settings.families()])
     if config is not None:
         from model.scoring.joint import CrossEncoder
 
-        encoder = CrossEncoder(replace(config, encoder=settings.joint_encoder or _encoder_name(settings, rest)))
+        encoder = CrossEncoder(replace(config, encoder=settings.joint_encoder or settings.encoder))
         learner.use_joint(encoder, texts)
     return learner
 
@@ -242,8 +246,12 @@ def _encoder_name(settings: Settings, rest: list[str]) -> str:
     return settings.encoder if given else str(data.language_model())
 
 
-def embed(items: pd.DataFrame, encoder: "Encoder | FusedEncoder", seed: int) -> Catalogue:
-    """The catalogue of a table of items, its rows in an order drawn anew, so that ties do not follow the file's."""
+def embed(items: pd.DataFrame, encoder: "Encoder | FusedEncoder", seed: int, most_keywords: int = 0) -> Catalogue:
+    """The catalogue of a table of items, its rows in an order drawn anew, so that ties do not follow the file's.
+
+    Args:
+        most_keywords: of an item.
+    """
     items = items.drop_duplicates("item_id", keep="last")
     entries = [data.as_item(row) for row in items.itertuples(index=False)]
     entries = [entries[at] for at in np.random.default_rng(seed).permutation(len(entries))]
@@ -251,9 +259,11 @@ def embed(items: pd.DataFrame, encoder: "Encoder | FusedEncoder", seed: int) -> 
     with _bar("embedding", len(entries)) as progress:
         for start in range(0, len(entries), 256):
             group = entries[start : start + 256]
-            vectors = _vectors(group, encoder, refused).astype("<f2")
+            vectors, texts = _vectors(group, encoder, refused), [item.as_text() for item in group]
+            words = keywords(encoder, texts, vectors, most_keywords) if most_keywords else [[] for _ in texts]
             catalogue.apply(
-                ItemVector(item.item_id, encoder.version, vector.tobytes()) for item, vector in zip(group, vectors)
+                ItemVector(item.item_id, encoder.version, vector.astype("<f2").tobytes(), keywords=some)
+                for item, vector, some in zip(group, vectors, words)
             )
             progress(start + len(group), len(entries))
     if refused:

@@ -51,6 +51,9 @@ SWITCHES = {
     "quotas": Switch(("--quota_category", "0.5", "--quota_new", "1"), "diversity.md"),
     "explore-epsilon": Switch(("--explore", "epsilon"), "diversity.md"),
     "explore-thompson": Switch(("--explore", "thompson"), "diversity.md"),
+    "profile": Switch(("--text_profile", "mean"), "text-profile.md"),
+    "keywords": Switch(("--keywords", "5"), "text-profile.md"),
+    "profile+keywords": Switch(("--text_profile", "mean", "--keywords", "5"), "text-profile.md"),
     "encoder-int8": Switch(("--encoder_precision", "int8"), "operations.md"),
 }
 

@@ -307,12 +307,16 @@ class Store:
             "categories": categories,
             "probability": item.probability,
             "reasons": reasons,
+            **({"keywords": item.keywords} if item.keywords else {}),
         }
 
     def _show_reason(self, reason: Reason) -> dict[str, Any]:
         there = [item_id for item_id in reason.items if item_id not in self._deleted]
         reason = msgspec.structs.replace(reason, items=there)
-        return msgspec.structs.asdict(reason) | {"words": say(reason, self._title)}
+        about = msgspec.structs.asdict(reason) | {"words": say(reason, self._title)}
+        if not reason.keywords:
+            del about["keywords"]
+        return about
 
     def _title(self, item_id: str) -> str:
         return self._items.get(item_id, (item_id,))[0]

@@ -15,9 +15,12 @@ def say(reason: Reason, title: Callable[[str], str]) -> str:
     'trending now'
     >>> say(Reason("new", 1.0), str)
     'new, and close to an interest'
+    >>> say(Reason("keywords", 0.4, items=["m1"], keywords=["space", "robots"]), {"m1": "Toy Story"}.get)
+    'about space, robots, like Toy Story'
     >>> say(Reason("night-time", 0.4), str)
     'night time'
     """
     signal = ALL.get(reason.signal) or Signal("because of {}", reason.signal.replace("-", " "))
     titles = " and ".join(title(item_id) for item_id in reason.items)
-    return signal.because.format(titles) if titles else signal.alone
+    said = signal.because.format(titles) if titles else signal.alone
+    return f"about {', '.join(reason.keywords)}, {said}" if reason.keywords else said

@@ -9,7 +9,7 @@ from model.score import Scorer
 from model.scoring.batch import open_requests
 from model.scoring.ranker import Scored, find
 from model.scoring.reasons import explain
-from model.signals import ALL, COLUMN, FINDING, NAMES, SIGNALS, TERMS
+from model.signals import ALL, COLUMN, FINDING, NAMES, OPTIONAL, SIGNALS, TERMS
 from model.statistics import ItemStatistics
 from serving.words import say
 from tests.test_score import DIM, make_catalogue, make_request
@@ -96,7 +96,7 @@ def test_that_a_user_never_had_an_item_is_no_reason_for_it():
 
 def test_every_reason_can_be_said_in_words():
     """Each signal, each term and `new`, with past events and without; there are no words for what no longer exists."""
-    assert sorted([*NAMES, "new"]) == sorted(ALL)
+    assert sorted([*NAMES, *OPTIONAL, "new"]) == sorted(ALL)
     for name in ALL:
         assert "Heat and Alien" in say(Reason(name, 0.5, items=["m1", "m2"]), {"m1": "Heat", "m2": "Alien"}.get)
         assert say(Reason(name, 0.5), str) and "{}" not in say(Reason(name, 0.5), str)

@@ -167,8 +167,9 @@ class EmbedItems(ScalarFunction):
     `whole` are those of `jobs.topics.bounded`.
     """
 
-    def __init__(self, encoder: EncoderConfig, replica_dir: str, max_bytes: int) -> None:
+    def __init__(self, encoder: EncoderConfig, replica_dir: str, max_bytes: int, keywords: int = 0) -> None:
         self._encoder_config, self._replica_dir, self._max_bytes = encoder, Path(replica_dir), max_bytes
+        self._most_keywords = keywords  # of an item
 
     def open(self, function_context) -> None:
         from model.cache import first_free
@@ -187,8 +188,18 @@ class EmbedItems(ScalarFunction):
             return pd.DataFrame(self._fused(items, records), columns=["item_id", "item_vector", "rejected"])
         texts = {item.item_id: item.as_text() for item in items if isinstance(item, Item) and not item.deleted}
         vectors = dict(zip(texts, self._encoder.embed(list(texts.values()))))
-        rows = [self._row(item, texts, vectors) for item in items]
+        words = self._keywords(texts, vectors)
+        rows = [self._row(item, texts, vectors, words) for item in items]
         return pd.DataFrame(rows, columns=["item_id", "item_vector", "rejected"])
+
+    def _keywords(self, texts: dict[str, str], vectors: dict[str, np.ndarray]) -> dict[str, list[str]]:
+        """The keywords of each item, where they are on."""
+        if not self._most_keywords or not texts:
+            return {}
+        from model.keywords import keywords
+
+        of_items = np.stack([vectors[item_id] for item_id in texts])
+        return dict(zip(texts, keywords(self._encoder, [*texts.values()], of_items, self._most_keywords)))
 
     def _decode(
         self,
@@ -213,24 +224,31 @@ class EmbedItems(ScalarFunction):
         """The rows of items with media, and what could not be used of them."""
         whole = [at for at, item in enumerate(items) if isinstance(item, Item) and not item.deleted]
         made = dict(zip(whole, self._encoder.embed_items([items[at] for at in whole])))
+        texts = {items[at].item_id: items[at].as_text() for at in whole}
+        words = self._keywords(texts, {items[at].item_id: made[at].vector for at in whole})
         rows = []
         for at, item in enumerate(items):
             if at not in made:
-                rows.append(self._row(item, {}, {}))
+                rows.append(self._row(item, {}, {}, {}))
                 continue
             (value, *position), fused = records[at][1:5], made[at]
             topic, partition, offset = position
             why = "; ".join(fused.reasons)
             told = Rejected.of(topic, int(partition), int(offset), why, value).as_json() if why else None
-            rows.append((item.item_id, self._record(item, fused.vector, fused.content_hash), told))
+            rows.append((item.item_id, self._record(item, fused.vector, fused.content_hash, words), told))
         return rows
 
-    def _record(self, item: Item, vector: np.ndarray, content_hash: str) -> bytes:
-        return encode_json(
-            ItemVector(item.item_id, self._encoder.version, vector.astype("<f2").tobytes(), content_hash)
-        )
+    def _record(self, item: Item, vector: np.ndarray, content_hash: str, words: dict[str, list[str]]) -> bytes:
+        packed, some = vector.astype("<f2").tobytes(), words.get(item.item_id, [])
+        return encode_json(ItemVector(item.item_id, self._encoder.version, packed, content_hash, keywords=some))
 
-    def _row(self, item: Item | Rejected | None, texts: dict[str, str], vectors: dict[str, np.ndarray]) -> tuple:
+    def _row(
+        self,
+        item: Item | Rejected | None,
+        texts: dict[str, str],
+        vectors: dict[str, np.ndarray],
+        words: dict[str, list[str]],
+    ) -> tuple:
         if item is None:
             return None, None, None
         if isinstance(item, Rejected):
@@ -239,7 +257,7 @@ class EmbedItems(ScalarFunction):
             return item.item_id, encode_json(ItemVector(item.item_id, self._encoder.version, deleted=True)), None
         text, vector = texts[item.item_id], vectors[item.item_id]
         content_hash = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
-        return item.item_id, self._record(item, vector, content_hash), None
+        return item.item_id, self._record(item, vector, content_hash, words), None
 
 
 def _check_size(whole: str | None, max_bytes: int) -> None:

@@ -23,7 +23,7 @@ import numpy as np
 
 from model.bounds import MediaConfig
 from model.cache import Cache, first_free
-from model.encoder import Encoder
+from model.encoder import Encoder, LanguageModel
 from model.media.blocks import Block
 from model.media.encoders import MediaEncoder, audio_encoder, image_encoder, unit
 from model.media.fetch import InvalidMedia, fetch
@@ -74,7 +74,7 @@ class FusedEncoder:
         vectors = self._text.embed(texts)
         return np.pad(vectors, ((0, 0), (0, self.dim - vectors.shape[1])))
 
-    def load(self) -> object:
+    def load(self) -> LanguageModel:
         """Load the language model, if it is not loaded yet."""
         return self._text.load()
 

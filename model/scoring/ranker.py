@@ -211,15 +211,29 @@ def find(ranker: Ranker, table: ItemTable, batch: MicroBatch, sample: np.ndarray
     sample = np.broadcast_to(table.sample, (B, len(table.sample))) if sample is None else sample
     hidden = hidden_of(table, batch)
     most = min(max(FOUND, 2 * k), max(1, len(table)))
-    rows, sums, allowed, sources, space = _retrieve(table, batch, hidden, weights, sample, most)
+    wanted = [family.candidates(table, batch) for family in table.scorer.optional]
+    rows, sums, allowed, sources, space = _retrieve(table, batch, hidden, weights, sample, most, wanted)
     there = torch.from_numpy(np.concatenate((rows >= 0, allowed), 1))
     every = np.concatenate((rows, sample), 1).astype(np.int32)
     found = Candidates(every, there, sums, hidden.cpu().numpy(), sources, space).open(table)
     signals, terms = computed(FAMILIES, table, batch, found), feedback(table, batch, found)
     linear = (signals @ weights[:, : len(FINDING), None])[..., 0] + terms.sum(2)
     linear = linear.masked_fill(~there, -torch.inf)
-    best = linear[:, : rows.shape[1]].topk(min(max(CANDIDATES, k), rows.shape[1]), sorted=False).indices
+    best = _best(linear[:, : rows.shape[1]], rows, wanted, max(CANDIDATES, k))
     return Found(found, signals, terms, linear, best, sample.shape[1])
+
+
+def _best(linear: torch.Tensor, rows: np.ndarray, wanted: list[np.ndarray], count: int) -> torch.Tensor:
+    """The columns of the items that the linear score puts first, and of those that families want: it does not know
+    their signals.
+
+    Shape: linear, rows (B, C), wanted (B, F) rows each -> (B, at most count + all F).
+    """
+    more = sum(some.shape[1] for some in wanted)
+    if more:
+        places = (rows[..., None] == np.concatenate(wanted, 1)[:, None]).any(2) & (rows >= 0)
+        linear = linear.masked_fill(torch.from_numpy(places) & (linear > -torch.inf), torch.inf)
+    return linear.topk(min(count + more, rows.shape[1]), sorted=False).indices
 
 
 def hidden_of(table: ItemTable, batch: MicroBatch) -> torch.Tensor:
@@ -232,11 +246,17 @@ def hidden_of(table: ItemTable, batch: MicroBatch) -> torch.Tensor:
 
 
 def _retrieve(
-    table: ItemTable, batch: MicroBatch, hidden: torch.Tensor, weights: torch.Tensor, sample: np.ndarray, most: int
+    table: ItemTable,
+    batch: MicroBatch,
+    hidden: torch.Tensor,
+    weights: torch.Tensor,
+    sample: np.ndarray,
+    most: int,
+    wanted: list[np.ndarray],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, Sources, Workspace]:
     B = len(batch.history)
     table.index.look_up(batch.host.history.ravel())
-    forced = _forced(table, batch, hidden)
+    forced = np.concatenate([*_forced(table, batch, hidden), *wanted], 1).astype(np.int32)
     asked = Asked(
         batch.host.history, weights[:, [COLUMN[name] for name in _RETRIEVING]].numpy(), forced,
         table.heads, np.ascontiguousarray(sample, dtype=np.int32), batch.host.excluded, batch.host.excluded_from,
@@ -258,9 +278,9 @@ def _space(users: int) -> Workspace:
     return kept
 
 
-def _forced(table: ItemTable, batch: MicroBatch, hidden: torch.Tensor) -> np.ndarray:
+def _forced(table: ItemTable, batch: MicroBatch, hidden: torch.Tensor) -> list[np.ndarray]:
     """Candidates that no table of partners finds: the network's best, what is near an interest or a query, what the
-    user had last; (B, F) int32, -1 for none.
+    user had last; (B, F) rows each, -1 for none.
     """
     parts = [_near_interests(table, batch), _had_last(batch)]
     if table.scorer.is_trained:
@@ -270,8 +290,7 @@ def _forced(table: ItemTable, batch: MicroBatch, hidden: torch.Tensor) -> np.nda
         near = nearest_to_queries(table, batch, FOUND // 4)
         queries[batch.query_owner.numpy(), : near.shape[1]] = near
         parts.insert(0, queries)
-    parts += [family.candidates(table, batch) for family in table.scorer.optional]
-    return np.concatenate(parts, 1).astype(np.int32)
+    return parts
 
 
 def _near_interests(table: ItemTable, batch: MicroBatch) -> np.ndarray:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from msgspec.structs import replace
 
 from model.jit import njit
 from model.schema import Reason
@@ -52,6 +53,7 @@ def explain(
     reasons = _reasons(
         told, share, signal, _interest_numbers(table, batch, listed, signal), carried_by, item_ids, [*NAMES, *optional]
     )
+    _tell_words(table, batch, listed, signal, told, reasons)
     ends = told.sum(2).cumsum().tolist()
     each = [reasons[first:last] for first, last in zip([0, *ends], ends)]
     for at in (columns.flatten() == scored.rows.shape[1]).nonzero()[:, 0].tolist():
@@ -121,6 +123,24 @@ def _reasons(
     shares = share[told].astype(float).round(3).tolist()
     numbers = [which if which >= 0 else None for which in number[told].tolist()]
     return list(map(Reason, told_by, shares, numbers, events))
+
+
+def _tell_words(
+    table: ItemTable, batch: MicroBatch, rows: np.ndarray, signal: np.ndarray, told: np.ndarray, reasons: list[Reason]
+) -> None:
+    """Add the words that carry a signal, of a family that knows some.
+
+    Shape: rows (B, k), signal, told (B, k, reasons), reasons one for each that is told.
+    """
+    first = len(NAMES)
+    for family in table.scorer.optional:
+        last = first + len(family.names)
+        words = getattr(family, "words", None)
+        if words is not None:
+            b, j, _ = np.nonzero(told)
+            for at in np.flatnonzero((first <= signal[told]) & (signal[told] < last)).tolist():
+                reasons[at] = replace(reasons[at], keywords=words(table, batch, int(b[at]), int(rows[b[at], j[at]])))
+        first = last
 
 
 def _interest_numbers(table: ItemTable, batch: MicroBatch, rows: np.ndarray, signal: np.ndarray) -> np.ndarray:

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 
 class Optional(Protocol):
-    """A family of signals that a setting switches on, with what it reads; it may find candidates of its own.
+    """A family of signals that a setting switches on, with what it reads; it may find candidates of its own. One that
+    has `words(table, batch, user, row)` tells which words carry its signal.
 
     Attributes:
         names: of its signals, as in the registry's `OPTIONAL`.
