@@ -13,7 +13,7 @@ import re
 import unicodedata
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from model.schema import Reason
@@ -139,16 +139,16 @@ def plain(facts: Facts) -> str:
 # The check
 
 _PLAIN = """
-a an the this that these those it its it's they them their and or so as of in on at to for from with by about into
-because since when which who what too also both each all one is are was were be been being has have had having do
-does may might can could will would you your you've you're if like likes enjoy enjoyed enjoys enjoying love want
-watch watched watching film films movie movies item items thing things kind kinds list choice genre story people
-person someone users good great nice well suit suits here there made full
+a an the this that these those it its it's they them their and or so as of in on at to for from with by because when
+which who what too also both each all one is are was were be been being has have had having do does may might can could
+will would you your you've you're if like likes enjoy enjoyed enjoys enjoying love want watch watched watching film
+films movie movies item items kind kinds choice genre people person users good great nice well suit suits
 """
 PLAIN_WORDS = frozenset(_PLAIN.split())
 """Words of talk, which claim nothing."""
 _WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
 _ADDRESS = re.compile(r"://|www\.|\b[\w-]+\.(?:[a-z]{2,})\b", re.IGNORECASE)
+_CLAUSE = re.compile(r",? (?:and|that|which|but)\b|,")
 _END = re.compile("[.!?\u3002\uff01\uff1f]+")
 
 
@@ -176,11 +176,13 @@ def check(sentence: str, facts: Facts) -> str:
         return "quotes: of no title"
     if not (end := _END.search(rest)) or rest[end.end() :].strip() or not _WORD.search(rest):
         return "sentence: not one"
-    words, given = _WORD.findall(rest), _words(facts)
+    words, given = _WORD.findall(rest), Words.of(facts)
     if unknown := [word for word in words if not _is_accounted_for(word, given)]:
         return f"word: {unknown[0]}"
     if _repeats(words):
         return "words: come again"
+    if any(_is_misplaced(before, title, facts) for before, title in _named(sentence, facts)):
+        return "title: of another reason"
     return "" if _says_why(sentence, words, facts) else "reason: not told"
 
 
@@ -195,13 +197,16 @@ def may_go_on(begun: str, facts: Facts) -> bool:
     rest, quote, open_title = _without_titles(begun, facts).partition('"')
     if _END.search(rest):
         return not check(begun.rstrip(), facts)
-    if quote and not any(f'{title}"'.startswith(open_title) for title in facts.titles() if f'"{title}"' not in begun):
+    may_be = [title for title in facts.titles() if f'{title}"'.startswith(open_title) and f'"{title}"' not in begun]
+    before = begun[: len(begun) - len(open_title) - 1]
+    if quote and all(_is_misplaced(before, title, facts) for title in may_be):
         return False
-    words, given = _WORD.findall(rest), _words(facts)
+    words, given = _WORD.findall(rest), Words.of(facts)
     last = words.pop() if words and rest.endswith(words[-1]) and not quote else ""
     known = all(_is_accounted_for(word, given) for word in words) and _may_become_known(last, given)
     strange = re.search(f"[{_QUOTES}\n:;()]", rest) or any(unicodedata.category(sign)[0] == "C" for sign in rest)
     again = any(begun.count(f'"{title}"') > 1 for title in facts.titles()) or _repeats(words)
+    again = again or any(_is_misplaced(before, title, facts) for before, title in _named(begun, facts))
     return known and not strange and not again and len(begun) <= SENTENCE_CHARS
 
 
@@ -235,30 +240,64 @@ def _says_why(sentence: str, words: Sequence[str], facts: Facts) -> bool:
     """Whether it names a past event, or a word of a reason that is no word of talk."""
     if any(f'"{title}"' in sentence for _, past in facts.reasons for title in past) or not facts.reasons:
         return True
-    said = {word for reason, _ in facts.reasons for word in _WORD.findall(reason.casefold())} - PLAIN_WORDS
-    return any(_is_accounted_for(word, said) for word in words if word.casefold() not in PLAIN_WORDS) or not said
+    said = {word for reason, _ in facts.reasons for word in _split(reason)} - PLAIN_WORDS
+    return not said.isdisjoint(word.casefold() for word in words)
 
 
-def _words(facts: Facts) -> set[str]:
-    """The words of the categories and of the reasons, without titles."""
-    texts = [*facts.categories, *(words.replace("{}", " ") for words, _ in facts.reasons)]
-    return {part for word in _WORD.findall(" ".join(texts).casefold()) for part in (word, *word.split("-"))}
+def _named(sentence: str, facts: Facts) -> list[tuple[str, str]]:
+    """The titles of past events that are named, each with what stands before it."""
+    past = {title for _, titles in facts.reasons for title in titles} - {facts.title}
+    return [(sentence.partition(f'"{title}"')[0], title) for title in past if f'"{title}"' in sentence]
 
 
-def _is_accounted_for(word: str, given: set[str]) -> bool:
+def _is_misplaced(before: str, title: str, facts: Facts) -> bool:
+    """Whether a title of a past event does not follow the words of a reason that names it, or another title of that.
+
+    >>> facts = Facts("Fargo", (), (("often follows {}", ("Heat", "Bean")), ("close to {}", ("Casino",))))
+    >>> [_is_misplaced(before, "Bean", facts) for before in ("often follows ", 'follows "Heat" and ', "close to ")]
+    [False, False, True]
+    """
+    before = before.rstrip()
+    for words, past in facts.reasons:
+        last = words.partition("{}")[0].split()[-2:]
+        lead = " ".join(last[-1:] if "," in "".join(last) else last)
+        if title in past and before.endswith((lead, *(f'"{one}" and' for one in past))):
+            return False
+    return True
+
+
+@dataclass(frozen=True)
+class Words:
+    """What a sentence may be made of besides titles: words as they stand, and words any form of which will do."""
+
+    exact: frozenset[str]
+    forms: frozenset[str]
+
+    @classmethod
+    def of(cls, facts: Facts) -> "Words":
+        """A verb of a reason in another form says something else: what follows is not what is followed."""
+        reasons = _split(" ".join(words.replace("{}", " ") for words, _ in facts.reasons))
+        kinds = _split(" ".join(facts.categories))
+        return cls(PLAIN_WORDS | reasons | kinds, frozenset(kinds))
+
+
+def _split(text: str) -> set[str]:
+    return {part for word in _WORD.findall(text.casefold()) for part in (word, *word.split("-"))}
+
+
+def _is_accounted_for(word: str, given: Words) -> bool:
     word = word.casefold().replace("\u2019", "'")
-    if word in PLAIN_WORDS or word in given:
+    if word in given.exact:
         return True
     if "-" in word:
         return all(_is_accounted_for(part, given) for part in word.split("-"))
-    return word.isalpha() and any(_is_form_of(word, one) for one in given)
+    return word.isalpha() and any(_is_form_of(word, one) for one in given.forms)
 
 
-def _may_become_known(word: str, given: set[str]) -> bool:
+def _may_become_known(word: str, given: Words) -> bool:
     """Whether a word that is perhaps not at its end can become one that is accounted for."""
     word = word.casefold().replace("\u2019", "'")
-    begun = any(one.startswith(word) for known in (PLAIN_WORDS, given) for one in known)
-    return begun or _is_accounted_for(word, given)
+    return any(one.startswith(word) for one in given.exact) or _is_accounted_for(word, given)
 
 
 def _is_form_of(word: str, other: str) -> bool:
@@ -318,7 +357,7 @@ class Describer:
         kept: so many sentences are remembered.
 
     Attributes:
-        counts: sentences made: written, plain.
+        counts: sentences made, written or plain; of the written ones those that took another try (again).
     """
 
     def __init__(self, model: Writes | None, held: bool = True, kept: int = KEPT) -> None:
@@ -343,6 +382,18 @@ class Describer:
         return sentences
 
     def _write(self, facts: list[Facts]) -> list[Sentence]:
+        """A sentence on all reasons; where that is not to be shown one on the first alone, then one on the second."""
+        sentences = self._attempt(facts)
+        for which in (0, 1):
+            again = [at for at, one in enumerate(sentences) if one.refused and len(facts[at].reasons) > max(1, which)]
+            fewer = [replace(facts[at], reasons=facts[at].reasons[which : which + 1]) for at in again]
+            for at, sentence in zip(again, self._attempt(fewer)):
+                if sentence.why == "written":
+                    sentences[at] = sentence
+                    self.counts["again"] += 1
+        return sentences
+
+    def _attempt(self, facts: list[Facts]) -> list[Sentence]:
         if not facts or self._model is None:
             return [Sentence(plain(one), "plain") for one in facts]
         model, begun = self._model, [f'"{one.title}"' for one in facts]
@@ -357,6 +408,10 @@ class Describer:
 
 
 def _judged(text: str, facts: Facts) -> Sentence:
-    sentence = first_sentence(text, facts)
-    refused = check(sentence, facts)
-    return Sentence(plain(facts), "plain", refused) if refused else Sentence(sentence, "written")
+    """What the model has written, if it passes; else as many of its clauses as do; else the plain reason."""
+    whole = first_sentence(text, facts)
+    clauses = [whole[: end.start()] + "." for end in _CLAUSE.finditer(whole)]
+    for sentence in (whole, f"{whole}.", *reversed(clauses)):
+        if not check(sentence, facts):
+            return Sentence(sentence, "written")
+    return Sentence(plain(facts), "plain", check(whole, facts))
