@@ -190,7 +190,7 @@ def may_go_on(begun: str, facts: Facts) -> bool:
     """Whether the beginning of a sentence can become one that passes: what the model may write is held to it.
 
     >>> facts = Facts("Fargo", ("Crime",), (("close to {}", ("Heat",)),))
-    >>> [may_go_on(f'"Fargo" {begun}', facts) for begun in ("is a cri", "is a cra", '"He', '"Hea", ', "is so.")]
+    >>> [may_go_on(f'"Fargo" is {begun}', facts) for begun in ("a cri", "a cra", 'close to "He', 'like "He', "so.")]
     [True, False, True, False, False]
     """
     begun = begun.rstrip("\ufffd")  # half of a character

@@ -69,7 +69,8 @@ class Model:
     [
         '"Fargo" is a crime drama close to your interest in "Heat" and "Bean".',
         '"Fargo" is trending now.',
-        'You may like "Fargo" because it is close to "Bean"!',
+        'You may like "Fargo" for your interest in "Bean"!',
+        '"Fargo" is a dramatic crime film that is trending now.',
     ],
 )
 def test_what_the_facts_say_is_shown(sentence):
@@ -84,6 +85,8 @@ def test_what_the_facts_say_is_shown(sentence):
         ('"Fargo" is trending now with the Coens.', "word: Coens"),
         ('"Fargo" is a drama of 1996, close to "Heat".', "word: 1996"),
         ('"Fargo" is close to "Heat" and "Casino".', "quotes: of no title"),
+        ('"Fargo" is close to your interest in "Heat" and it is "Bean".', "title: of another reason"),
+        ('"Fargo" is closed to your interest in "Heat".', "word: closed"),
         ('"Fargo" is popular.', "word: popular"),  # another reason than those given
         ('"Fargo" is not close to "Heat".', "word: not"),
         ('"Fargo" is trending now. It is a drama.', "sentence: not one"),
@@ -100,6 +103,22 @@ def test_what_the_facts_say_is_shown(sentence):
 )
 def test_what_they_do_not_say_is_not(sentence, reason):
     assert reason == check(sentence, FARGO)
+
+
+def test_a_sentence_is_cut_after_the_last_clause_that_passes():
+    """Where none is left the model is asked again, with one reason alone."""
+    model = Model(" is trending now, and it is trending now")
+    told = Describer(model).describe([FARGO])
+    assert [('"Fargo" is trending now.', "written")] == [(one.text, one.why) for one in told]
+
+    model = Model(" often")
+    told = {True: " often", False: " is trending now."}
+    model.write = lambda prompts, most_tokens, may: [told["Heat" in one] for one in prompts]
+        " is trending now." if "Heat" not in one else " often" for one in prompts
+    ]
+    describer = Describer(model)
+    assert ['"Fargo" is trending now.'] == [one.text for one in describer.describe([FARGO])]
+    assert {"written": 1, "again": 1} == describer.counts
 
 
 def test_numbers_and_points_of_titles_are_titles():
