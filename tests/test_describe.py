@@ -112,10 +112,8 @@ def test_a_sentence_is_cut_after_the_last_clause_that_passes():
     assert [('"Fargo" is trending now.', "written")] == [(one.text, one.why) for one in told]
 
     model = Model(" often")
-    told = {True: " often", False: " is trending now."}
-    model.write = lambda prompts, most_tokens, may: [told["Heat" in one] for one in prompts]
-        " is trending now." if "Heat" not in one else " often" for one in prompts
-    ]
+    answers = {True: " often", False: " is trending now."}
+    model.write = lambda prompts, most_tokens, may: [answers["Heat" in one] for one in prompts]
     describer = Describer(model)
     assert ['"Fargo" is trending now.'] == [one.text for one in describer.describe([FARGO])]
     assert {"written": 1, "again": 1} == describer.counts
