@@ -89,7 +89,7 @@ _QUOTES = '"“”„«»「」『』`{}'  # and braces, which would be places f
 
 
 def facts_of(item_id: str, reasons: Sequence[Reason], known: Mapping[str, tuple[str, Sequence[str]]]) -> Facts:
-    """What is known of an item on a list.
+    """What is known of an item on a list; reasons that name past events come first.
 
     Args:
         known: title and categories by item id; an item without a title goes by its id.
@@ -104,6 +104,7 @@ def facts_of(item_id: str, reasons: Sequence[Reason], known: Mapping[str, tuple[
         signal = ALL.get(reason.signal) or Signal("because of {}", clean(reason.signal.replace("-", " ")))
         past = tuple(title(one) for one in reason.items)
         said.append((_spoken(signal.because), past) if past else (_spoken(signal.alone), ()))
+    said.sort(key=lambda one: not one[1])
     return Facts(title(item_id), tuple(filter(None, categories)), tuple(said))
 
 
