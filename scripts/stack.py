@@ -1,5 +1,7 @@
 """The local stack: Kafka, a Flink cluster, the topics, the job, the learner and the page, on this machine alone.
 
+With `describe_first` the learner has the describer beside it (jobs/describe.py).
+
     python scripts/stack.py up [PART ...] [--SETTING VALUE ...]
                                            start all parts, or some: broker cluster job learner page
     python scripts/stack.py status         what runs, its memory, its log, how often it was started again
@@ -32,7 +34,17 @@ from typing import Self
 
 import msgspec
 
-from jobs.settings import check_encoder, check_joint, check_media, help_or_go_on, load, load_or_exit, usage
+from jobs.settings import (
+    Settings,
+    check_describer,
+    check_encoder,
+    check_joint,
+    check_media,
+    help_or_go_on,
+    load,
+    load_or_exit,
+    usage,
+)
 from model.schema import HeadraceError
 from scripts.jars import broker_config, check_java, fetch_jars, flink_config, kafka_command, make_flink_home, topics
 from scripts.processes import ROOT, SUPERVISOR, Place, Process, Processes, StackError, answers, tail
@@ -114,6 +126,10 @@ class Stack:
         for name in ("learner", "page"):
             if name in parts:
                 self.start(name)
+        if "learner" in parts and self._describes():
+            with _step("describing model"):
+                self._describer()
+            self.start("describer")
         if "job" in parts:
             with _step("job"):
                 self.submit()
@@ -161,7 +177,7 @@ class Stack:
         return [f"taskmanager-{number}" for number in range(1, self.place.taskmanagers + 1)]
 
     def command(self, name: str) -> list[str]:
-        """The command line of a process: broker, jobmanager, taskmanager-1, job, learner or page."""
+        """The command line of a process: broker, jobmanager, taskmanager-1, job, learner, describer or page."""
         match name.partition("-")[0]:
             case "broker":
                 return [*kafka_command("kafka.Kafka"), str(self.run_dir / "server.properties")]
@@ -182,6 +198,12 @@ class Stack:
             case "learner":
                 # Only what the others leave of the processor (SCHED_IDLE): merely nice, lists came twice as late.
                 return ["chrt", "--idle", "0", sys.executable, "jobs/finetune.py", *self.settings()]
+            case "describer":
+                return [
+                    *("chrt", "--idle", "0", sys.executable, "jobs/describe.py"),
+                    *self.settings(),
+                    *self._describer(),
+                ]
             case "supervisor":
                 return [sys.executable, "scripts/supervisor.py", *self.arguments]
             case "page":
@@ -189,7 +211,8 @@ class Stack:
                 hosts = [word for host in self.place.page_hosts.split(",") if host for word in ("--allowed-host", host)]
                 return ["nice", "-n", "10", sys.executable, "-m", "serving.app", *address, *hosts, *self.settings()]
         raise StackError(
-            f"{name}: no such process; there are broker, jobmanager, taskmanager-1, job, learner, page, supervisor"
+            f"{name}: no such process; there are broker, jobmanager, taskmanager-1, job, learner, describer, page, "
+            "supervisor"
         )
 
     def settings(self) -> list[str]:
@@ -201,6 +224,17 @@ class Stack:
             "encoder": _encoder(),
         }
         return [word for name, value in given.items() for word in (f"--{name}", str(value))] + self.arguments
+
+    def _describes(self) -> bool:
+        return load(self.arguments, os.environ).describe_first > 0
+
+    def _describer(self) -> list[str]:
+        """The describing model where none is given: that of the package that carries it."""
+        if load(self.arguments, os.environ).describer != Settings().describer:
+            return []
+        from scripts.data import describing_model
+
+        return ["--describer", str(describing_model())]
 
     def environment(self) -> dict[str, str]:
         """Where Flink's scripts and Python find things, the page and the supervisor this place.
@@ -425,7 +459,7 @@ def main(argv: list[str]) -> None:
         match argv:
             case ["up", *words]:
                 parts, settings = parts_and_settings(words)
-                load_or_exit(settings, os.environ, "", check_encoder, check_joint, check_media)
+                load_or_exit(settings, os.environ, "", check_encoder, check_joint, check_media, check_describer)
                 stack = Stack(arguments=settings).up(parts or PARTS, supervised=True)
                 print(
                     f"stack: Kafka {stack.bootstrap_servers}, Flink {stack.rest}, page {stack.page}, logs {stack.logs}"

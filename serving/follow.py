@@ -24,8 +24,9 @@ class Follower:
 
     def __init__(self, store: Store, settings: Settings) -> None:
         self._store, self._servers = store, settings.bootstrap_servers
-        self._names = {settings.topic(name): name for name in TOPICS}
-        newest = {topic: TOPICS[name] for topic, name in self._names.items()}
+        topics = TOPICS | ({"descriptions": None} if settings.describe_first else {})
+        self._names = {settings.topic(name): name for name in topics}
+        newest = {topic: topics[name] for topic, name in self._names.items()}
         self._reader = Reader(self._servers, newest, GATHER_BYTES, GATHER_MS, patient=False)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="follow-topics", daemon=True)

@@ -25,6 +25,8 @@ from model.schema import (
     Reason,
     Recommendation,
     RecommendedItem,
+    decode_description,
+    decode_description_key,
     decode_item,
     decode_model_version,
     decode_recommendation,
@@ -42,6 +44,10 @@ VERSIONS_SHOWN, METRICS_SHOWN, METRIC_CHARS = 50, 30, 64
 """Model versions in `status`, and metrics of each and characters of their names, at most."""
 CATEGORIES_SHOWN = 20
 """Of an item, at most."""
+MOST_DESCRIBED = 128
+"""Items of a user with a description, at most: what `describe_first` allows."""
+DESCRIPTION_SHOWN = 800
+"""Characters."""
 FORGOTTEN = "(of a user who was forgotten)"
 """Stands where bytes of a rejected record named a user who was forgotten."""
 
@@ -116,7 +122,7 @@ _decode_refused = msgspec.json.Decoder(Refused).decode
 
 
 class Store:
-    """A bounded memory of four topics. `apply` is for one thread, the views are for any."""
+    """A bounded memory of five topics. `apply` is for one thread, the views are for any."""
 
     def __init__(self, limits: Limits = Limits(), clock: Callable[[], int] = now_ms) -> None:
         """
@@ -132,11 +138,13 @@ class Store:
         self._rec_ids, self._forgotten = Bounded(limits.rec_ids), Bounded(limits.forgotten)
         self._items, self._deleted = Bounded(limits.items), Bounded(limits.deleted)
         self._versions, self._reasons = Bounded(limits.versions), Bounded(limits.reasons)
+        self._descriptions = Bounded(limits.users)  # user -> item -> text
         self._serving = Serving()
         self._recent: deque[tuple[str, str, int | None]] = deque(maxlen=limits.recent)
         self._per_second = Bounded(2 * RATE_S)
         self._take = {
             "recommendations": self._take_list,
+            "descriptions": self._take_description,
             "items": self._take_item,
             "model-versions": self._take_version,
             "rejected-events": self._take_rejected,
@@ -186,6 +194,7 @@ class Store:
         """Drop what is held of a user, and note up to when: an older list that comes late is not kept."""
         self._counts["forgotten"] += 1
         self._drop_list(user_id)
+        self._descriptions.pop(user_id, None)
         self._forgotten.put(user_id, max(event_time_ms, self._forgotten.get(user_id, -1)))
         name = encode_json(user_id).decode()
         for about, refused in self._reasons.items():
@@ -223,6 +232,16 @@ class Store:
             self._deleted.pop(item.item_id, None)
             categories = [cut(category) for category in item.categories[:CATEGORIES_SHOWN]]
             self._items.put(item.item_id, (cut(item.title) or item.item_id, categories))
+
+    def _take_description(self, key: bytes | None, value: bytes | None, timestamp_ms: int) -> None:
+        user_id, item_id = decode_description_key(key or b"")
+        of_user = self._descriptions.pop(user_id, {})
+        if value is None:
+            of_user.pop(item_id, None)
+        elif len(of_user) < MOST_DESCRIBED or item_id in of_user:
+            of_user[item_id] = cut(decode_description(value).text, DESCRIPTION_SHOWN)
+        if of_user:
+            self._descriptions.put(user_id, of_user)
 
     def _take_version(self, key: bytes | None, value: bytes | None, timestamp_ms: int) -> None:
         if value is None:
@@ -286,7 +305,7 @@ class Store:
 
     def _show(self, kept: Kept) -> dict[str, Any]:
         made = decode_recommendation(kept.raw)
-        return self._head(kept, made) | {"items": [self._show_item(item) for item in self._there(made)]}
+        return self._head(kept, made) | {"items": [self._show_item(made.user_id, item) for item in self._there(made)]}
 
     def _head(self, kept: Kept, made: Recommendation) -> dict[str, Any]:
         """A list as it came, its items only counted, and when it came."""
@@ -298,9 +317,11 @@ class Store:
         """The items of a list that have not been deleted since."""
         return [item for item in made.items if item.item_id not in self._deleted]
 
-    def _show_item(self, item: RecommendedItem) -> dict[str, Any]:
+    def _show_item(self, user_id: str, item: RecommendedItem) -> dict[str, Any]:
+        """With a `description` where there is one."""
         title, categories = self._items.get(item.item_id, (item.item_id, []))
         reasons = [self._show_reason(reason) for reason in item.reasons]
+        text = self._descriptions.get(user_id, {}).get(item.item_id)
         return {
             "item_id": item.item_id,
             "title": title,
@@ -308,6 +329,7 @@ class Store:
             "probability": item.probability,
             "reasons": reasons,
             **({"keywords": item.keywords} if item.keywords else {}),
+            **({"description": text} if text else {}),
         }
 
     def _show_reason(self, reason: Reason) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from jobs import settings
 from model import schema
 from model.evaluation.behaviour import PROBES
 from model.signals import ALL
-from scripts import behaviour, bench, data, models, options, stack
+from scripts import behaviour, bench, data, describe, models, options, stack
 from scripts.processes import Place, Processes, Supervision
 from serving import app
 from serving.store import Store
@@ -71,6 +71,7 @@ DECODERS = {
     "items": schema.decode_item,
     "item-vectors": schema.decode_item_vector,
     "recommendations": schema.decode_recommendation,
+    "descriptions": schema.decode_description,
     "training-examples": schema.decode_example,
     "fine-tune-requests": schema.decode_fine_tune_request,
     "model-versions": schema.decode_model_version,
@@ -273,6 +274,8 @@ def test_every_rest_call_is_shown():
 HELP = {
     "jobs/recommend.py": settings.usage,
     "jobs/finetune.py": settings.usage,
+    "jobs/describe.py": settings.usage,
+    "scripts/describe.py": lambda: describe.__doc__ + settings.usage(),
     "scripts/models.py": lambda: models.USAGE + settings.usage(),
     "scripts/stack.py": stack.help_text,
 }

@@ -11,11 +11,21 @@ from kafka.errors import UnsupportedCodecError
 from starlette.testclient import TestClient
 
 from jobs.settings import Settings
-from model.schema import Item, ModelVersion, Reason, Recommendation, RecommendedItem, Rejected, encode_json
+from model.schema import (
+    Description,
+    Item,
+    ModelVersion,
+    Reason,
+    Recommendation,
+    RecommendedItem,
+    Rejected,
+    description_key,
+    encode_json,
+)
 from scripts.processes import Processes, Supervision
 from serving import app, follow
 from serving.hosts import LOOPBACK
-from serving.store import Limits, Store
+from serving.store import MOST_DESCRIBED, Limits, Store
 from tests.brokers import Broker, Written
 from udfs import reader
 
@@ -242,6 +252,46 @@ def test_the_list_of_a_forgotten_user_is_gone(web, store):
     assert ["u2"] == [each["user_id"] for each in web.get("/users").json()]
     assert (1, 2, 1) == tuple(web.get("/status").json()["counts"][name] for name in ("users", "lists", "forgotten"))
     assert ["v1"] == [each["version"] for each in store.status()["served"]]
+
+
+def describe(store, item_id, text, user_id="u1"):
+    about = Description(user_id, item_id, "r1", "m", text, "written", START_MS) if text else None
+    store.apply("descriptions", description_key(user_id, item_id), about and encode_json(about), START_MS)
+
+
+def described(web, user_id="u1"):
+    return [item.get("description") for item in web.get(f"/recommendations/{user_id}").json()["items"]]
+
+
+def test_a_description_stands_beside_its_item(web, store):
+    """Of this user and item alone, the newest; cut where it is too long, and as text where it is markup."""
+    recommend(store, items=[RecommendedItem("m1", 0.5), RecommendedItem("m2", 0.4), RecommendedItem("m3", 0.1)])
+    describe(store, "m1", "old")
+    describe(store, "m1", EVIL)
+    describe(store, "m2", "x" * 4_000)
+    describe(store, "m3", "not yours", "u2")
+    store.apply("descriptions", b"{", b"{", START_MS)
+
+    assert [EVIL, "x" * 799 + "…", None] == described(web)
+    assert 1 == store.status()["counts"]["malformed"]
+    assert "item.description" in app.PAGE.read_text()
+
+
+def test_a_description_that_is_deleted_is_gone(web, store):
+    """By itself, and with its user; what is kept of a user is bounded."""
+    recommend(store, items=[RecommendedItem("m1", 0.5), RecommendedItem("m2", 0.4)])
+    describe(store, "m1", "one")
+    describe(store, "m2", "two")
+    describe(store, "m1", None)
+    assert [None, "two"] == described(web)
+
+    forget(store, "u1")
+    recommend(store, rec_id="r9", event_time_ms=9, items=[RecommendedItem("m2", 0.5)])
+    assert [None] == described(web)
+
+    for at in range(200):
+        describe(store, f"m{at}", "text")
+    assert MOST_DESCRIBED == len(store._descriptions["u1"])
 
 
 def test_a_late_older_list_does_not_bring_a_forgotten_user_back(store):
@@ -841,6 +891,18 @@ def test_a_topic_that_is_made_later_is_read(store, broker, following):
 
     broker.topics["recommendations"] = {0: [made("r1")], 1: [made("r2")]}
     eventually(lambda: lists(store) == 2)
+
+
+@pytest.mark.parametrize("first, expected", [(0, [None]), (3, ["told"])])
+def test_descriptions_are_read_where_there_are_any(web, store, broker, following, first, expected):
+    """A cluster without that topic is not asked for it."""
+    about = Description("u1", "m1", "r1", "m", "told", "plain", START_MS)
+    broker.topics["descriptions"] = {0: [Written(encode_json(about), START_MS, description_key("u1", "m1"))]}
+    list_ = recommendation(items=[RecommendedItem("m1", 0.5)])
+    broker.topics["recommendations"][0].append(Written(encode_json(list_), START_MS))
+    following(describe_first=first)
+
+    eventually(lambda: lists(store) == 1 and described(web) == expected)
 
 
 def test_topics_go_by_their_prefix(store, broker, following):

@@ -13,7 +13,7 @@ import pytest
 from msgspec import structs
 from ruamel.yaml import YAML
 
-from scripts import jars, processes, stack, supervisor
+from scripts import data, jars, processes, stack, supervisor
 from scripts.processes import SUPERVISOR, Process, Processes, Supervision
 from scripts.stack import ROOT, Job, Place, Stack, StackError
 from scripts.supervisor import Supervisor
@@ -50,7 +50,7 @@ def no_java_needed(monkeypatch):
 def test_every_topic_of_the_flow_is_on_the_list():
     expected = {
         "events", "items", "item-vectors", "recommendations",
-        "training-examples", "fine-tune-requests", "model-versions", "rejected-events",
+        "training-examples", "fine-tune-requests", "model-versions", "rejected-events", "descriptions",
     }  # fmt: skip
 
     assert expected == set(stack.topics())
@@ -67,7 +67,7 @@ def test_a_stack_with_a_topic_prefix_has_topics_of_that_name(place):
 def test_tables_are_compacted():
     compacted = {name for name, (_, config) in stack.topics().items() if config.get("cleanup.policy") == "compact"}
 
-    assert {"items", "item-vectors", "model-versions"} == compacted
+    assert {"items", "item-vectors", "model-versions", "descriptions"} == compacted
 
 
 def test_nothing_needs_other_limits_than_those_of_kafka(place):
@@ -634,6 +634,28 @@ def test_up_starts_a_supervisor_only_where_it_is_asked_to(fake, monkeypatch):
     assert ["learner", SUPERVISOR] == list(fake.running())
     fake.kill("learner")
     fake.up(["learner"], supervised=True)  # up already: what has ended is about to be started again
+
+
+def test_the_describer_is_started_only_where_something_is_described(fake, monkeypatch):
+    """Beside the learner, with the model of a package unless another is named."""
+    monkeypatch.setattr(Stack, "check", lambda self, parts: None)
+    monkeypatch.setattr(Stack, "_describer", lambda self: [])
+    for name in ("fetch_jars", "make_flink_home", "_encoder"):
+        monkeypatch.setattr(stack, name, lambda *_: None)
+    for first, expected in (("0", ["learner"]), ("3", ["learner", "describer"])):
+        fake.arguments = ["--describe_first", first]
+        fake.up(["learner"])
+        assert expected == list(fake.running())
+        fake.down()
+
+
+def test_the_describer_gets_the_model_of_a_package_unless_another_is_named(place, monkeypatch):
+    monkeypatch.setattr(data, "describing_model", lambda: "/models/smollm2")
+    monkeypatch.setattr(stack, "_encoder", lambda: "/models/minilm")
+
+    command = Stack(place, ["--describe_first", "3"]).command("describer")
+    assert ("jobs/describe.py", ["--describer", "/models/smollm2"]) == (command[4], command[-2:])
+    assert "/models/smollm2" not in Stack(place, ["--describer", "/models/other"]).command("describer")
 
 
 def test_the_supervisor_and_the_page_are_told_where_the_stack_is(tmp_path):

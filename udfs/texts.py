@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from kafka.consumer.fetcher import ConsumerRecord
 
-from model.schema import InvalidRecord, decode_item, deleted_item, item_key
+from model.schema import InvalidRecord, Item, decode_item, deleted_item, item_key
 from udfs.follow import TopicFollower
 
 KEPT_CHARS = 200
@@ -18,15 +18,13 @@ KEPT_CATEGORIES = 8
 """So many are kept of an item; quotas read as many."""
 
 
-class TextsFollower:
-    """`texts` and `categories` by item key, read up to the topic's end when made, then followed by a thread.
+class ItemsFollower:
+    """Follows `items`: read up to the topic's end when made, then by a thread.
 
     A record that is no item is passed over: embed-items says so on `rejected-events`.
     """
 
     def __init__(self, bootstrap_servers: str, topic: str, max_bytes: int = 1_000_000) -> None:
-        self.texts: dict[int, str] = {}
-        self.categories: dict[int, tuple[str, ...]] = {}
         self._max_bytes = max_bytes
         self._follower = TopicFollower(
             bootstrap_servers, topic, "", {}, take=self.take, restart=lambda source: self.clear()
@@ -41,17 +39,70 @@ class TextsFollower:
                 item = deleted_item(record.key or b"") if deleted else decode_item(record.value, self._max_bytes)
             except InvalidRecord:
                 continue
-            key = item_key(item.item_id)
             if item.deleted:
-                self.texts.pop(key, None)
-                self.categories.pop(key, None)
-                continue
-            self.texts[key] = item.as_text()[:KEPT_CHARS]
-            self.categories[key] = tuple(sys.intern(name[:KEPT_CHARS]) for name in item.categories[:KEPT_CATEGORIES])
+                self.drop(item.item_id)
+            else:
+                self.keep(item)
+
+    def keep(self, item: Item) -> None:
+        """Keep what is wanted of an item."""
+        raise NotImplementedError
+
+    def drop(self, item_id: str) -> None:
+        """Drop what is kept of an item."""
+        raise NotImplementedError
+
+    def clear(self) -> None:
+        """Drop all."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        self._follower.close()
+
+
+class TextsFollower(ItemsFollower):
+    """`texts` and `categories` by item key."""
+
+    def __init__(self, bootstrap_servers: str, topic: str, max_bytes: int = 1_000_000) -> None:
+        self.texts: dict[int, str] = {}
+        self.categories: dict[int, tuple[str, ...]] = {}
+        super().__init__(bootstrap_servers, topic, max_bytes)
+
+    def keep(self, item: Item) -> None:
+        key = item_key(item.item_id)
+        self.texts[key] = item.as_text()[:KEPT_CHARS]
+        self.categories[key] = _categories(item)
+
+    def drop(self, item_id: str) -> None:
+        key = item_key(item_id)
+        self.texts.pop(key, None)
+        self.categories.pop(key, None)
 
     def clear(self) -> None:
         self.texts.clear()
         self.categories.clear()
 
-    def close(self) -> None:
-        self._follower.close()
+
+def _categories(item: Item) -> tuple[str, ...]:
+    return tuple(sys.intern(name[:KEPT_CHARS]) for name in item.categories[:KEPT_CATEGORIES])
+
+
+Name = tuple[str, tuple[str, ...]]
+"""Title and categories."""
+
+
+class NamesFollower(ItemsFollower):
+    """`names` holds title and categories by item id: what a description names."""
+
+    def __init__(self, bootstrap_servers: str, topic: str, max_bytes: int = 1_000_000) -> None:
+        self.names: dict[str, Name] = {}
+        super().__init__(bootstrap_servers, topic, max_bytes)
+
+    def keep(self, item: Item) -> None:
+        self.names[item.item_id] = item.title[:KEPT_CHARS], _categories(item)
+
+    def drop(self, item_id: str) -> None:
+        self.names.pop(item_id, None)
+
+    def clear(self) -> None:
+        self.names.clear()
