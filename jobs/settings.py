@@ -147,6 +147,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Literal["auto", "float32", "bfloat16", "float16", "int8"],
         Meta(description="... in lists: auto (GPU: float16, CPU: float32), ..., int8 (dynamic, on the CPU)"),
     ] = "auto"
+    user_facts: Annotated[
+        Literal["off", "on"],
+        Meta(description="lists depend on attributes of `users`, an event's `context`, hour and weekday: off, or on"),
+    ] = "off"
     registry: _text("where model versions are kept: a folder or any fsspec address", min_length=1) = (
         "/tmp/headrace/registry"
     )
