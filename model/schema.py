@@ -417,6 +417,8 @@ def decode_event(raw: bytes | None, now_ms: int, max_future_s: float = 300.0, ma
         InvalidRecord: with the reason.
     """
     event = _decode(raw, _decode_event, max_bytes)
+    if event.context is not None:
+        event = msgspec.structs.replace(event, context=_packable(event.context))
     if event.event_time_ms < LEAST_TIME_MS:
         raise InvalidRecord(
             f"event_time_ms {event.event_time_ms} looks like seconds: milliseconds since 1970 are wanted, "
@@ -431,6 +433,15 @@ def decode_event(raw: bytes | None, now_ms: int, max_future_s: float = 300.0, ma
     elif event.item_id is None and event.action not in ("forget", "impression"):
         raise InvalidRecord(f"a {event.action} needs an item_id")
     return event
+
+
+def _packable(context: Any) -> Any:
+    """A context as it is, or, where it cannot travel between two steps, a word that is none: it is passed over."""
+    try:
+        encode_packed(context)
+    except (OverflowError, RecursionError):
+        return "holds an integer of more than 64 bits, or is nested too deeply"
+    return context
 
 
 def decode_item(raw: bytes | None, max_bytes: int = RECORD_BYTES, media: bool = False) -> Item:

@@ -47,6 +47,7 @@ class Switch:
 SWITCHES = {
     "joint": Switch(("--joint_first", "20", "--joint_share", "0.1", "--joint_precision", "int8"), "joint.md"),
     "thorough": Switch(("--training", "thorough"), "operations.md"),
+    "user-facts": Switch(("--user_facts", "on"), "user-facts.md", ("ml-100k",)),
     "encoder-int8": Switch(("--encoder_precision", "int8"), "operations.md"),
 }
 

@@ -6,7 +6,7 @@ from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 from pyflink.table.udf import ScalarFunction
@@ -30,6 +30,9 @@ from model.schema import (
 from udfs import worker
 from udfs.gauges import Gauges
 from udfs.loading import Scorers
+
+if TYPE_CHECKING:
+    from udfs.users import UsersFollower
 
 MOST_REFUSED = 100
 """So many refused versions and item vectors wait for a list to go with."""
@@ -67,6 +70,8 @@ class Score(ScalarFunction):
 
     A request that forgets a user is answered without scoring.
     """
+
+    _users: "UsersFollower | None" = None
 
     def __init__(
         self,
@@ -112,12 +117,11 @@ class Score(ScalarFunction):
             score.try_out(scorer, items, self._k, self._rules)
             return scorer
 
-        self._scorers = Scorers(load, lambda dim: score.Scorer.untrained(dim, optional, facts).on(chosen))
+        self._scorers = Scorers(load, lambda dim: score.Scorer.untrained(dim, optional, facts=facts).on(chosen))
         gc.freeze()  # what is loaded by now is never garbage: collections need not look at it
 
     def _open_facts(self):
         """What is known of users; None where it is off."""
-        self._users = None
         if not self._follows.users:
             return None
         from udfs.users import UsersFollower
