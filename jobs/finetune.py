@@ -130,7 +130,11 @@ class ServingVersion:
             registry.check_inside(path, settings.registry_path)
             joint = learner.joint
             scorer = score.load(
-                path, learner.device, None if joint is None else (joint.encoder, joint.texts), learner.optional
+                path,
+                learner.device,
+                None if joint is None else (joint.encoder, joint.texts),
+                learner.optional,
+                learner.facts,
             )
             if scorer.fits(items):
                 score.try_out(scorer, items, settings.k, settings.rules())
@@ -378,7 +382,11 @@ def _goes_on(inbox: Inbox, opened: snapshot.Snapshot) -> bool:
 
 
 def use_switches(settings: Settings, learner: Learner) -> None:
-    """Let the learner learn the joint scorer and the optional signals, where they are on."""
+    """Let the learner learn the joint scorer, the optional signals and from user facts, where they are on."""
+    if settings.user_facts == "on":
+        from udfs.users import UsersFollower
+
+        learner.use_facts(UsersFollower(settings.bootstrap_servers, settings.topic("users")).facts)
     joint, families = settings.joint(), settings.families()
     if settings.explore == "thompson":
         learner.use_uncertainty()

@@ -69,6 +69,8 @@ def recommend(
     examples = settings.topic("training-examples"), settings.replay_capacity
     follows = Follows(*kafka, *examples, settings.statistics(), settings.max_future_s, settings.topic("items"))
     switched = settings.joint(), settings.families(), settings.slate()
+    if settings.user_facts == "on":
+        follows = follows._replace(users=settings.topic("users"))
     made = ListConfig(settings.k, settings.answers, settings.network_precision, *switched)
     score = Score(settings.rules(), made, settings.device, follows, *worker, settings.registry_path)
     queued = requests.rescale()  # scoring runs in a task of its own: a micro-batch fills while the one before is scored

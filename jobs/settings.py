@@ -176,6 +176,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     keywords: _count(
         "keywords of an item, out of its text: in signals, reasons, the page; 0: off", 0, MOST_KEYWORDS
     ) = 0
+    user_facts: Annotated[
+        Literal["off", "on"],
+        Meta(description="lists depend on attributes of `users`, an event's `context`, hour and weekday: off, or on"),
+    ] = "off"
     registry: _text("where model versions are kept: a folder or any fsspec address", min_length=1) = (
         "/tmp/headrace/registry"
     )

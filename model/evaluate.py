@@ -23,6 +23,7 @@ from model import consumed, user
 from model.catalogue import Catalogue
 from model.evaluation.baselines import BASELINES, HISTORY, POPULARITIES, World, best_rows
 from model.evaluation.order import drawn_order
+from model.facts import of_context
 from model.finetune import Learner
 from model.interest import ACTIONS, Rules, interest_space
 from model.learning.config import TrainingConfig
@@ -116,16 +117,19 @@ class Targets:
 
 
 class PrequentialStep(NamedTuple):
-    """An event, what was asked at the moment before it, the time of the user's event before, and what it teaches."""
+    """An event, what was asked before it, time and facts of the user's event before, and what it teaches."""
 
     event: Event
     request: Request
     last_ms: int
     example: Example | None
+    last_facts: bytes = b""
 
     def live(self) -> "PrequentialStep":
         """As the job asks: right after the event before, when nobody knows how long the next one will take."""
-        return self._replace(request=structs.replace(self.request, event_time_ms=self.last_ms, live=True))
+        return self._replace(
+            request=structs.replace(self.request, event_time_ms=self.last_ms, live=True, facts=self.last_facts)
+        )
 
 
 class Users:
@@ -143,21 +147,22 @@ class Users:
     ) -> None:
         self._catalogue, self._rules, self._embed_query = catalogue, rules, embed_query
         self._states: dict[str, bytes] = {}
-        self._last_ms: dict[str, int] = {}
+        self._last: dict[str, tuple[int, bytes]] = {}
 
     def ask(self, event: Event) -> PrequentialStep:
         """What is asked before this event; then the event is folded in."""
-        last_ms = self._last_ms.get(event.user_id, event.event_time_ms)
+        last_ms, last_facts = self._last.get(event.user_id, (event.event_time_ms, b""))
         asked = self.request(event, live=False)
         after = user.update(self._states.get(event.user_id), self.embedded(event), self._rules)
         self._states[event.user_id] = after.state
         if after.answered:
-            self._last_ms[event.user_id] = event.event_time_ms
-        return PrequentialStep(event, asked, last_ms, after.example)
+            self._last[event.user_id] = event.event_time_ms, asked.facts
+        return PrequentialStep(event, asked, last_ms, after.example, last_facts)
 
     def request(self, event: Event, live: bool = True) -> Request:
         """What is asked now, at the time of this event."""
-        return user.request(self._states.get(event.user_id), event.user_id, event.event_id, event.event_time_ms, live)
+        state, about = self._states.get(event.user_id), (event.user_id, event.event_id, event.event_time_ms)
+        return user.request(state, *about, live, of_context(event.context))
 
     def embedded(self, event: Event) -> Embedded:
         """The event as it leaves the step embed of the job."""

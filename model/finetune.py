@@ -22,6 +22,7 @@ from torch import nn
 
 from model import device as devices
 from model.catalogue import Catalogue
+from model.facts import Facts
 from model.interest import Rules
 from model.learning.closed_form import fit
 from model.learning.config import TrainingConfig
@@ -105,6 +106,7 @@ class Learner:
         device: str = "cpu",
     ) -> None:
         self.optional: Sequence[Optional] = ()
+        self.facts: Facts | None = None
         self.catalogue, self.rules, self.config = catalogue, rules, config
         self.device = devices.choose(device)
         self.statistics = ItemStatistics() if statistics is None else statistics
@@ -120,7 +122,7 @@ class Learner:
         with self._forked():
             torch.manual_seed(self._seed)
             dim, encoder_version = self.catalogue.vectors.shape[1], self.catalogue.encoder_version
-            scorer = Scorer.untrained(dim, self.optional, encoder_version)
+            scorer = Scorer.untrained(dim, self.optional, encoder_version, self.facts)
         scorer.ranker.begin({name: signal.start for name, signal in SIGNALS.items() if signal.start})
         return scorer
 
@@ -148,6 +150,12 @@ class Learner:
         """Learn how sure the ranker's weights are too, from now on."""
         self._uncertain = True
         self.ranker.keep_precision()
+
+    def use_facts(self, facts: Facts) -> None:
+        """Learn from what is known of users too, from now on; a scorer to go on from was loaded with them."""
+        self.facts = facts
+        if not self._scorer.is_trained:
+            self.resume(self._new_scorer())
 
     def use_joint(self, encoder: "CrossEncoder", texts: "Texts") -> None:
         """Learn the joint scorer too, from now on."""

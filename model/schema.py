@@ -81,6 +81,7 @@ class Event(Struct, frozen=True, omit_defaults=True):
     value: float | None = None
     query: Annotated[str, Meta(min_length=1, max_length=4_096)] | None = None
     rec_id: str | None = None
+    context: Any = None
 
 
 class Item(Struct, frozen=True, omit_defaults=True):
@@ -106,6 +107,14 @@ class MediaItem(Item, frozen=True, omit_defaults=True):
 
     image: Any = None
     audio: Any = None
+
+
+class User(Struct, frozen=True, omit_defaults=True):
+    """What is known of a user: text, numbers, truths, lists of texts by name; see model/facts.py."""
+
+    user_id: Id
+    attributes: dict[str, Any] = {}
+    deleted: bool = False
 
 
 class ItemVector(Struct, frozen=True, omit_defaults=True):
@@ -195,7 +204,7 @@ class Example(Struct, frozen=True, omit_defaults=True):
     """What the user had done (`interests`, the bytes of model.interest), what was shown, and what came next.
 
     `shown` is the `rec_id` of the list that the user had before the event. With `forget` set, nothing came next: the
-    learner deletes what it holds of the user.
+    learner deletes what it holds of the user. `facts` are those of the event's context (model/facts.py).
     """
 
     user_id: Id
@@ -206,6 +215,7 @@ class Example(Struct, frozen=True, omit_defaults=True):
     interests: bytes = b""
     shown: str = ""
     forget: bool = False
+    facts: bytes = b""
 
 
 class FineTuneRequest(Struct, frozen=True):
@@ -273,7 +283,7 @@ class Embedded(Struct, frozen=True, array_like=True, tag="embedded"):
     """embed -> update-interest: an event with the vector of its item or query (empty: not known yet).
 
     `vector` lies in the interest space, `query` is the encoder's own vector of a search; both are float16. The position
-    is that of the event's record, -1 where it has none.
+    is that of the event's record, -1 where it has none. `facts` stand for the event's context.
     """
 
     event: Event
@@ -283,6 +293,7 @@ class Embedded(Struct, frozen=True, array_like=True, tag="embedded"):
     query: bytes = b""
     partition: int = 0
     offset: int = -1
+    facts: bytes = b""
 
 
 class UserState(Struct, frozen=True, array_like=True):
@@ -297,7 +308,7 @@ class Request(Struct, frozen=True, array_like=True):
 
     `versions` are the model versions to serve with, best first: the next one stands in where one cannot be loaded. A
     `live` list is made as soon as an event has come: nobody knows yet how long the user's next one will take. With
-    `forget` set there is nothing to score: the answer says that the user was forgotten.
+    `forget` set there is nothing to score: the answer says that the user was forgotten. `facts` are of the context.
     """
 
     user_id: str
@@ -309,6 +320,7 @@ class Request(Struct, frozen=True, array_like=True):
     consumed: bytes
     live: bool = True
     forget: bool = False
+    facts: bytes = b""
 
 
 encode_json = msgspec.json.encode
@@ -328,6 +340,7 @@ _decode_model_version = msgspec.json.Decoder(ModelVersion).decode
 _decode_user_state = msgspec.msgpack.Decoder(UserState).decode
 _decode_item = msgspec.json.Decoder(Item).decode
 _decode_media_item = msgspec.json.Decoder(MediaItem).decode
+_decode_user = msgspec.json.Decoder(User).decode
 
 
 def encode_recommendation(made: Recommendation) -> bytes:
@@ -440,6 +453,8 @@ def decode_event(raw: bytes | None, now_ms: int, max_future_s: float = 300.0, ma
         InvalidRecord: with the reason.
     """
     event = _decode(raw, _decode_event, max_bytes)
+    if event.context is not None:
+        event = msgspec.structs.replace(event, context=_packable(event.context))
     if event.event_time_ms < LEAST_TIME_MS:
         raise InvalidRecord(
             f"event_time_ms {event.event_time_ms} looks like seconds: milliseconds since 1970 are wanted, "
@@ -454,6 +469,15 @@ def decode_event(raw: bytes | None, now_ms: int, max_future_s: float = 300.0, ma
     elif event.item_id is None and event.action not in ("forget", "impression"):
         raise InvalidRecord(f"a {event.action} needs an item_id")
     return event
+
+
+def _packable(context: Any) -> Any:
+    """A context as it is, or, where it cannot travel between two steps, a word that is none: it is passed over."""
+    try:
+        encode_packed(context)
+    except (OverflowError, RecursionError):
+        return "holds an integer of more than 64 bits, or is nested too deeply"
+    return context
 
 
 def decode_item(raw: bytes | None, max_bytes: int = RECORD_BYTES, media: bool = False) -> Item:
@@ -477,6 +501,18 @@ def deleted_item(key: bytes) -> Item:
         raise InvalidRecord(f"the key is no UTF-8: {error.reason} at byte {error.start}") from None
     except msgspec.ValidationError as error:
         raise InvalidRecord(f"the key is no item_id: {error}") from None
+
+
+def decode_user(raw: bytes | None, key: bytes | None = None, max_bytes: int = RECORD_BYTES) -> User:
+    """Decode and check one record of `users`; without a value, the user of its key is deleted.
+
+    Raises:
+        InvalidRecord: with the reason.
+    """
+    if raw is not None:
+        return _decode(raw, _decode_user, max_bytes)
+    deleted = deleted_item(key or b"")
+    return User(deleted.item_id, deleted=True)
 
 
 def too_large(length: int, max_bytes: int) -> str:

@@ -23,6 +23,7 @@ from torch import nn
 
 from model import registry, user
 from model.catalogue import Catalogue
+from model.facts import Facts
 from model.interest import Rules
 from model.media.blocks import widths_of
 from model.schema import Event, RecommendedItem, Request, VersionError, item_key
@@ -48,6 +49,8 @@ FITTED = ("ease", "taste")
 """Tables fitted in closed form: for an item the items that follow from it (taste: that lead to it), with weights."""
 _GROUP, _GROUP_ON_A_CARD = 64, 1_024
 """Users scored at once: what a group needs stays in a processor's cache; a card wants many."""
+FACTS = ".facts."
+"""In the names of what is learnt of facts."""
 JOINT = "joint."
 """Before the names of the joint scorer's tensors in a version; who has it off passes over them."""
 PRECISION = "precision"
@@ -69,6 +72,7 @@ class Scorer(nn.Module):
 
     Args:
         optional: the families of signals that are switched on; they are no part of a version.
+        facts: what is known of users, where that is on; no part of a version either.
 
     Shape: keys (v,) int64 item keys of the network's ids; settled (s,) int64 keys of the items that were there when
     learning began; learnt () examples learnt from; fitted_keys (f,) int64 keys of the items in the tables of FITTED,
@@ -81,13 +85,19 @@ class Scorer(nn.Module):
     fitted_keys: torch.Tensor
 
     def __init__(
-        self, sizes: Sizes, items: int = 0, encoder_version: str = "", optional: Sequence[Optional] = ()
+        self,
+        sizes: Sizes,
+        items: int = 0,
+        encoder_version: str = "",
+        optional: Sequence[Optional] = (),
+        facts: Facts | None = None,
     ) -> None:
         super().__init__()
         self.sizes, self.encoder_version = sizes, encoder_version
         self.optional = Switched(optional)
-        self.network = Network(sizes, items, widths_of(encoder_version, sizes.dim))
-        self.ranker = Ranker(optional_names(self))
+        self.facts, knows = facts, facts is not None
+        self.network = Network(sizes, items, widths_of(encoder_version, sizes.dim), knows)
+        self.ranker = Ranker(optional_names(self), knows)
         self.register_buffer("keys", torch.zeros(items, dtype=torch.int64))
         self.register_buffer("settled", torch.zeros(0, dtype=torch.int64))
         self.register_buffer("learnt", torch.zeros((), dtype=torch.int64))
@@ -102,9 +112,11 @@ class Scorer(nn.Module):
         self.eval()
 
     @classmethod
-    def untrained(cls, dim: int, optional: Sequence[Optional] = (), encoder_version: str = "") -> "Scorer":
+    def untrained(
+        cls, dim: int, optional: Sequence[Optional] = (), encoder_version: str = "", facts: Facts | None = None
+    ) -> "Scorer":
         """What serves before there is a version: interests and nothing learnt."""
-        return cls(Sizes(max(1, dim)), encoder_version=encoder_version, optional=optional)
+        return cls(Sizes(max(1, dim)), encoder_version=encoder_version, optional=optional, facts=facts)
 
     @property
     def device(self) -> torch.device:
@@ -186,6 +198,7 @@ def load(
     device: str | torch.device = "cpu",
     joint: "tuple[CrossEncoder, Texts] | None" = None,
     optional: Sequence[Optional] = (),
+    facts: Facts | None = None,
 ) -> Scorer:
     """Read a version.
 
@@ -194,6 +207,7 @@ def load(
             lists are the ranker's.
         optional: the families of signals that are switched on; of one that the version has not learnt nothing is held,
             and what it learnt of others is passed over.
+        facts: what is known of users, where that is on; a version that has learnt nothing of it begins at nothing.
 
     Raises:
         VersionError: it is broken, or was written by another layout of this module.
@@ -203,9 +217,10 @@ def load(
     precision = tensors.pop(PRECISION, None)
     try:
         sizes = Sizes(**{field.name: int(about["sizes"][field.name]) for field in fields(Sizes)})
-        scorer = Scorer(sizes, len(tensors["keys"]), str(about["encoder_version"]), optional)
+        scorer = Scorer(sizes, len(tensors["keys"]), str(about["encoder_version"]), optional, facts)
         tensors.setdefault("ranker.temperature", torch.ones(2))  # of a version from before there was one
         fit_signals(tensors, about["signals"], scorer.ranker.names)
+        _fit_facts(tensors, scorer)
         for name in tensors.keys() & dict(scorer.named_buffers(recurse=False)).keys():
             scorer.register_buffer(name, tensors[name])
         scorer.load_state_dict(tensors)
@@ -216,6 +231,15 @@ def load(
     if joint is not None and trained:
         scorer.joint = _joint(path, *joint, trained, str(about.get("joint_encoder")))
     return scorer.on(device)
+
+
+def _fit_facts(tensors: dict[str, torch.Tensor], scorer: Scorer) -> None:
+    """Let the tensors of facts be there exactly where the scorer has some; what is new begins at nothing."""
+    wanted = {name: tensor for name, tensor in scorer.state_dict().items() if FACTS in name}
+    for name in [name for name in tensors if FACTS in name and name not in wanted]:
+        del tensors[name]
+    for name in wanted.keys() - tensors.keys():
+        tensors[name] = wanted[name]
 
 
 def _joint(
@@ -337,7 +361,7 @@ def _score(
     explained: bool,
 ) -> list[list[RecommendedItem]]:
     table = scorer.table(statistics, catalogue)
-    batch = open_requests(catalogue, requests, rules, scorer.sizes.last_n)
+    batch = open_requests(catalogue, requests, rules, scorer.sizes.last_n, scorer.facts)
     scored = rerank(scorer.ranker, table, batch, k)
     if scorer.joint is not None:
         scored.scores = scorer.joint.reranked(scored, batch.draw, requests, catalogue)

@@ -8,9 +8,11 @@ The keyed operator of the job and the evaluation both go through here, so an act
 
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
 from model import consumed, interest
+from model.facts import of_context
 from model.rules import Rules
 from model.schema import (
     CONSUMING,
@@ -55,24 +57,28 @@ def update(state: bytes | None, record: Embedded, rules: Rules) -> Update:
     if interests is None:
         return Update(state or b"", False)
     after = UserState(interests, _consume(before.consumed, record, rules.max_consumed))
-    return Update(encode_packed(after), True, _example(event, before.interests))
+    return Update(encode_packed(after), True, _example(event, before.interests, record.facts))
 
 
-def request(state: bytes | None, user_id: str, event_id: str, time_ms: int, live: bool = True) -> Request:
+def request(
+    state: bytes | None, user_id: str, event_id: str, time_ms: int, live: bool = True, facts: bytes = b""
+) -> Request:
     """What is asked for a user in this state; which version answers is for the caller to say."""
     known = decode_user_state(state)
-    return Request(user_id, event_id, time_ms, [], "", known.interests, known.consumed, live)
+    return Request(user_id, event_id, time_ms, [], "", known.interests, known.consumed, live, facts=facts)
 
 
 def embedded(
     event: Event, item_key: int, encoder: int, vector: np.ndarray | None, query: np.ndarray | None = None
 ) -> Embedded:
-    """An event as it travels from embed to update-interest: vectors in half precision.
+    """An event as it travels from embed to update-interest: vectors in half precision, its context as facts.
 
     Shape: vector (64,) of its item or query in the interest space, query (dim,) as the encoder gave it.
     """
+    facts = of_context(event.context)
+    event = event if event.context is None else msgspec.structs.replace(event, context=None)
     packed, asked = (b"" if part is None else part.astype("<f2").tobytes() for part in (vector, query))
-    return Embedded(event, item_key, encoder, vector=packed, query=asked)
+    return Embedded(event, item_key, encoder, vector=packed, query=asked, facts=facts)
 
 
 def _consume(before: bytes, record: Embedded, most: int) -> bytes:
@@ -83,11 +89,12 @@ def _consume(before: bytes, record: Embedded, most: int) -> bytes:
     return consumed.add(before, record.item_key, event.action, event.event_time_ms, most)
 
 
-def _example(event: Event, before: bytes) -> Example | None:
+def _example(event: Event, before: bytes, facts: bytes) -> Example | None:
     if event.action not in POSITIVE or event.item_id is None:
         return None
     shown = _last_list(event.user_id, before)
-    return Example(event.user_id, event.event_id, event.event_time_ms, event.item_id, event.action, before, shown)
+    about = event.user_id, event.event_id, event.event_time_ms, event.item_id, event.action
+    return Example(*about, before, shown, facts=facts)
 
 
 def _last_list(user_id: str, interests: bytes) -> str:

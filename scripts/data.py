@@ -35,8 +35,10 @@ from model.schema import (
     HeadraceError,
     InvalidRecord,
     Item,
+    User,
     decode_event,
     decode_item,
+    decode_user,
     encode_json,
 )
 
@@ -47,6 +49,8 @@ RECBOLE = "recbole==1.2.1"
 DSLABS = "r-cran-dslabs"
 LME4 = "r-cran-lme4"
 EVENT_COLUMNS = ("event_id", "user_id", "item_id", "action", "event_time_ms", "value", "query", "rec_id")
+CONTEXT = "context."
+"""Before the name of a column that is an attribute of an event's context."""
 ITEM_COLUMNS = ("item_id", "title", "text", "categories")
 MEDIA_COLUMNS = ("image", "audio", "vector")
 """Read where a setting asks for media; `vector` is an array of numbers, in a CSV as JSON."""
@@ -226,6 +230,14 @@ def _r_object(package: str, name: str) -> pd.DataFrame:
     return read(zlib.decompress(database.with_suffix(".rdb").read_bytes()[start + 4 : start + length]))
 
 
+def _ml_100k_users() -> list[User]:
+    """Age, gender and occupation; a postal code is almost a name."""
+    table = pd.read_csv(_package(RECBOLE, "recbole/dataset_example/ml-100k") / "ml-100k.user", sep="\t", dtype=str)
+    table.columns = table.columns.str.partition(":").get_level_values(0)
+    rows = zip(table["user_id"], table["age"].astype(int), table["gender"], table["occupation"])
+    return [User(user, {"age": age, "gender": gender, "occupation": work}) for user, age, gender, work in rows]
+
+
 PUBLIC = {"ml-100k": _ml_100k, "ml-latest-2016": _ml_latest_2016, "inst-eval": _inst_eval}
 
 
@@ -234,6 +246,63 @@ def public(name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     if name not in PUBLIC:
         raise DataError(f"--data {name}: no such data set; there is {', '.join(PUBLIC)}")
     return PUBLIC[name]()
+
+
+PUBLIC_USERS = {"ml-100k": _ml_100k_users}
+
+
+def users(name: str | None, file: str | Path | None) -> list[User]:
+    """What is known of users: from a file, or else the table of a public data set, where it has one.
+
+    Raises:
+        DataError: naming the file, the column and the row.
+    """
+    if file:
+        return read_users(file)
+    return PUBLIC_USERS[name]() if name in PUBLIC_USERS else []
+
+
+def read_users(file: str | Path) -> list[User]:
+    """Read a CSV or Parquet file with a column `user_id`: every other one is an attribute. An empty cell is none.
+
+    In a CSV a cell that is a number, without zeros in front, is one; other cells are text, with `|` lists of texts.
+
+    Raises:
+        DataError: naming the file, the column and the row.
+    """
+    cells = _columns(file, ("user_id",), needed=("user_id",), others="")
+    ids = _convert(file, "user_id", cells.pop("user_id"), _text)
+    found = []
+    for row, (user_id, *values) in enumerate(zip(ids, *cells.values()), 1):
+        record = {"user_id": user_id, "attributes": _attributes(cells, values)}
+        try:
+            found.append(decode_user(encode_json(record)))
+        except InvalidRecord as error:
+            raise DataError(f"{file}: row {row}: {_why(error)}") from None
+    return found
+
+
+def _attributes(names: Iterable[str], cells: Iterable[Any]) -> dict[str, Any]:
+    """Those of a row, without its empty cells."""
+    return {name: _attribute(cell) for name, cell in zip(names, cells) if cell is not None and cell != ""}
+
+
+def _attribute(cell: Any) -> Any:
+    """A cell of a CSV as what it stands for, and any other as it is.
+
+    >>> _attribute("24"), _attribute("01234"), _attribute("a|b"), _attribute(True)
+    (24.0, '01234', ['a', 'b'], True)
+    """
+    if isinstance(cell, Decimal):
+        return float(cell)
+    if not isinstance(cell, str):
+        return cell
+    if "|" in cell:
+        return _categories(cell)
+    try:
+        return cell if cell[:1] == "0" and cell[1:2].isdigit() else _number(cell)
+    except ValueError:
+        return cell
 
 
 def read(events_file: str | Path, items_file: str | Path, media: bool = False) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -298,7 +367,8 @@ def tell_refused(name: str, valid: Sequence[Event], refused: Sequence[str]) -> N
 
 
 def _read_events(file: str | Path) -> pd.DataFrame:
-    cells = _columns(file, EVENT_COLUMNS, needed=("user_id", "item_id", "event_time_ms"))
+    cells = _columns(file, EVENT_COLUMNS, needed=("user_id", "item_id", "event_time_ms"), others=CONTEXT)
+    contexts = _contexts(file, cells)
     columns = {
         name: _convert(file, name, cells[name], _number if name == "value" else _text)
         for name in cells
@@ -307,7 +377,32 @@ def _read_events(file: str | Path) -> pd.DataFrame:
     columns["event_time_ms"] = _times(file, cells["event_time_ms"])
     columns["action"] = [action or "view" for action in columns["action"]]
     columns["value"] = np.array([np.nan if value is None else value for value in columns["value"]], float)
-    return _in_time_order(pd.DataFrame({name: columns[name] for name in EVENT_COLUMNS}))
+    return _in_time_order(pd.DataFrame({name: columns[name] for name in EVENT_COLUMNS} | contexts))
+
+
+def _contexts(file: str | Path, cells: dict[str, Sequence]) -> dict[str, list]:
+    """Take the columns of contexts out of a file's: `context` with JSON, `context.NAME`; no column where there is none.
+
+    Raises:
+        DataError: a cell is no JSON.
+    """
+    rows = len(cells["user_id"])
+    whole = _convert(file, "context", cells.pop("context", [None] * rows), _json)
+    names = [name for name in cells if name.startswith(CONTEXT)]
+    columns = [cells.pop(name) for name in names]
+    if not columns and not any(whole):
+        return {}
+    parts = zip(*columns) if columns else [()] * rows
+    short = [name.removeprefix(CONTEXT) for name in names]
+    made = [(json or {}) | _attributes(short, part) for json, part in zip(whole, parts)]
+    return {"context": [context or None for context in made]}
+
+
+def _json(cell: Any) -> dict:
+    try:
+        return msgspec.json.decode(cell, type=dict)
+    except (msgspec.DecodeError, TypeError):
+        raise ValueError("is no JSON object") from None
 
 
 def media_of(item: Any) -> dict[str, Any]:
@@ -348,12 +443,20 @@ def _in_time_order(events: pd.DataFrame) -> pd.DataFrame:
 # Cells
 
 
-def _columns(file: str | Path, known: Sequence[str], needed: Sequence[str]) -> dict[str, Sequence]:
+def _columns(
+    file: str | Path, known: Sequence[str], needed: Sequence[str], others: str | None = None
+) -> dict[str, Sequence]:
     """The cells of the columns that are known, as Python's own types; None or an empty text for an empty cell.
 
     A column that is known, not needed and not there is one of empty cells.
+
+    Args:
+        others: columns that begin so are read too, and `context` where they are those of contexts.
     """
     names, column = _open_parquet(file) if str(file).lower().endswith((".parquet", ".pq")) else _open_csv(file)
+    if others is not None:
+        more = [name for name in dict.fromkeys(names) if name.startswith(others) or name == others.rstrip(".")]
+        known = [*known, *(name for name in more if name and name not in known)]
     twice = sorted({name for name in names if name in known and names.count(name) > 1})
     if twice:
         raise DataError(f"{file}: column {', '.join(twice)} comes more than once")

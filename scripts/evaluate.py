@@ -45,6 +45,7 @@ from model.evaluation.baselines import POPULARITIES
 from model.evaluation.behaviour import compare
 from model.evaluation.order import drawn_order
 from model.evaluation.shop import make_shop
+from model.facts import Facts
 from model.finetune import Learner
 from model.keywords import keywords
 from model.schema import Event, HeadraceError, Item, ItemVector, item_key
@@ -92,6 +93,8 @@ def _run(arguments: argparse.Namespace, settings: Settings, rest: list[str]) -> 
     began = time.perf_counter()
     run = _leave_one_out if arguments.protocol == "leave-one-out" else _prequential
     learner = _learner(settings, rest, catalogue, items, protocol)
+    if settings.user_facts == "on":
+        learner.use_facts(_facts(arguments))
     outcome = run(arguments, valid, catalogue, learner, protocol, _queries(valid, encoder))
     seconds = time.perf_counter() - began
     if arguments.plot:
@@ -134,6 +137,14 @@ def _learner(
         encoder = CrossEncoder(replace(config, encoder=settings.joint_encoder or settings.encoder))
         learner.use_joint(encoder, texts)
     return learner
+
+
+def _facts(arguments: argparse.Namespace) -> Facts:
+    """What is known of users, from the file given or the public data set's own table."""
+    facts = Facts()
+    for user in data.users(arguments.data, arguments.users):
+        facts.put(user.user_id, user.attributes)
+    return facts
 
 
 Queries = dict[str, np.ndarray]

@@ -15,7 +15,8 @@ RECBOLE_EPOCHS = 15
 LEAST_SHOP_EVENTS = 12_000
 """With fewer, products of the made-up shop have too few buyers to measure anything."""
 _DIGITS = 18  # of a number: more are none that is wanted
-_EVENTS = "CSV or Parquet: user_id, item_id, event_time_ms; event_id, action, value, query, rec_id if there are"
+_EVENTS = "CSV or Parquet: user_id, item_id, event_time_ms; event_id, action, value, query, rec_id, context if there"
+_USERS = "CSV or Parquet: user_id and any columns, what is known of users; read with `--user_facts on`"
 _ITEMS = "CSV or Parquet: item_id, title; text, categories (`A|B`) if there are"
 
 
@@ -27,6 +28,7 @@ def evaluate(argv: list[str] | None, about: str) -> tuple[argparse.Namespace, li
     )
     parser.add_argument("--events", metavar="FILE", help=_EVENTS)
     parser.add_argument("--items", metavar="FILE", help=_ITEMS)
+    parser.add_argument("--users", metavar="FILE", help=_USERS)
     names = "all, none, or some, comma separated; a wrong name lists those there are (default: the popularities)"
     parser.add_argument("--baselines", metavar="NAMES", help=names)
     parser.add_argument("--protocol", choices=("prequential", "leave-one-out"), default="prequential")
@@ -60,6 +62,7 @@ def replay(argv: list[str] | None, about: str) -> tuple[argparse.Namespace, list
     parser.add_argument("--data", metavar="NAME", help=f"a public data set: {', '.join(PUBLIC)}")
     parser.add_argument("--events", metavar="FILE", help=_EVENTS)
     parser.add_argument("--items", metavar="FILE", help=_ITEMS)
+    parser.add_argument("--users", metavar="FILE", help=_USERS)
     parser.add_argument(
         "--speed", type=_speed, default=200.0, metavar="N", help="events a second of the steady part (default 200)"
     )

@@ -29,7 +29,7 @@ from rich.text import Text
 
 from jobs.settings import Settings, check_encoder, check_media, load_or_exit
 from model.evaluation.order import drawn_order
-from model.schema import Event, HeadraceError, encode_json
+from model.schema import Event, HeadraceError, User, encode_json
 from scripts import data, stack
 from scripts.watch import Quality, Watch
 
@@ -76,6 +76,12 @@ class Feed:
             record = {"item_id": item.item_id, "title": item.title, "text": item.text, "categories": item.categories}
             record |= data.media_of(item)
             self._producer.send(topic, key=item.item_id.encode(), value=msgspec.json.encode(record))
+        self._producer.flush()
+
+    def users(self, users: Iterable[User]) -> None:
+        """Send what is known of users; it is no event, and calls for no list."""
+        for user in users:
+            self._producer.send(self._settings.topic("users"), key=user.user_id.encode(), value=encode_json(user))
         self._producer.flush()
 
     def event(self, event: Event) -> None:
@@ -288,10 +294,12 @@ def main(argv: list[str]) -> int:
     settings = load_or_exit(given, os.environ, __doc__, check_encoder, check_media)
     try:
         events, items = _read(arguments, settings)
+        users = data.users(arguments.data, arguments.users) if settings.user_facts == "on" else []
         with running(stack.Stack(arguments=given)) as (place, submitted):
             settings = load_or_exit([*given, "--bootstrap_servers", place.bootstrap_servers], os.environ)
             console.print(f"page: {place.page}   Flink: {place.rest}   logs: {place.logs}")
             replay = Replay(settings, events, items, arguments.speed)
+            replay.feed.users(users)
             replay.run()
             first_list_s = replay.watch.first_s - submitted if submitted and replay.watch.first_s else None
             memory_mb = place.resident_mb()

@@ -61,7 +61,7 @@ def explain(protocol: Protocol, name: str = "prequential") -> str:
         "and stop by the last but one.",
     }[name]
     return (
-        f"{order} RankerExamples is the whole catalogue, {out}; a hit is the item that came among the first {K}. "
+        f"{order} The whole catalogue is ranked, {out}; a hit is the item that came among the first {K}. "
         f"Every positive action counts alike{liked}; a user's past is always visible. "
         f"New: fewer than {NEW} earlier events. Intervals: 95 % of {DRAWS:,} draws of the users."
     )

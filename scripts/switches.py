@@ -54,6 +54,7 @@ SWITCHES = {
     "profile": Switch(("--text_profile", "mean"), "text-profile.md"),
     "keywords": Switch(("--keywords", "5"), "text-profile.md"),
     "profile+keywords": Switch(("--text_profile", "mean", "--keywords", "5"), "text-profile.md"),
+    "user-facts": Switch(("--user_facts", "on"), "user-facts.md", ("ml-100k",)),
     "encoder-int8": Switch(("--encoder_precision", "int8"), "operations.md"),
 }
 

@@ -49,7 +49,7 @@ def no_java_needed(monkeypatch):
 
 def test_every_topic_of_the_flow_is_on_the_list():
     expected = {
-        "events", "items", "item-vectors", "recommendations",
+        "events", "items", "users", "item-vectors", "recommendations",
         "training-examples", "fine-tune-requests", "model-versions", "rejected-events", "descriptions",
     }  # fmt: skip
 
@@ -67,7 +67,7 @@ def test_a_stack_with_a_topic_prefix_has_topics_of_that_name(place):
 def test_tables_are_compacted():
     compacted = {name for name, (_, config) in stack.topics().items() if config.get("cleanup.policy") == "compact"}
 
-    assert {"items", "item-vectors", "model-versions", "descriptions"} == compacted
+    assert {"items", "users", "item-vectors", "model-versions", "descriptions"} == compacted
 
 
 def test_nothing_needs_other_limits_than_those_of_kafka(place):

@@ -199,7 +199,7 @@ def test_what_is_asked_for_is_all_that_a_list_depends_on():
     """The user's bytes as they are, the event and its time; which version answers is for the job to say."""
     asked, known = request(BEFORE, "u", "e2", START_MS + 2_000), decode_user_state(BEFORE)
 
-    assert ("u", "e2", START_MS + 2_000, [], "", known.interests, known.consumed, True, False) == tuple(
+    assert ("u", "e2", START_MS + 2_000, [], "", known.interests, known.consumed, True, False, b"") == tuple(
         getattr(asked, name) for name in asked.__struct_fields__
     )
     assert (b"", b"") == (request(None, "u", "e", 1).interests, request(b"", "u", "e", 1).consumed)

@@ -6,7 +6,7 @@ from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 from pyflink.table.udf import ScalarFunction
@@ -31,6 +31,9 @@ from udfs import worker
 from udfs.gauges import Gauges
 from udfs.loading import Scorers
 
+if TYPE_CHECKING:
+    from udfs.users import UsersFollower
+
 MOST_REFUSED = 100
 """So many refused versions and item vectors wait for a list to go with."""
 
@@ -45,6 +48,7 @@ class Follows(NamedTuple):
     statistics: StatisticsConfig
     max_future_s: float
     items: str = ""  # whose texts the joint scorer reads, and whose categories quotas do
+    users: str = ""  # of whom something is known, where `user_facts` is on
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,8 @@ class Score(ScalarFunction):
 
     A request that forgets a user is answered without scoring.
     """
+
+    _users: "UsersFollower | None" = None
 
     def __init__(
         self,
@@ -95,18 +101,19 @@ class Score(ScalarFunction):
 
         self._score = score.score
         self._gauges.register(function_context.get_metric_group())
-        servers, item_vectors, examples, newest, config, max_future_s, _ = self._follows
+        servers, item_vectors, examples, newest, config, max_future_s = self._follows[:6]
         self._follower = CatalogueFollower(servers, item_vectors, self._replica_dir / "score")
         self._statistics = StatisticsFollower(servers, examples, self._registry, newest, config, max_future_s)
         self._gauges.register_statistics(function_context.get_metric_group(), self._statistics)
 
         chosen, texts = device.choose(self._device), self._open_texts()
         joint = self._open_joint(texts)
-        optional, slate = [family.open(texts) for family in self._families], self._open_slate()
+        optional = [family.open(texts) for family in self._families]
+        facts, slate = self._open_facts(), self._open_slate()
 
         def load(path: str, items: Catalogue) -> score.Scorer:
             registry.check_inside(path, self._registry)
-            scorer = score.load(path, chosen, joint, optional)
+            scorer = score.load(path, chosen, joint, optional, facts)
             scorer.slate = slate
             if self._precision == "int8":
                 network.quantise(scorer.network)
@@ -114,12 +121,21 @@ class Score(ScalarFunction):
             return scorer
 
         def untrained(dim: int) -> score.Scorer:
-            scorer = score.Scorer.untrained(dim, optional).on(chosen)
+            scorer = score.Scorer.untrained(dim, optional, facts=facts).on(chosen)
             scorer.slate = slate
             return scorer
 
         self._scorers = Scorers(load, untrained)
         gc.freeze()  # what is loaded by now is never garbage: collections need not look at it
+
+    def _open_facts(self):
+        """What is known of users; None where it is off."""
+        if not self._follows.users:
+            return None
+        from udfs.users import UsersFollower
+
+        self._users = UsersFollower(self._follows.bootstrap_servers, self._follows.users)
+        return self._users.facts
 
     def _open_texts(self) -> Mapping[int, str]:
         """The texts of the items, where something reads them."""
@@ -152,6 +168,8 @@ class Score(ScalarFunction):
         self._scorers.close()
         if self._texts is not None:
             self._texts.close()
+        if self._users is not None:
+            self._users.close()
         self._statistics.close()
         self._follower.close()
 
@@ -161,8 +179,9 @@ class Score(ScalarFunction):
         with self._statistics.lock:  # what is counted does not change under a micro-batch
             lists = self._lists(requests)
             self._statistics.answered(requests)
-        while self._follower.rejected and len(self._refused) < MOST_REFUSED:
-            self._refused.append(self._follower.rejected.popleft().as_json())
+        for told in (self._follower, *filter(None, [self._users])):
+            while told.rejected and len(self._refused) < MOST_REFUSED:
+                self._refused.append(told.rejected.popleft().as_json())
         refused = [self._refused.popleft() if self._refused else None for _ in requests]
         made = [encode_recommendation(lists[at]) if at in lists else None for at in range(len(requests))]
         rows = list(zip([request.user_id for request in requests], made, refused))

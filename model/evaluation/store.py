@@ -40,8 +40,8 @@ class Visitors(Users):
         """Let a guest begin with all that is held of a user."""
         if user_id in self._states:
             self._states[guest] = self._states[user_id]
-        if user_id in self._last_ms:
-            self._last_ms[guest] = self._last_ms[user_id]
+        if user_id in self._last:
+            self._last[guest] = self._last[user_id]
 
 
 @dataclass

@@ -32,6 +32,7 @@ class User:
     actions: array = field(default_factory=lambda: array("B"))
     events: array = field(default_factory=lambda: array("I"))
     steps: array = field(default_factory=lambda: array("q"))
+    facts: dict[int, bytes] = field(default_factory=dict)  # of contexts, by event
     dropped: int = 0
     max_consumed: int = 4_096
 
@@ -53,6 +54,7 @@ class User:
         return -1
 
     def drop_first(self) -> None:
+        self.facts.pop(self.events[0], None)
         for column in self._columns():
             del column[0]
         self.dropped += 1
@@ -91,11 +93,12 @@ class BufferEntry(NamedTuple):
 
     def request(self, live: bool = False) -> Request:
         """What the job would have asked just before this example, or with `live` when the event before it came."""
-        example, before = self.example, max(0, self.place)
+        example, before, facts = self.example, max(0, self.place), self.example.facts
         time_ms = self.user.times[before - 1] if live and before else example.event_time_ms
-        return Request(
-            example.user_id, example.event_id, time_ms, [], "", example.interests, self.user.consumed(before), live
-        )
+        if live and before:
+            facts = self.user.facts.get(self.user.events[before - 1], b"")
+        about, consumed = (example.user_id, example.event_id, time_ms), self.user.consumed(before)
+        return Request(*about, [], "", example.interests, consumed, live, facts=facts)
 
 
 @dataclass
@@ -145,6 +148,8 @@ class ReplayBuffer:
         elif user.steps[place] != _TOLD:
             return
         user.steps[place] = -1
+        if example.facts:
+            user.facts[user.events[place]] = example.facts
         self._new.append(BufferEntry(example, user, user.dropped + place))
         while len(self.order) > self.capacity:
             self._drop_first(self.order.popleft())

@@ -42,13 +42,14 @@ class TrainingItems(NamedTuple):
 
 
 class Windows(NamedTuple):
-    """Some users' events in a row, and what comes after each; (b, window) each, targets -1 for nothing."""
+    """Some users' events in a row, and what comes after each, -1 for nothing; (b, window) each; facts (b, F)."""
 
     rows: torch.Tensor
     gaps: torch.Tensor
     actions: torch.Tensor
     kind: torch.Tensor
     targets: torch.Tensor
+    facts: torch.Tensor | None = None
 
 
 class NetworkTrainer:
@@ -132,7 +133,15 @@ class NetworkTrainer:
         wanted = flat.positive[at] & (kind == EVENT) & ~_worn_out(rows, kind)
         targets = np.where(wanted[:, 1:] & (kind[:, :-1] != NOTHING), rows[:, 1:], -1)
         parts = rows[:, :-1], gaps, actions[:, :-1], kind[:, :-1], targets
-        return Windows(*(torch.from_numpy(part) for part in parts))
+        return Windows(*(torch.from_numpy(part) for part in parts))._replace(facts=self._facts(flat, ends))
+
+    def _facts(self, flat: Flat, ends: np.ndarray) -> torch.Tensor | None:
+        """What is known of the windows' users, where that is on; (b, F) buckets."""
+        facts = self._scorer.facts
+        if facts is None:
+            return None
+        names = list(flat.places)
+        return torch.from_numpy(facts.of_users([names[user] for user in flat.owner[ends].tolist()])).to(self._device)
 
     def _shuffled(self, flat: Flat, at: np.ndarray, kind: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """In some windows, draw the order of events at the same time anew; (b, window + 1) each."""
@@ -142,7 +151,7 @@ class NetworkTrainer:
 
     def _loss(self, items: TrainingItems, windows: Windows) -> torch.Tensor:
         """Sampled softmax: each target against shared negatives, half of them uniform, half other targets."""
-        rows, gaps, actions, kind, targets = windows
+        rows, gaps, actions, kind, targets, facts = windows
         network, count, at_targets = self._network, len(items.vectors), torch.where(targets.flatten() >= 0)[0]
         target = targets.flatten()[at_targets]  # (w,)
         half = self.config.negatives // 2
@@ -157,7 +166,7 @@ class NetworkTrainer:
         at_rows, at_target, at_negatives, at_targets, log_q, gaps, actions, kind = (
             part.to(self._device) for part in (at_rows, at_target, at_negatives, at_targets, log_q, gaps, actions, kind)
         )
-        hidden = network(vectors[at_rows].view(*rows.shape, -1), gaps, actions, kind)
+        hidden = network(vectors[at_rows].view(*rows.shape, -1), gaps, actions, kind, facts=facts)
         return sampled_softmax_loss(hidden.flatten(0, 1)[at_targets], vectors, bias, at_target, at_negatives, log_q)
 
     def _items(self, items: TrainingItems, used: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from model.catalogue import Catalogue
+from model.facts import COLUMNS
 from model.interest import Rules
 from model.learning import laplace
 from model.learning.adamw import AdamW
@@ -57,10 +58,10 @@ class RankerExamples:
         return RankerExamples(self.users[rows], self.signals[at], self.context[at], self.offset[at], self.found[at])
 
 
-def no_examples(signals: int) -> RankerExamples:
-    """None, of so many signals."""
+def no_examples(signals: int, context: int = CONTEXT) -> RankerExamples:
+    """None, of so many signals and numbers of a context."""
     nothing = torch.zeros(0, _WIDTH, signals, dtype=torch.half)
-    of_lists = torch.zeros(0, CONTEXT), torch.zeros(0, _WIDTH), torch.zeros(0, dtype=torch.bool)
+    of_lists = torch.zeros(0, context), torch.zeros(0, _WIDTH), torch.zeros(0, dtype=torch.bool)
     return RankerExamples(np.zeros(0, object), nothing, *of_lists)
 
 
@@ -73,7 +74,7 @@ class RankerTrainer:
 
     def __init__(self, scorer: Scorer, config: TrainingConfig, random: np.random.Generator, rules: Rules) -> None:
         self.config, self.rules = config, rules
-        self.kept = no_examples(len(scorer.ranker.names))
+        self.kept = no_examples(len(scorer.ranker.names), CONTEXT + (0 if scorer.facts is None else COLUMNS))
         self._fresh: list[RankerExamples] = []
         self._scorer, self._random, self._learnt = scorer, random, 0
         self._ranker, self._device = copy.deepcopy(scorer.ranker).to(scorer.device), scorer.device
@@ -193,7 +194,7 @@ class RankerTrainer:
         live = self._random.random(B) < self.config.live
         requests = [one.request(now) for one, now in zip(examples, live.tolist())]
         target = catalogue.rows(item_key(one.example.item_id) for one in examples)
-        batch = open_requests(catalogue, requests, self.rules, scorer.sizes.last_n)
+        batch = open_requests(catalogue, requests, self.rules, scorer.sizes.last_n, scorer.facts)
         uniform = self._random.integers(0, len(catalogue), (B, _DRAWN))
         found = find(scorer.ranker, table, batch, np.concatenate((target[:, None], uniform), 1))
         columns, offset, is_found = self._drawn(found, torch.from_numpy(target), len(catalogue))

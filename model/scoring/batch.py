@@ -9,6 +9,7 @@ import torch
 
 from model import consumed, interest
 from model.catalogue import Catalogue
+from model.facts import Facts
 from model.interest import ACTIONS, FOREVER, IS_NEGATIVE, Interests, Rules
 from model.schema import Request, event_key
 from model.scoring.network import EVENT, NOTHING, START, UNKNOWN
@@ -44,12 +45,12 @@ class Host(NamedTuple):
 class MicroBatch:
     """A group of requests, opened up; T = last_n, I = most interests of a user.
 
-    Shape: history (B, T) rows of the catalogue, the newest event last, `none` for none, without events that push away;
-    gaps,
-    actions, kind (B, T); context (B, CONTEXT); interests (B, I, 64); weights, led_to (B, I): how much each interest
-    weighs, and how strongly the last one led to it; both sum to 1, or to 0 where there is none; events (B, T) rows, all
-    of them, strengths (B, T) how much each says now, and rated (B, T) whether it is a rating; searching (B,) whether
-    the newest event is a search; draw (B,) a number from 0 to 1 of the event; queries (q, dim) of newest searches,
+    Shape: history (B, T) rows of the catalogue, the newest event last, `none` for none, without events that push
+    away; gaps, actions, kind (B, T); context (B, CONTEXT), or with facts (B, CONTEXT + COLUMNS), their buckets
+    (model/facts.py) last; interests (B, I, 64); weights, led_to (B, I): how much each interest weighs, and how
+    strongly the last one led to it; both sum to 1, or to 0 where there is none; events (B, T) rows, all of them,
+    strengths (B, T) how much each says now, and rated (B, T) whether it is a rating; searching (B,) whether the
+    newest event is a search; draw (B,) a number from 0 to 1 of the event; queries (q, dim) of newest searches,
     query_strengths (q,), and query_owner (q,) by whom; had (p,) rows of items that users had and did not push away, n
     for none, had_times, had_gaps_s (p,) how often and how long ago, and owner (p,) by whom; excluded (x,) rows that
     must not be listed, and excluded_owner (x,).
@@ -86,8 +87,14 @@ def gap_number(gap_ms: np.ndarray) -> np.ndarray:
     return np.log2(1 + np.maximum(gap_ms, 0) / 1_000).astype(np.int64).clip(max=UNKNOWN - 1)
 
 
-def open_requests(catalogue: Catalogue, requests: Sequence[Request], rules: Rules, last_n: int) -> MicroBatch:
-    """Decode the interests of every request, fold what was pending, and lay the histories side by side."""
+def open_requests(
+    catalogue: Catalogue, requests: Sequence[Request], rules: Rules, last_n: int, facts: Facts | None = None
+) -> MicroBatch:
+    """Decode the interests of every request, fold what was pending, and lay the histories side by side.
+
+    Args:
+        facts: whose buckets are put behind the context, where they are on.
+    """
     users = open_users(catalogue, [request.interests for request in requests], rules)
     now_ms = np.array([request.event_time_ms for request in requests], np.int64)
     live = np.array([request.live for request in requests], bool)
@@ -99,7 +106,8 @@ def open_requests(catalogue: Catalogue, requests: Sequence[Request], rules: Rule
     ages_s = np.maximum(now_ms[logs.owner] - logs.times_ms, 0) / 1_000
     faded = logs._replace(strengths=logs.strengths * (0.5 ** (ages_s / rules.half_life_s)).astype(np.float32))
     said = *_events(faded, len(requests), none, last_n), searching, draw, *queries
-    context = np.column_stack((histories[-1], again))
+    known = () if facts is None else (facts.of_requests(requests),)
+    context = np.column_stack((histories[-1], again, *known))
     tensors = (*histories[:-1], context.astype(np.float32), *_interests(users), *said, *had)
     host = _host(histories[0], none, *had)
     columns = map(torch.from_numpy, tensors)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from model.interest import ACTIONS
+from model.scoring.facts import Bag
 
 GAPS = 40
 """Time gaps are told apart by log2 of their seconds; 2**38 s is longer than anybody waits."""
@@ -110,7 +111,8 @@ class GatedProjection(nn.Linear):
 class Network(nn.Module):
     """From the last events to a vector; its product with an item's vector is the item's score.
 
-    An item is its text, projected, plus an embedding of its own that opens as the item is seen more often.
+    An item is its text, projected, plus an embedding of its own that opens as the item is seen more often. With `facts`
+    a history begins with what is known of its user.
 
     Args:
         parts: the widths of the parts of its vector, where that is of more than its text.
@@ -118,9 +120,10 @@ class Network(nn.Module):
 
     step: torch.Tensor | None
 
-    def __init__(self, sizes: Sizes, items: int, parts: tuple[int, ...] = ()) -> None:
+    def __init__(self, sizes: Sizes, items: int, parts: tuple[int, ...] = (), facts: bool = False) -> None:
         super().__init__()
         self.sizes = sizes
+        self.facts = Bag(sizes.width) if facts else None
         alone = nn.Linear(sizes.dim, sizes.width, bias=False)
         self.project = GatedProjection(parts, sizes.width) if parts else alone
         self.ids = nn.Parameter(torch.zeros(items, sizes.width))
@@ -143,14 +146,24 @@ class Network(nn.Module):
         return text + gate[:, None] * ids
 
     def forward(
-        self, tokens: torch.Tensor, gaps: torch.Tensor, actions: torch.Tensor, kind: torch.Tensor, newest: bool = False
+        self,
+        tokens: torch.Tensor,
+        gaps: torch.Tensor,
+        actions: torch.Tensor,
+        kind: torch.Tensor,
+        newest: bool = False,
+        facts: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """A vector for what comes after each position, or with `newest` for what comes after the last one only.
 
-        Shape: tokens (B, T, width) of items; gaps to the next event, actions, kind (B, T) -> (B, T or 1, width).
+        Shape: tokens (B, T, width) of items; gaps to the next event, actions, kind (B, T); facts (B, F) buckets of the
+        user's -> (B, T or 1, width).
         """
+        start = self.start
+        if self.facts is not None and facts is not None:
+            start = start + self.facts(facts)[:, None]
         x = self.norm(tokens) + self.action(actions)
-        x = torch.where(kind[..., None] == START, self.start, x) + self.gap(gaps)
+        x = torch.where(kind[..., None] == START, start, x) + self.gap(gaps)
         apart = distances(tokens.shape[1], x.device)
         visible = (apart >= 0) & (apart < self.sizes.last_n) & (kind != NOTHING)[:, None, None, :]
         visible = visible.to(x.dtype) / self.sizes.last_n

@@ -22,9 +22,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from model.facts import MOST
 from model.jit import njit
 from model.scoring.batch import CONTEXT, MicroBatch
 from model.scoring.candidates import Candidates, at_columns
+from model.scoring.facts import Bag
 from model.scoring.feedback import feedback, nearest_to_queries
 from model.scoring.retrieve import CHANNELS, Asked, Sources, Workspace, retrieve, workspace
 from model.scoring.signals import FAMILIES, computed, of_the_best
@@ -47,16 +49,19 @@ _CHUNKS = 1_024  # of items, in which a card looks for the network's best
 
 
 class Weights(nn.Module):
-    """A weight for each signal, that shifts with the context."""
+    """A weight for each signal, that shifts with the context, and with `facts` (model/facts.py) where they are on."""
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], facts: bool = False) -> None:
         super().__init__()
         self.mean = nn.Parameter(torch.tensor([ALL[name].untrained for name in names]))
         self.shift = nn.Parameter(torch.zeros(CONTEXT, len(names)))
+        self.facts = Bag(len(names)) if facts else None
 
     def forward(self, context: torch.Tensor) -> torch.Tensor:
-        """Shape: context (B, CONTEXT) -> (B, signals)."""
-        return self.mean + context @ self.shift
+        """Shape: context (B, CONTEXT), or with the buckets of facts behind it -> (B, signals)."""
+        if self.facts is None:
+            return self.mean + context @ self.shift
+        return self.mean + context[:, :CONTEXT] @ self.shift + self.facts(context[:, CONTEXT:].long())
 
 
 class Ranker(nn.Module):
@@ -64,6 +69,7 @@ class Ranker(nn.Module):
 
     Args:
         optional: signals that are learnt after those of the registry.
+        facts: weights shift with them too.
 
     Shape: spread (signals,), the standard deviation of each signal among the candidates; temperature (2,), by which the
     linear score and the score that orders are multiplied for P to be what happens.
@@ -72,10 +78,10 @@ class Ranker(nn.Module):
     spread: torch.Tensor
     temperature: torch.Tensor
 
-    def __init__(self, optional: Sequence[str] = ()) -> None:
+    def __init__(self, optional: Sequence[str] = (), facts: bool = False) -> None:
         super().__init__()
         self.names = [*SIGNALS, *optional]
-        self.find, self.order = Weights(self.names), Weights(self.names)
+        self.find, self.order = (Weights(self.names, facts) for _ in range(2))
         first = nn.Linear(len(self.names) + CONTEXT, _HIDDEN)
         hidden = nn.Linear(_HIDDEN, _HIDDEN)
         last = nn.Linear(_HIDDEN, 1)
@@ -102,9 +108,14 @@ class Ranker(nn.Module):
             weights = there[..., None] / there.sum(1).clamp(min=1)[:, None, None]
             mean = (signals * weights).sum(1, keepdim=True)
         centred, first = signals - mean, cast(nn.Linear, self.mlp[0])
-        of_signals, of_context = first.weight.split((len(self.names), CONTEXT), 1)
-        hidden = F.linear(centred, of_signals / self.spread) + F.linear(context, of_context, first.bias)[:, None]
+        of_signals = first.weight[:, : len(self.names)]
+        hidden = F.linear(centred, of_signals / self.spread) + self._of_context(context)[:, None]
         return self.mlp[1:](hidden).squeeze(2) + (centred @ self.order(context)[..., None]).squeeze(2)
+
+    def _of_context(self, context: torch.Tensor) -> torch.Tensor:
+        """What the context says to the MLP; (B, CONTEXT or more) -> (B, hidden)."""
+        first = cast(nn.Linear, self.mlp[0])
+        return F.linear(context[:, :CONTEXT], first.weight[:, len(self.names) :], first.bias)
 
     @torch.no_grad()
     def measure(self, signals: torch.Tensor, share: float) -> None:
@@ -125,6 +136,8 @@ def fit_signals(tensors: dict[str, torch.Tensor], had: Sequence[str], wanted: Se
     for part in ("find", "order"):
         for name in ("mean", "shift"):
             tensors[f"ranker.{part}.{name}"] = _picked(tensors[f"ranker.{part}.{name}"], columns, 0.0)
+        if (facts := f"ranker.{part}.facts.into") in tensors:
+            tensors[facts] = _picked(tensors[facts], columns, 0.0)
     tensors["ranker.spread"] = _picked(tensors["ranker.spread"], columns, 1.0)
     first = tensors["ranker.mlp.0.weight"]
     of_signals, of_context = first.split((len(had), first.shape[1] - len(had)), 1)
@@ -242,7 +255,8 @@ def hidden_of(table: ItemTable, batch: MicroBatch) -> torch.Tensor:
     tokens = table.host_items[batch.host.history]
     tokens[none] = 0.0
     events = (part.to(table.device) for part in (torch.from_numpy(tokens), batch.gaps, batch.actions, batch.kind))
-    return network(*events, newest=True)[:, 0]
+    facts = None if network.facts is None else batch.context[:, CONTEXT : CONTEXT + MOST].long().to(table.device)
+    return network(*events, newest=True, facts=facts)[:, 0]
 
 
 def _retrieve(
