@@ -23,6 +23,7 @@ from torch import nn
 from model import device as devices
 from model.catalogue import Catalogue
 from model.interest import Rules
+from model.learning import distributed
 from model.learning.closed_form import fit
 from model.learning.config import TrainingConfig
 from model.learning.replay import BufferEntry, Flat, ReplayBuffer
@@ -110,6 +111,7 @@ class Learner:
         self.statistics = ItemStatistics() if statistics is None else statistics
         self.replay = ReplayBuffer(replay_capacity, rules.max_consumed, rules.last_n)
         self._seed, self._random = seed, np.random.default_rng(seed)
+        self._of_network = np.random.default_rng((seed, 1)) if config.own_draws else self._random
         self._counted: list[BufferEntry] = []  # the network has not learnt from these yet
         self._before: tuple[np.ndarray, np.ndarray] | None = None  # what was popular before them, with its item keys
         self.joint: JointTrainer | None = None
@@ -127,7 +129,7 @@ class Learner:
         """Go on from what is trained in this scorer; what this learner has counted stays as it is."""
         self._scorer = copy.deepcopy(trained).on(self.device)
         self._row_of = dict(zip(self._scorer.keys.numpy().view(np.uint64).tolist(), range(len(self._scorer.keys))))
-        self._network = NetworkTrainer(self._scorer, self.config, self._random)
+        self._network = NetworkTrainer(self._scorer, self.config, self._of_network)
         self.ranker = RankerTrainer(self._scorer, self.config, self._random, self.rules)
         self._fitted_at = 0  # examples seen when tables were fitted; this scorer's are of another time, or not there
         if self.joint is not None:
@@ -242,7 +244,7 @@ class Learner:
         examples = [one for one in examples if not self.statistics.has(one.example)]
         if not examples:
             return
-        if share and self.statistics.seen and len(self.catalogue) > 1:
+        if share and self.statistics.seen and len(self.catalogue) > 1 and distributed.learns_ranker():
             self.ranker.look(self.statistics, self.catalogue, examples, share)
             if self.joint is not None:
                 self.joint.look(self._scorer, self.statistics, self.catalogue, examples)
@@ -272,11 +274,14 @@ class Learner:
         if self._before is not None:
             steps = self._steps(len(self._counted), share)
             self._grow(flat)
-            self._network.learn(self._items(*self._before), flat, new, reach, steps, self.statistics.seen)
-        if self._fit_is_due():
+            if distributed.learns_network():
+                self._network.learn(self._items(*self._before), flat, new, reach, steps, self.statistics.seen)
+        if self._fit_is_due() and distributed.learns_ranker():
             self._fitted_at = self.statistics.seen
             chosen = self._by_row(self.statistics.keys, self.statistics.popularity()[:, HALF_LIFE_20K])
             fit(self._scorer, flat, self.catalogue.keys, chosen, self.statistics.seen, self.config)
+        if self._before is not None and distributed.size() > 1:
+            distributed.take_network([*self._scorer.network.parameters()])
         self._scorer.changed()
         self._counted, self._before = [], None
 

@@ -3,8 +3,12 @@
 Source: Loshchilov and Hutter, Decoupled Weight Decay Regularization (AdamW), 2019, arXiv:1711.05101.
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch import nn
+
+from model.learning import distributed
 
 
 class AdamW:
@@ -13,19 +17,27 @@ class AdamW:
     Args:
         lr: may be changed between two steps.
         weight_decay: towards 0.
+        shared: other processes have parts of the loss too.
     """
 
-    def __init__(self, module: nn.Module, lr: float, weight_decay: float = 0.0) -> None:
-        self.module, self.lr, self.weight_decay = module, lr, weight_decay
+    def __init__(self, module: nn.Module, lr: float, weight_decay: float = 0.0, shared: bool = False) -> None:
+        self.module, self.lr, self.weight_decay, self.shared = module, lr, weight_decay, shared
         self._moments: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         self._steps = torch.zeros((), device=next(module.parameters()).device)
 
     @torch.no_grad()
-    def step(self, loss: torch.Tensor, most: float = 1.0) -> None:
-        """Take one step down the loss, its gradient clipped to norm `most`."""
+    def step(self, losses: Iterable[torch.Tensor], most: float = 1.0) -> None:
+        """Take one step down the sum of the losses, its gradient clipped to norm `most`.
+
+        Args:
+            losses: this process's parts, made one after the other, so that one at a time is in memory.
+        """
         self.module.zero_grad(set_to_none=True)
         with torch.enable_grad():
-            loss.backward()
+            for loss in losses:
+                loss.backward()
+        if self.shared:
+            self._sum_gradients()
         nn.utils.clip_grad_norm_(self.module.parameters(), most)
         moved = [(name, parameter) for name, parameter in self.module.named_parameters() if parameter.grad is not None]
         means, squares = zip(*(self._moments_of(name, parameter) for name, parameter in moved))
@@ -46,6 +58,15 @@ class AdamW:
             amsgrad=False,
             maximize=False,
         )
+
+    def _sum_gradients(self) -> None:
+        """With those of the other processes; a parameter that no part of this one's loss reads has none here."""
+        parameters = list(self.module.parameters())
+        there = torch.tensor([float(one.grad is not None) for one in parameters], device=self._steps.device)
+        gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in parameters]
+        distributed.sum_gradients([*gradients, there])
+        for parameter, gradient, count in zip(parameters, gradients, there.tolist()):
+            parameter.grad = gradient if count else None
 
     def _moments_of(self, name: str, parameter: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         mean, square = self._moments.get(name) or (torch.zeros_like(parameter), torch.zeros_like(parameter))

@@ -123,7 +123,7 @@ class RankerTrainer:
             drawn = [fresh[self._random.integers(0, len(fresh), new)]]
             if new < batch:
                 drawn.append(self.kept[self._random.integers(0, len(self.kept), batch - new)])
-            self._optimizer.step(self._loss(joined(drawn)), _CLIP)
+            self._optimizer.step([self._loss(joined(drawn))], _CLIP)
 
     def _loss(self, ranked: RankerExamples) -> torch.Tensor:
         """Weights that find look for what came among all items, the others order the candidates where it is one."""
