@@ -25,6 +25,7 @@ from model.evaluation.baselines import BASELINES, HISTORY, POPULARITIES, World, 
 from model.evaluation.order import drawn_order
 from model.finetune import Learner
 from model.interest import ACTIONS, Rules, interest_space
+from model.learning.config import TrainingConfig
 from model.metrics import K
 from model.schema import POSITIVE, Embedded, Event, Example, Request, item_key
 from model.score import Scorer, score
@@ -317,8 +318,8 @@ class Outcome:
         return len(self.targets.users)
 
 
-def new_learner(catalogue: Catalogue, protocol: Protocol) -> Learner:
-    return Learner(catalogue, None, protocol.seed, rules=protocol.rules)
+def new_learner(catalogue: Catalogue, protocol: Protocol, config: TrainingConfig = TrainingConfig()) -> Learner:
+    return Learner(catalogue, None, protocol.seed, rules=protocol.rules, config=config)
 
 
 def evaluate(

@@ -10,11 +10,12 @@ strength that it has on events that are still to come.
 The catalogue may change between any two calls.
 """
 
+import ast
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -134,6 +135,41 @@ class Learner:
         self._fitted_at = 0  # examples seen when tables were fitted; this scorer's are of another time, or not there
         if self.joint is not None:
             self._begin_joint(self.joint)
+
+    @property
+    def scorer(self) -> Scorer:
+        """What is learnt with, as it is now; it changes."""
+        return self._scorer
+
+    def training(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """What `restore` goes on from, directly after a fine-tuning: tensors, and JSON values."""
+        draws = str(self._of_network.bit_generator.state)
+        network = self._network.state() if distributed.learns_network() else {}
+        if distributed.size() > 1:
+            network, draws = distributed.told((network, draws), by=1)
+        ranker, about = self.ranker.state()
+        tensors = {f"network.{name}": one for name, one in network.items()}
+        tensors |= {f"ranker.{name}": one for name, one in ranker.items()}
+        about |= {"random": [str(self._random.bit_generator.state), draws], "fitted_at": self._fitted_at}
+        return tensors, about
+
+    def restore(self, tensors: Mapping[str, torch.Tensor], about: Mapping[str, Any]) -> None:
+        """Go on with what `training` gave, after `resume` with the scorer that there was.
+
+        Raises:
+            KeyError, ValueError, TypeError: it does not fit the scorer.
+        """
+        parts = {
+            part: {name.removeprefix(part): one for name, one in tensors.items() if name.startswith(part)}
+            for part in ("network.", "ranker.")
+        }
+        states = [ast.literal_eval(text) for text in about["random"]]
+        self._network.restore(parts["network."])
+        if distributed.learns_ranker():
+            self.ranker.restore(parts["ranker."], about)
+        self._fitted_at = int(about["fitted_at"])
+        for random, state in zip((self._random, self._of_network), states):
+            random.bit_generator.state = state
 
     def use_optional(self, optional: Sequence[Optional]) -> None:
         """Learn the signals that are switched on too, from now on; a scorer to go on from was loaded with them."""

@@ -79,7 +79,7 @@ def _run(arguments: argparse.Namespace, settings: Settings, rest: list[str]) -> 
     if arguments.plot:
         report.check_drawing(arguments.plot)
     arguments.baselines = _methods(arguments.baselines)
-    name, events, items = _read(arguments)
+    name, events, items = read_source(arguments)
     encoder = encoder_of(settings, rest)
     valid, refused = check_events(events, max_future_s=settings.max_future_s)
     data.tell_refused(name, valid, refused)
@@ -114,7 +114,7 @@ def _learner(
     settings: Settings, rest: list[str], catalogue: Catalogue, items: pd.DataFrame, protocol: Protocol
 ) -> Learner:
     """A learner that has seen nothing, with the joint scorer and the optional signals where they are on."""
-    learner, config = new_learner(catalogue, protocol), settings.joint()
+    learner, config = new_learner(catalogue, protocol, settings.training()), settings.joint()
     texts = {
         item_key(row.item_id): Item(row.item_id, row.title, row.text, row.categories).as_text()
         for row in items.itertuples(index=False)
@@ -186,7 +186,8 @@ def _methods(given: str | None) -> tuple[str, ...]:
     return names
 
 
-def _read(arguments: argparse.Namespace) -> tuple[str, pd.DataFrame, pd.DataFrame]:
+def read_source(arguments: argparse.Namespace) -> tuple[str, pd.DataFrame, pd.DataFrame]:
+    """The name of what the options say is read, its events and its items."""
     name = arguments.data or Path(arguments.events).name
     events, items = data.public(arguments.data) if arguments.data else data.read(arguments.events, arguments.items)
     return name, events.head(arguments.limit) if arguments.limit else events, items

@@ -54,6 +54,20 @@ def evaluate(argv: list[str] | None, about: str) -> tuple[argparse.Namespace, li
     return given, rest
 
 
+def learn(argv: list[str] | None, about: str) -> tuple[argparse.Namespace, list[str]]:
+    """The options of scripts/learn.py, and the words that are settings."""
+    parser = _parser(about)
+    parser.add_argument("--data", metavar="NAME", help=f"a public data set: {', '.join(PUBLIC)}")
+    parser.add_argument("--events", metavar="FILE", help=_EVENTS)
+    parser.add_argument("--items", metavar="FILE", help=_ITEMS)
+    parser.add_argument("--limit", type=_from(1), metavar="N", help="take the first N events only")
+    parser.add_argument("--version", default="learnt", metavar="NAME", help="its name in the registry (default learnt)")
+    parser.add_argument("--state", metavar="FOLDER", help="keep the state of learning here, and go on from it")
+    given, rest = parser.parse_known_args(argv)
+    _one_source(parser, given)
+    return given, rest
+
+
 def replay(argv: list[str] | None, about: str) -> tuple[argparse.Namespace, list[str]]:
     """The options of scripts/replay.py, and the words that are settings."""
     parser = _parser(about)

@@ -3,7 +3,7 @@
 Source: Loshchilov and Hutter, Decoupled Weight Decay Regularization (AdamW), 2019, arXiv:1711.05101.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
@@ -58,6 +58,34 @@ class AdamW:
             amsgrad=False,
             maximize=False,
         )
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Weights, moments and the number of steps, by name."""
+        kept = {"steps": self._steps} | {f"weights.{name}": one for name, one in self.module.state_dict().items()}
+        for name, (mean, square) in self._moments.items():
+            kept |= {f"mean.{name}": mean, f"square.{name}": square}
+        return {name: one.detach().cpu().clone() for name, one in kept.items()}
+
+    @torch.no_grad()
+    def restore(self, kept: Mapping[str, torch.Tensor]) -> None:
+        """Go on with what `state` gave of a module of this shape, which may have had other rows in its tables.
+
+        Raises:
+            KeyError, ValueError: it was of another shape.
+        """
+        device, now = self._steps.device, self.module.state_dict()
+        kept = {name: one.to(device) for name, one in kept.items()}
+        weights = {name: kept[f"weights.{name}"] for name in now}
+        odd = [name for name, one in now.items() if one.shape[1:] != weights[name].shape[1:]]
+        if odd:
+            raise ValueError(f"{', '.join(odd)} are of another shape")
+        for name, one in list(self.module.named_parameters()):
+            if one.shape != weights[name].shape:  # a table
+                setattr(self.module, name, nn.Parameter(weights[name].clone()))
+        self.module.load_state_dict(weights)
+        learnt = [name for name, _ in self.module.named_parameters() if f"mean.{name}" in kept]
+        self._moments = {name: (kept[f"mean.{name}"], kept[f"square.{name}"]) for name in learnt}
+        self._steps.copy_(kept["steps"])
 
     def _sum_gradients(self) -> None:
         """With those of the other processes; a parameter that no part of this one's loss reads has none here."""

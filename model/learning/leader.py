@@ -23,7 +23,7 @@ from model.schema import ItemVector
 from model.score import Scorer
 from model.statistics import ItemStatistics
 
-_TOLD = ("add", "forget", "count", "catch_up", "remember", "fine_tune", "resume", "restore")
+_TOLD = ("add", "forget", "count", "catch_up", "remember", "fine_tune", "resume", "training", "restore")
 _BEGIN, _CATALOGUE, _ITEMS, _LEAVE = "begin", "catalogue", "items", "leave"
 
 

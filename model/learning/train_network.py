@@ -4,7 +4,7 @@ Source: Yi et al., Sampling-bias-corrected neural modeling, 2019, doi:10.1145/32
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
@@ -106,6 +106,18 @@ class NetworkTrainer:
                 self._optimizer.step(self._losses(items, windows))
         network.eval()
         self._average(_AVERAGED**steps)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """What a trainer of the same scorer goes on from."""
+        return self._optimizer.state()
+
+    def restore(self, kept: Mapping[str, torch.Tensor]) -> None:
+        """Go on with what `state` gave.
+
+        Raises:
+            KeyError, ValueError: it is of another network.
+        """
+        self._optimizer.restore(kept)
 
     @torch.no_grad()
     def _grow(self) -> None:

@@ -1,8 +1,9 @@
 """How the blend learns: from the signals as they were before an example was counted, new examples and replayed ones."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +32,9 @@ _FRESH = 4  # a quarter of the examples of every step is new, the others are dra
 _STEPS = 4  # for as many new examples as fit in one
 _MEASURED = 5_000  # examples that the spread of the signals stands for
 _PRIOR = 500  # examples that the weights at the start are worth: few new ones do not turn popularity upside down
+
+
+COLUMNS = ("signals", "context", "offset", "found")
 
 
 @dataclass
@@ -109,6 +113,37 @@ class RankerTrainer:
         """Drop a user's examples."""
         self.kept = _without(self.kept, user_id)
         self._fresh = [group for group in (_without(group, user_id) for group in self._fresh) if len(group)]
+
+    def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """What a trainer of the same scorer goes on from: tensors, and JSON values."""
+        tensors = self._optimizer.state() | {f"first.{at}": one for at, one in enumerate(self._first)}
+        users = {}
+        for name, group in (("kept", self.kept), ("fresh", joined([no_examples(self._width), *self._fresh]))):
+            tensors |= {f"{name}.{column}": getattr(group, column) for column in COLUMNS}
+            users[name] = group.users.tolist()
+        return tensors, {"learnt": self._learnt, "users": users}
+
+    def restore(self, tensors: Mapping[str, torch.Tensor], about: Mapping[str, Any]) -> None:
+        """Go on with what `state` gave.
+
+        Raises:
+            KeyError, ValueError: it is of another ranker.
+        """
+        groups = {}
+        for name, users in about["users"].items():
+            columns = [tensors[f"{name}.{column}"] for column in COLUMNS]
+            if columns[0].shape[2] != self._width or any(len(one) != len(users) for one in columns):
+                raise ValueError("examples of other signals")
+            groups[name] = RankerExamples(np.array(users, object), *columns)
+        self._optimizer.restore(tensors)
+        self._first = [tensors[f"first.{at}"].to(self._device) for at in range(len(self._first))]
+        self.kept, self._learnt = groups["kept"], int(about["learnt"])
+        self._fresh = [groups["fresh"]] if len(groups["fresh"]) else []
+
+    @property
+    def _width(self) -> int:
+        """Signals of an example."""
+        return self.kept.signals.shape[2]
 
     def _measure(self, fresh: RankerExamples) -> None:
         """Let the ranker know how far the signals spread."""
@@ -189,7 +224,7 @@ def _without(ranked: RankerExamples, user_id: str) -> RankerExamples:
 def joined(groups: Sequence[RankerExamples]) -> RankerExamples:
     """One group after the other."""
     columns = (
-        torch.cat([getattr(group, name) for group in groups]) for name in ("signals", "context", "offset", "found")
+        torch.cat([getattr(group, name) for group in groups]) for name in COLUMNS
     )
     return RankerExamples(np.concatenate([group.users for group in groups]), *columns)
 
