@@ -11,6 +11,14 @@ from torch import nn
 from model.learning import distributed
 
 
+def clip(gradients: list[torch.Tensor], most: float) -> None:
+    """Scale gradients, in place, so that their norm is `most` where it is more: as torch.nn.utils does, which looks up
+    devices and walks through the module at every step.
+    """
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    torch._foreach_mul_(gradients, (most / (norm + 1e-6)).clamp(max=1.0))
+
+
 class AdamW:
     """Steps down the gradient of a module's loss; a table of the module may get more rows on the way.
 
@@ -32,14 +40,16 @@ class AdamW:
         Args:
             losses: this process's parts, made one after the other, so that one at a time is in memory.
         """
-        self.module.zero_grad(set_to_none=True)
+        named = list(self.module.named_parameters())
+        for _, parameter in named:
+            parameter.grad = None
         with torch.enable_grad():
             for loss in losses:
                 loss.backward()
         if self.shared:
             self._sum_gradients()
-        nn.utils.clip_grad_norm_(self.module.parameters(), most)
-        moved = [(name, parameter) for name, parameter in self.module.named_parameters() if parameter.grad is not None]
+        moved = [(name, parameter) for name, parameter in named if parameter.grad is not None]
+        clip([parameter.grad for _, parameter in moved], most)
         means, squares = zip(*(self._moments_of(name, parameter) for name, parameter in moved))
         parameters, gradients = zip(*((parameter, parameter.grad) for _, parameter in moved))
         steps = [self._steps.add_(1)] * len(moved)

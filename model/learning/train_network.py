@@ -173,10 +173,15 @@ class NetworkTrainer:
             if state is not None:  # every part draws what the whole draws, and takes its rows of it
                 _set_random_state(self._device, state)
             rows = distributed.part(count, number, parts)
-            for module in self._network.modules():
-                if isinstance(module, Dropout):
-                    module.rows = rows.start, count
+            if parts > 1:
+                self._cut(rows.start, count)
             yield self._loss(items, windows, negatives, rows)
+
+    def _cut(self, first: int, count: int) -> None:
+        """Rows from the first one on are here, of so many in a step."""
+        for module in self._network.modules():
+            if isinstance(module, Dropout):
+                module.rows = first, count
 
     def _negatives(self, items: TrainingItems, windows: Windows) -> Negatives:
         """What all targets of a step are held against: half uniform, half other targets."""
