@@ -113,7 +113,7 @@ def follow(learner: Learner | None = None) -> Learner | None:
 def _begun(
     catalogue: Catalogue, columns: dict[str, np.ndarray], config: Any, device: str, about: dict[str, Any]
 ) -> Learner:
-    statistics = ItemStatistics.restore(columns, config)
+    statistics = ItemStatistics.restore(columns, replace(config, most_pairs=0))  # popularities are all that it reads
     return Learner(catalogue, None, statistics=statistics, device=distributed.local(device), **about)
 
 

@@ -269,6 +269,18 @@ def sampled_softmax_loss(
     """
     sampling_correction = -log_q
     against = torch.addmm(bias[negatives] + sampling_correction, hidden, items[negatives].T)  # (w, S)
-    against.masked_fill_(target[:, None] == negatives, -torch.inf)
+    against[_same(target, negatives)] = -torch.inf
     right = (hidden * items[target]).sum(1) + bias[target]
     return F.cross_entropy(torch.cat((right[:, None], against), 1), torch.zeros_like(target))
+
+
+def _same(target: torch.Tensor, negatives: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | torch.Tensor:
+    """Where a target is the negative: (w,), (S,) -> a mask (w, S) on a card, rows and columns of the few on a CPU."""
+    if target.is_cuda:  # it would have to be waited for to know how many they are
+        return target[:, None] == negatives
+    ordered, order = target.sort(stable=True)
+    first, last = torch.searchsorted(ordered, negatives), torch.searchsorted(ordered, negatives, right=True)
+    often = last - first
+    columns = torch.arange(len(negatives)).repeat_interleave(often)
+    before = (often.cumsum(0) - often - first)[columns]
+    return order[torch.arange(len(columns)) - before], columns
