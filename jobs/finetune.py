@@ -15,6 +15,9 @@ the newest snapshot, and reads the newest `replay_capacity` examples again. Wher
 waits (udfs/reader.py). What else goes wrong in a turn is logged with its traceback, and the process ends with code 1:
 whoever runs it (the local stack's supervisor, a cluster's) starts it again, and it goes on as above.
 
+With `--learner_processes 2` it starts itself again under torchrun: the first process does all of this, the others
+learn what they are told to (model/learning/leader.py). torchrun may start it so too.
+
     python jobs/finetune.py [--SETTING VALUE ...]
 """
 
@@ -40,8 +43,9 @@ from jobs.versions import Versions
 from model import device, registry, score, snapshot
 from model.catalogue import Catalogue
 from model.finetune import NOBODY, Judgement, Learner, non_inferior
+from model.learning import distributed, leader, state
 from model.learning.drift import Drift, surprises
-from model.schema import Example, ModelVersion, VersionError, item_key
+from model.schema import Example, ModelVersion, StateError, VersionError, item_key
 from model.statistics import ItemStatistics
 from model.versions import next_name
 from udfs.loading import LOAD_S, limited, sample_of
@@ -237,6 +241,8 @@ class FineTune:
             What is still asked for: nothing, if a candidate was made.
         """
         self._follow()
+        if any(one.forget for one in examples):
+            self._drop_states()
         examples = [one for one in examples if one.forget or not self._learner.replay.has(one)]
         why = why or self._drifted(examples)
         if self._may_begin(len(examples), why):
@@ -278,6 +284,7 @@ class FineTune:
             )
             if self._fits(self._served.scorer):
                 self._learner.resume(self._served.scorer)
+                self._restore(path)
                 logger.info("learning goes on from %s", path)
         trial = self._trial
         if trial is not None and (trial.epoch != self._versions.serving.epoch or not self._fits(trial.scorer)):
@@ -285,6 +292,42 @@ class FineTune:
                 "a candidate is given up: something else was decided by hand, or the items have another encoder"
             )
             self._trial = None
+
+    def _restore(self, path: str) -> None:
+        """Go on with what was kept with this version, where it was."""
+        if self._settings.learner_state == "off":
+            return
+        training, refused = state.newest(self._settings.registry_path)
+        try:
+            if training is not None and registry.is_same(str(training.about.get("path")), path):
+                state.restore(self._learner, training)
+        except StateError as error:
+            refused.append(str(error))
+            self._learner.resume(self._served.scorer)
+        for why in refused:
+            logger.warning("what was kept of training is not used: %s", why)
+
+    def _drop_states(self) -> None:
+        """Whoever is forgotten is in no state of training; the next version that serves keeps one again."""
+        folder = self._settings.registry_path
+        try:
+            limited("the states of training", "removed", lambda: state.remove(folder), WRITE_S)
+        except VersionError:
+            raise
+        except Exception as error:
+            logger.error("states of training in %s cannot be removed: %s; remove training-* by hand", folder, error)
+
+    def _keep(self, path: str) -> None:
+        """Keep what goes on with the version that serves now; where that fails, a restart begins without it."""
+        if self._settings.learner_state == "off":
+            return
+        try:
+            folder, about = self._settings.registry_path, {"path": path}
+            limited("the state of training", "written", lambda: state.write(folder, self._learner, about), WRITE_S)
+        except VersionError:
+            raise
+        except Exception as error:
+            logger.error("the state of training is not kept: %s", error)
 
     def _fits(self, scorer: score.Scorer | None) -> bool:
         return scorer is not None and scorer.fits(self._learner.catalogue)
@@ -339,6 +382,7 @@ class FineTune:
             self._versions.say(version, status="rejected", reason=reason)
         elif self._versions.serve(version, trial.epoch):
             self._served = ServingVersion(version.path, trial.scorer)
+            self._keep(version.path)
         else:
             self._versions.say(
                 version, status="rejected", reason="something else was decided by hand while it was judged"
@@ -363,10 +407,9 @@ def open_learner(settings: Settings, catalogue: Catalogue) -> tuple[Learner, Inb
     else:
         opened = snapshot.nothing(settings.statistics())
         inbox.examples, inbox.remembered = [*inbox.remembered, *inbox.examples], []
-    learner = Learner(
-        catalogue, None, settings.seed, settings.replay_capacity, settings.rules(), statistics=opened.statistics,
-        device=settings.learner_device,
-        config=settings.training_config(),
+    learner = leader.begin(
+        catalogue, opened.statistics, settings.learner_device, seed=settings.seed,
+        replay_capacity=settings.replay_capacity, rules=settings.rules(), config=settings.training_config(),
     )  # fmt: skip
     learner.remember(inbox.remembered)
     inbox.remembered = []
@@ -445,8 +488,13 @@ def main(argv: list[str]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("kafka").setLevel(logging.ERROR)
     device.use_threads(settings.learner_threads)
+    if settings.learner_processes > distributed.wanted() == 1:
+        start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(settings.learner_processes)]
+        os.execv(sys.executable, [sys.executable, *start, __file__, *argv])
     try:
-        learn(settings)
+        if distributed.wanted() > 1:
+            distributed.join()
+        learn(settings) if distributed.learns_ranker() else leader.follow()
     except Exception as error:
         logger.exception("the learner ends: %s: %s", type(error).__name__, error)
         logging.shutdown()

@@ -15,6 +15,7 @@ settings are passed over with a warning: Kubernetes sets HEADRACE_PORT where a S
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
@@ -82,7 +83,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str,
         Meta(
             description="put before every topic's name; model versions and replicas then lie in a folder of this name",
-            pattern=r"\A(?!(\.{1,2}|v\d+|(counts|statistics)-\d+)\Z)[A-Za-z0-9._-]{0,200}\Z",  # no version is called so
+            pattern=r"\A(?!(\.{1,2}|v\d+|(counts|statistics|training)-\d+)\Z)[A-Za-z0-9._-]{0,200}\Z",  # no version's
         ),
     ] = ""
     delivery: Annotated[
@@ -217,6 +218,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     describer_threads: _count("... its torch threads, on the CPU", le=1_024) = 1
     learner_device: _text("where the learner learns and judges: auto, cpu, cuda, cuda:1", _DEVICE) = "auto"
     learner_threads: _count("torch threads of the learner", le=1_024) = 1
+    learner_processes: _count("processes of the learner, started by torchrun where there are several", le=64) = 1
+    learner_precision: Annotated[
+        Literal["float32", "bfloat16"],
+        Meta(description="of the network's steps: float32, or bfloat16 by autocast, weights stay float32"),
+    ] = "float32"
+    learner_accumulate: _count("parts of a step of the network, one after the other: less memory", le=32) = 1
+    learner_state: Annotated[
+        Literal["off", "versions"],
+        Meta(description="keep optimisers and examples of the ranker for a restart: off, or with every version served"),
+    ] = "off"
     seed: _count("seed of the learner's random numbers", ge=0, le=LARGEST_SEED) = 0
 
     def statistics(self) -> StatisticsConfig:
@@ -234,7 +245,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """How much is learnt from each example."""
         from model.learning.config import THOROUGH, TrainingConfig  # who serves lists needs neither
 
-        return THOROUGH if self.training == "thorough" else TrainingConfig()
+        config = THOROUGH if self.training == "thorough" else TrainingConfig()
+        return replace(config, accumulate=self.learner_accumulate, precision=self.learner_precision)
 
     def media(self) -> MediaConfig | None:
         """Which media go into an item's vector, where any do; a folder by its whole path, as the workers need it."""
@@ -390,6 +402,7 @@ def load(argv: list[str], environ: Mapping[str, str]) -> Settings:
     _check_int8(settings)
     _check_drift(settings)
     _check_quota(settings)
+    _check_processes(settings)
     return settings
 
 
@@ -420,6 +433,14 @@ def _check_drift(settings: Settings) -> None:
     if settings.drift != "off" and find_spec("river") is None:
         raise SettingsError(
             "drift=adwin: river cannot be imported here: pip install '.[drift]' where the learner runs, or drift=off"
+        )
+
+
+def _check_processes(settings: Settings) -> None:
+    if settings.learner_processes > 1 and settings.families():
+        raise SettingsError(
+            f"learner_processes={settings.learner_processes}: signals that are switched on are learnt by one process "
+            "so far: learner_processes=1 is wanted, or none of these signals"
         )
 
 

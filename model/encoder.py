@@ -59,6 +59,11 @@ class Encoder:
         self._memory: dict[bytes, bytes] = {}  # where nothing is kept on disk
         self._kept = Cache(keep) if keep else None
 
+    @property
+    def folder(self) -> Path:
+        """Where its weights are."""
+        return self._folder
+
     def embed(self, texts: list[str]) -> np.ndarray:
         """Embed texts.
 

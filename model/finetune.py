@@ -10,11 +10,12 @@ strength that it has on events that are still to come.
 The catalogue may change between any two calls.
 """
 
+import ast
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from model import device as devices
 from model.catalogue import Catalogue
 from model.facts import Facts
 from model.interest import Rules
+from model.learning import distributed
 from model.learning.closed_form import fit
 from model.learning.config import TrainingConfig
 from model.learning.replay import BufferEntry, Flat, ReplayBuffer
@@ -112,6 +114,7 @@ class Learner:
         self.statistics = ItemStatistics() if statistics is None else statistics
         self.replay = ReplayBuffer(replay_capacity, rules.max_consumed, rules.last_n)
         self._seed, self._random = seed, np.random.default_rng(seed)
+        self._of_network = np.random.default_rng((seed, 1)) if config.own_draws else self._random
         self._counted: list[BufferEntry] = []  # the network has not learnt from these yet
         self._before: tuple[np.ndarray, np.ndarray] | None = None  # what was popular before them, with its item keys
         self.joint: JointTrainer | None = None
@@ -130,7 +133,7 @@ class Learner:
         """Go on from what is trained in this scorer; what this learner has counted stays as it is."""
         self._scorer = copy.deepcopy(trained).on(self.device)
         self._row_of = dict(zip(self._scorer.keys.numpy().view(np.uint64).tolist(), range(len(self._scorer.keys))))
-        self._network = NetworkTrainer(self._scorer, self.config, self._random)
+        self._network = NetworkTrainer(self._scorer, self.config, self._of_network)
         self.ranker = RankerTrainer(self._scorer, self.config, self._random, self.rules)
         if self._uncertain:
             self.ranker.keep_precision()
@@ -139,6 +142,41 @@ class Learner:
         self._fitted_at = 0  # examples seen when tables were fitted; this scorer's are of another time, or not there
         if self.joint is not None:
             self._begin_joint(self.joint)
+
+    @property
+    def scorer(self) -> Scorer:
+        """What is learnt with, as it is now; it changes."""
+        return self._scorer
+
+    def training(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """What `restore` goes on from, directly after a fine-tuning: tensors, and JSON values."""
+        draws = str(self._of_network.bit_generator.state)
+        network = self._network.state() if distributed.learns_network() else {}
+        if distributed.size() > 1:
+            network, draws = distributed.told((network, draws), by=1)
+        ranker, about = self.ranker.state()
+        tensors = {f"network.{name}": one for name, one in network.items()}
+        tensors |= {f"ranker.{name}": one for name, one in ranker.items()}
+        about |= {"random": [str(self._random.bit_generator.state), draws], "fitted_at": self._fitted_at}
+        return tensors, about
+
+    def restore(self, tensors: Mapping[str, torch.Tensor], about: Mapping[str, Any]) -> None:
+        """Go on with what `training` gave, after `resume` with the scorer that there was.
+
+        Raises:
+            KeyError, ValueError, TypeError: it does not fit the scorer.
+        """
+        parts = {
+            part: {name.removeprefix(part): one for name, one in tensors.items() if name.startswith(part)}
+            for part in ("network.", "ranker.")
+        }
+        states = [ast.literal_eval(text) for text in about["random"]]
+        self._network.restore(parts["network."])
+        if distributed.learns_ranker():
+            self.ranker.restore(parts["ranker."], about)
+        self._fitted_at = int(about["fitted_at"])
+        for random, state in zip((self._random, self._of_network), states):
+            random.bit_generator.state = state
 
     def use_optional(self, optional: Sequence[Optional]) -> None:
         """Learn the signals that are switched on too, from now on; a scorer to go on from was loaded with them."""
@@ -260,7 +298,7 @@ class Learner:
         examples = [one for one in examples if not self.statistics.has(one.example)]
         if not examples:
             return
-        if share and self.statistics.seen and len(self.catalogue) > 1:
+        if share and self.statistics.seen and len(self.catalogue) > 1 and distributed.learns_ranker():
             self.ranker.look(self.statistics, self.catalogue, examples, share)
             if self.joint is not None:
                 self.joint.look(self._scorer, self.statistics, self.catalogue, examples)
@@ -290,11 +328,14 @@ class Learner:
         if self._before is not None:
             steps = self._steps(len(self._counted), share)
             self._grow(flat)
-            self._network.learn(self._items(*self._before), flat, new, reach, steps, self.statistics.seen)
-        if self._fit_is_due():
+            if distributed.learns_network():
+                self._network.learn(self._items(*self._before), flat, new, reach, steps, self.statistics.seen)
+        if self._fit_is_due() and distributed.learns_ranker():
             self._fitted_at = self.statistics.seen
             chosen = self._by_row(self.statistics.keys, self.statistics.popularity()[:, HALF_LIFE_20K])
             fit(self._scorer, flat, self.catalogue.keys, chosen, self.statistics.seen, self.config)
+        if self._before is not None and distributed.size() > 1:
+            distributed.take_network([*self._scorer.network.parameters()])
         self._scorer.changed()
         self._counted, self._before = [], None
 

@@ -38,7 +38,7 @@ def nothing(config: StatisticsConfig = StatisticsConfig()) -> Snapshot:
 def write(folder: str, statistics: ItemStatistics, source: str, offsets: Mapping[int, int], keep: int = KEPT) -> int:
     """Write a snapshot, delete all but the newest ones, and return its size in bytes."""
     numbers = _numbers(folder)
-    columns = {name: torch.from_numpy(_plain(column)) for name, column in statistics.snapshot().items()}
+    columns = {name: torch.from_numpy(plain(column)) for name, column in statistics.snapshot().items()}
     about = {"source": source, "offsets": {str(partition): offset for partition, offset in offsets.items()}}
     registry.write(folder, _name(max(numbers, default=0) + 1), columns, about | {"seen": statistics.seen})
     for number in numbers[: max(0, len(numbers) + 1 - keep)]:
@@ -52,7 +52,7 @@ def newest(folder: str, config: StatisticsConfig = StatisticsConfig()) -> tuple[
     for number in reversed(_numbers(folder)):
         try:
             tensors, about = registry.read(f"{folder.rstrip('/')}/{_name(number)}")
-            columns = {name: _opened(name, tensor.numpy()) for name, tensor in tensors.items()}
+            columns = {name: opened(name, tensor.numpy()) for name, tensor in tensors.items()}
             return Snapshot(ItemStatistics.restore(columns, config), *_place(about)), refused
         except (HeadraceError, KeyError, ValueError, TypeError, AttributeError) as error:
             refused.append(f"{_name(number)}: {error}")
@@ -75,10 +75,11 @@ def _name(number: int) -> str:
     return f"statistics-{number:06d}"
 
 
-def _plain(column: np.ndarray) -> np.ndarray:
+def plain(column: np.ndarray) -> np.ndarray:
     """A type that every reader of safetensors knows: unsigned numbers as signed ones of the same bits."""
     return column.view(f"i{column.dtype.itemsize}") if column.dtype.kind == "u" else column
 
 
-def _opened(name: str, column: np.ndarray) -> np.ndarray:
+def opened(name: str, column: np.ndarray) -> np.ndarray:
+    """A column as it was before `plain`."""
     return column.view(f"u{column.dtype.itemsize}") if name in ("keys", "user_keys", "log.event") else column

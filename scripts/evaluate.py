@@ -84,7 +84,7 @@ def _run(arguments: argparse.Namespace, settings: Settings, rest: list[str]) -> 
     if arguments.plot:
         report.check_drawing(arguments.plot)
     arguments.baselines = _methods(arguments.baselines)
-    name, events, items = _read(arguments, settings)
+    name, events, items = read_source(arguments, media=settings.media() is not None)
     encoder = encoder_of(settings, rest)
     valid, refused = check_events(events, max_future_s=settings.max_future_s)
     data.tell_refused(name, valid, refused)
@@ -205,12 +205,13 @@ def _methods(given: str | None) -> tuple[str, ...]:
     return names
 
 
-def _read(arguments: argparse.Namespace, settings: Settings) -> tuple[str, pd.DataFrame, pd.DataFrame]:
+def read_source(arguments: argparse.Namespace, media: bool = False) -> tuple[str, pd.DataFrame, pd.DataFrame]:
+    """The name of what the options say is read, its events and its items."""
     name = arguments.data or Path(arguments.events).name
     if arguments.data:
         events, items = data.public(arguments.data)
     else:
-        events, items = data.read(arguments.events, arguments.items, media=settings.media() is not None)
+        events, items = data.read(arguments.events, arguments.items, media=media)
     return name, events.head(arguments.limit) if arguments.limit else events, items
 
 

@@ -56,6 +56,48 @@ def evaluate(argv: list[str] | None, about: str) -> tuple[argparse.Namespace, li
     return given, rest
 
 
+def learn(argv: list[str] | None, about: str | None) -> tuple[argparse.Namespace, list[str]]:
+    """The options of scripts/learn.py, and the words that are settings."""
+    parser = _parser(about)
+    parser.add_argument("--data", metavar="NAME", help=f"a public data set: {', '.join(PUBLIC)}")
+    parser.add_argument("--events", metavar="FILE", help=_EVENTS)
+    parser.add_argument("--items", metavar="FILE", help=_ITEMS)
+    parser.add_argument("--limit", type=_from(1), metavar="N", help="take the first N events only")
+    parser.add_argument("--version", default="learnt", metavar="NAME", help="its name in the registry (default learnt)")
+    parser.add_argument("--state", metavar="FOLDER", help="keep the state of learning here, and go on from it")
+    given, rest = parser.parse_known_args(argv)
+    _one_source(parser, given)
+    return given, rest
+
+
+def adapt(argv: list[str] | None, about: str | None) -> tuple[argparse.Namespace, list[str]]:
+    """The options of scripts/adapt.py, and the words that are settings."""
+    parser = _parser(about)
+    parser.add_argument("--data", metavar="NAME", help=f"a public data set: {', '.join(PUBLIC)}")
+    parser.add_argument("--events", metavar="FILE", help=_EVENTS)
+    parser.add_argument("--items", metavar="FILE", help=_ITEMS)
+    parser.add_argument("--limit", type=_from(1), metavar="N", help="take the first N events only")
+    parser.add_argument(
+        "--first", type=_share, default=1.0, metavar="X", help="learn from this share of them (default 1)"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FOLDER", help="where the adapted encoder is written"
+    )
+    parser.add_argument("--steps", type=_from(1), default=100, metavar="N", help="of training (default 100)")
+    parser.add_argument("--batch", type=_from(2), default=32, metavar="N", help="pairs in a step (default 32)")
+    parser.add_argument("--rank", type=_from(1), default=8, metavar="N", help="of the adapters (default 8)")
+    given, rest = parser.parse_known_args(argv)
+    _one_source(parser, given)
+    return given, rest
+
+
+def _share(text: str) -> float:
+    number = _finite(text)
+    if not 0 < number <= 1:
+        raise argparse.ArgumentTypeError(f"{text[:100]}: a share is wanted, more than 0 and at most 1")
+    return number
+
+
 def replay(argv: list[str] | None, about: str) -> tuple[argparse.Namespace, list[str]]:
     """The options of scripts/replay.py, and the words that are settings."""
     parser = _parser(about)
@@ -123,7 +165,7 @@ def _one_source(parser: argparse.ArgumentParser, given: argparse.Namespace) -> N
         parser.error("--data, --events, --items: a name is wanted, not an empty text")
 
 
-def _parser(about: str) -> argparse.ArgumentParser:
+def _parser(about: str | None) -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     return argparse.ArgumentParser(description=about, epilog=usage(), formatter_class=raw, allow_abbrev=False)
 

@@ -69,13 +69,13 @@ def test_the_steps_are_those_of_adamw():
     value, mean, square = 2.0, 0.0, 0.0
 
     for step, slope in enumerate((0.5, -0.25), 1):
-        optimizer.step((module.table * slope).sum())
+        optimizer.step([(module.table * slope).sum()])
         mean, square = 0.9 * mean + 0.1 * slope, 0.999 * square + 0.001 * slope**2
         value -= rate * decay * value + rate * (mean / (1 - 0.9**step)) / ((square / (1 - 0.999**step)) ** 0.5 + 1e-8)
         assert module.table.item() == pytest.approx(value, abs=1e-6)
 
     module.table = torch.nn.Parameter(torch.cat((module.table.detach(), torch.tensor([7.0]))))
-    optimizer.step((module.table * torch.tensor([0.0, 1.0])).sum())
+    optimizer.step([(module.table * torch.tensor([0.0, 1.0])).sum()])
     moved = rate * 0.1 / (1 - 0.9**3) / (0.001 / (1 - 0.999**3)) ** 0.5
     assert module.table[1].item() == pytest.approx(7.0 - rate * decay * 7.0 - moved, abs=1e-5)
 

@@ -26,6 +26,9 @@ class TrainingConfig:
     max_ranker_examples: int = 6_000  # examples for the ranker in one call
     ranker_replay: int = 6_000  # examples that the ranker replays
     ranker_batch: int = 128  # examples in one of its steps
+    accumulate: int = 1  # parts of a step of the network, one after the other: less memory, the same step
+    own_draws: bool = False  # ranker and network draw from generators of their own, as they do in several processes
+    precision: str = "float32"  # of the network's steps; bfloat16: by autocast, weights stay float32
 
 
 THOROUGH = TrainingConfig(epochs_per_event=16.0, warm_up_sample_rate=1.0, sample_rate=1.0, max_ranker_examples=20_000)

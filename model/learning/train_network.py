@@ -4,6 +4,8 @@ Source: Yi et al., Sampling-bias-corrected neural modeling, 2019, doi:10.1145/32
 """
 
 import copy
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -11,12 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from model.learning import distributed
 from model.learning.adamw import AdamW
 from model.learning.config import TrainingConfig
 from model.learning.replay import Flat
 from model.score import Scorer
 from model.scoring.batch import gap_number
-from model.scoring.network import EVENT, NOTHING, START, UNKNOWN
+from model.scoring.network import EVENT, NOTHING, START, UNKNOWN, Dropout
 
 _FIRST_RATE, _RATE, _SETTLED = 5e-3, 4e-3, 10_000  # learning rates, and after how many examples the second one holds
 _WEIGHT_DECAY = 0.2
@@ -52,6 +55,14 @@ class Windows(NamedTuple):
     facts: torch.Tensor | None = None
 
 
+class Negatives(NamedTuple):
+    """Items that the targets of a step are held against, log Q of each, and how many targets the step has."""
+
+    rows: torch.Tensor
+    log_q: torch.Tensor
+    targets: int
+
+
 class NetworkTrainer:
     """Takes steps with a network of its own; the scorer's network is the running average of its weights.
 
@@ -66,7 +77,7 @@ class NetworkTrainer:
         self._scorer, self._random = scorer, random
         self._network = copy.deepcopy(scorer.network)
         self._device = scorer.device
-        self._optimizer = AdamW(self._network, _FIRST_RATE, _WEIGHT_DECAY)
+        self._optimizer = AdamW(self._network, _FIRST_RATE, _WEIGHT_DECAY, shared=distributed.member()[1] > 1)
 
     def learn(
         self,
@@ -93,9 +104,21 @@ class NetworkTrainer:
         for _ in range(steps):
             windows = self._windows(flat, self._ends(flat, new, reach, size))
             if (windows.targets >= 0).any():
-                self._optimizer.step(self._loss(items, windows))
+                self._optimizer.step(self._losses(items, windows))
         network.eval()
         self._average(_AVERAGED**steps)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """What a trainer of the same scorer goes on from."""
+        return self._optimizer.state()
+
+    def restore(self, kept: Mapping[str, torch.Tensor]) -> None:
+        """Go on with what `state` gave.
+
+        Raises:
+            KeyError, ValueError: it is of another network.
+        """
+        self._optimizer.restore(kept)
 
     @torch.no_grad()
     def _grow(self) -> None:
@@ -149,25 +172,63 @@ class NetworkTrainer:
         order = np.argsort(np.where(kind == EVENT, flat.times[at] + moved, kind - 3), axis=1, kind="stable")
         return np.take_along_axis(at, order, 1), np.take_along_axis(kind, order, 1)
 
-    def _loss(self, items: TrainingItems, windows: Windows) -> torch.Tensor:
-        """Sampled softmax: each target against shared negatives, half of them uniform, half other targets."""
-        rows, gaps, actions, kind, targets, facts = windows
-        network, count, at_targets = self._network, len(items.vectors), torch.where(targets.flatten() >= 0)[0]
-        target = targets.flatten()[at_targets]  # (w,)
+    def _losses(self, items: TrainingItems, windows: Windows) -> Iterator[torch.Tensor]:
+        """This process's parts of the loss of a step, `accumulate` of them; over all processes they add up to it."""
+        negatives = self._negatives(items, windows)
+        member, members = distributed.member()
+        parts, first, count = members * self.config.accumulate, member * self.config.accumulate, len(windows.rows)
+        state = _random_state(self._device) if self.config.accumulate > 1 else None
+        for number in range(first, first + self.config.accumulate):
+            if state is not None:  # every part draws what the whole draws, and takes its rows of it
+                _set_random_state(self._device, state)
+            rows = distributed.part(count, number, parts)
+            if parts > 1:
+                self._cut(rows.start, count)
+            yield self._loss(items, windows, negatives, rows)
+
+    def _cut(self, first: int, count: int) -> None:
+        """Rows from the first one on are here, of so many in a step."""
+        for module in self._network.modules():
+            if isinstance(module, Dropout):
+                module.rows = first, count
+
+    def _negatives(self, items: TrainingItems, windows: Windows) -> Negatives:
+        """What all targets of a step are held against: half uniform, half other targets."""
+        count, target = len(items.vectors), windows.targets[windows.targets >= 0]  # (w,)
         half = self.config.negatives // 2
         uniform = torch.from_numpy(self._random.integers(0, count, half))
         drawn = target[torch.from_numpy(self._random.integers(0, len(target), half))]
         negatives = torch.cat((uniform, drawn))  # (S,)
+        distinct, chosen = target.unique(return_counts=True)
+        place = torch.searchsorted(distinct, negatives).clamp(max=len(distinct) - 1)
+        often = torch.where(distinct[place] == negatives, chosen[place], 0) / len(target)
+        return Negatives(negatives, (half * (1 / count + often)).log(), len(target))
+
+    def _loss(self, items: TrainingItems, windows: Windows, drawn: Negatives, part: slice) -> torch.Tensor:
+        """Sampled softmax of the targets of some windows, as their share of the mean over all of them."""
+        rows, gaps, actions, kind, targets = (column[part] for column in windows[:-1])
+        facts = None if windows.facts is None else windows.facts[part]
+        negatives, log_q, every = drawn
+        network, at_targets = self._network, torch.where(targets.flatten() >= 0)[0]
+        target = targets.flatten()[at_targets]  # (w,)
         used, place = torch.unique(torch.cat((rows.flatten(), target, negatives)), return_inverse=True)
         vectors, bias = self._items(items, used)
         at_rows, at_target, at_negatives = place.split((rows.numel(), len(target), len(negatives)))
-        often = torch.bincount(at_target, minlength=len(used))[at_negatives] / len(target)
-        log_q = (half * (1 / count + often)).log()
         at_rows, at_target, at_negatives, at_targets, log_q, gaps, actions, kind = (
             part.to(self._device) for part in (at_rows, at_target, at_negatives, at_targets, log_q, gaps, actions, kind)
         )
-        hidden = network(vectors[at_rows].view(*rows.shape, -1), gaps, actions, kind, facts=facts)
-        return sampled_softmax_loss(hidden.flatten(0, 1)[at_targets], vectors, bias, at_target, at_negatives, log_q)
+        with self._autocast():
+            hidden = network(vectors[at_rows].view(*rows.shape, -1), gaps, actions, kind, facts=facts)
+            hidden = hidden.flatten(0, 1)[at_targets]
+            if not len(target):
+                return hidden.sum() * 0.0
+            loss = sampled_softmax_loss(hidden, vectors, bias, at_target, at_negatives, log_q)
+        return loss * (len(target) / every)
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        if self.config.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self._device.type, getattr(torch, self.config.precision))
 
     def _items(self, items: TrainingItems, used: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The network's vectors and biases of some items; used (u,) -> (u, width), (u,), on its device."""
@@ -178,6 +239,17 @@ class NetworkTrainer:
         ids = torch.where(has, network.ids[trained.clamp(min=0)], 0.0)
         bias = torch.where(has[:, 0], network.bias[trained.clamp(min=0)], 0.0)
         return network.items(network.project(text), ids, chosen), bias + network.popularity * log_popularity
+
+
+def _random_state(device: torch.device) -> torch.Tensor:
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def _set_random_state(device: torch.device, state: torch.Tensor) -> None:
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    else:
+        torch.set_rng_state(state)
 
 
 def _worn_out(rows: np.ndarray, kind: np.ndarray) -> np.ndarray:
@@ -208,6 +280,18 @@ def sampled_softmax_loss(
     """
     sampling_correction = -log_q
     against = torch.addmm(bias[negatives] + sampling_correction, hidden, items[negatives].T)  # (w, S)
-    against.masked_fill_(target[:, None] == negatives, -torch.inf)
+    against[_same(target, negatives)] = -torch.inf
     right = (hidden * items[target]).sum(1) + bias[target]
     return F.cross_entropy(torch.cat((right[:, None], against), 1), torch.zeros_like(target))
+
+
+def _same(target: torch.Tensor, negatives: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | torch.Tensor:
+    """Where a target is the negative: (w,), (S,) -> a mask (w, S) on a card, rows and columns of the few on a CPU."""
+    if target.is_cuda:  # it would have to be waited for to know how many they are
+        return target[:, None] == negatives
+    ordered, order = target.sort(stable=True)
+    first, last = torch.searchsorted(ordered, negatives), torch.searchsorted(ordered, negatives, right=True)
+    often = last - first
+    columns = torch.arange(len(negatives)).repeat_interleave(often)
+    before = (often.cumsum(0) - often - first)[columns]
+    return order[torch.arange(len(columns)) - before], columns

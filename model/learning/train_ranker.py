@@ -1,15 +1,16 @@
 """How the blend learns: from the signals as they were before an example was counted, new examples and replayed ones."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from model.catalogue import Catalogue
-from model.facts import COLUMNS
+from model.facts import COLUMNS as FACTS
 from model.interest import Rules
 from model.learning import laplace
 from model.learning.adamw import AdamW
@@ -34,6 +35,9 @@ _FRESH = 4  # a quarter of the examples of every step is new, the others are dra
 _STEPS = 4  # for as many new examples as fit in one
 _MEASURED = 5_000  # examples that the spread of the signals stands for
 _PRIOR = 500  # examples that the weights at the start are worth: few new ones do not turn popularity upside down
+
+
+COLUMNS = ("signals", "context", "offset", "found")
 
 
 @dataclass
@@ -74,7 +78,7 @@ class RankerTrainer:
 
     def __init__(self, scorer: Scorer, config: TrainingConfig, random: np.random.Generator, rules: Rules) -> None:
         self.config, self.rules = config, rules
-        self.kept = no_examples(len(scorer.ranker.names), CONTEXT + (0 if scorer.facts is None else COLUMNS))
+        self.kept = no_examples(len(scorer.ranker.names), CONTEXT + (0 if scorer.facts is None else FACTS))
         self._fresh: list[RankerExamples] = []
         self._scorer, self._random, self._learnt = scorer, random, 0
         self._ranker, self._device = copy.deepcopy(scorer.ranker).to(scorer.device), scorer.device
@@ -135,6 +139,37 @@ class RankerTrainer:
         self.kept = _without(self.kept, user_id)
         self._fresh = [group for group in (_without(group, user_id) for group in self._fresh) if len(group)]
 
+    def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """What a trainer of the same scorer goes on from: tensors, and JSON values."""
+        tensors = self._optimizer.state() | {f"first.{at}": one for at, one in enumerate(self._first)}
+        users = {}
+        for name, group in (("kept", self.kept), ("fresh", joined([no_examples(self._width), *self._fresh]))):
+            tensors |= {f"{name}.{column}": getattr(group, column) for column in COLUMNS}
+            users[name] = group.users.tolist()
+        return tensors, {"learnt": self._learnt, "users": users}
+
+    def restore(self, tensors: Mapping[str, torch.Tensor], about: Mapping[str, Any]) -> None:
+        """Go on with what `state` gave.
+
+        Raises:
+            KeyError, ValueError: it is of another ranker.
+        """
+        groups = {}
+        for name, users in about["users"].items():
+            columns = [tensors[f"{name}.{column}"] for column in COLUMNS]
+            if columns[0].shape[2] != self._width or any(len(one) != len(users) for one in columns):
+                raise ValueError("examples of other signals")
+            groups[name] = RankerExamples(np.array(users, object), *columns)
+        self._optimizer.restore(tensors)
+        self._first = [tensors[f"first.{at}"].to(self._device) for at in range(len(self._first))]
+        self.kept, self._learnt = groups["kept"], int(about["learnt"])
+        self._fresh = [groups["fresh"]] if len(groups["fresh"]) else []
+
+    @property
+    def _width(self) -> int:
+        """Signals of an example."""
+        return self.kept.signals.shape[2]
+
     def _measure(self, fresh: RankerExamples) -> None:
         """Let the ranker know how far the signals spread."""
         share = len(fresh) / (len(fresh) + min(self._learnt, _MEASURED))
@@ -174,7 +209,7 @@ class RankerTrainer:
             drawn = [fresh[self._random.integers(0, len(fresh), new)]]
             if new < batch:
                 drawn.append(self.kept[self._random.integers(0, len(self.kept), batch - new)])
-            self._optimizer.step(self._loss(joined(drawn)), _CLIP)
+            self._optimizer.step([self._loss(joined(drawn))], _CLIP)
 
     def _loss(self, ranked: RankerExamples) -> torch.Tensor:
         """Weights that find look for what came among all items, the others order the candidates where it is one."""
@@ -233,9 +268,7 @@ def _without(ranked: RankerExamples, user_id: str) -> RankerExamples:
 
 def joined(groups: Sequence[RankerExamples]) -> RankerExamples:
     """One group after the other."""
-    columns = (
-        torch.cat([getattr(group, name) for group in groups]) for name in ("signals", "context", "offset", "found")
-    )
+    columns = (torch.cat([getattr(group, name) for group in groups]) for name in COLUMNS)
     return RankerExamples(np.concatenate([group.users for group in groups]), *columns)
 
 
