@@ -32,6 +32,7 @@ from model.bounds import (
     ProfileConfig,
     SlateConfig,
     StatisticsConfig,
+    TriplesFamily,
 )
 from model.rules import FOREVER, MOST_EVENTS, MOST_INTERESTS, Rules
 from model.schema import CONSUMING, MOST_KEYWORDS, RECORD_BYTES, HeadraceError
@@ -125,6 +126,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     vector_dim: _count("numbers of an item's own `vector`; 0: off", ge=0, le=4_096) = 0
     media_scale: _real("how much each of them counts in an item's vector, where the text counts 1", gt=0, le=100) = 1.0
     media_bytes: _count("a larger image or audio is not read, bytes", le=100_000_000) = 10_000_000
+
+    # What is known of items
+    triples: _text(
+        "triples of a knowledge graph (head, relation, tail): CSV, TSV, Parquet, or RecBole's .kg; empty: off",
+        r"\A(?!-)[^\0\n\r]{0,1000}\Z",
+    ) = ""
 
     # A user's interests
     max_interests: _count("interests kept for a user", le=MOST_INTERESTS) = 6
@@ -259,6 +266,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             families.append(ProfileConfig(self.text_profile, self.encoder, self.device, self.encoder_precision))
         if self.keywords:
             families.append(KeywordsConfig())
+        if self.triples:
+            file = (
+                self.triples if "://" in self.triples else str(Path(self.triples).absolute())
+            )  # as the workers need it
+            families += [TriplesFamily(file), TriplesFamily(file, spread=True)]
         return tuple(families)
 
     def topic(self, name: str) -> str:
@@ -517,6 +529,22 @@ def _check_hub_folder(setting: str, name: str) -> None:
     for file in ("config.json", "preprocessor_config.json"):
         if folder.is_dir() and not (folder / file).exists():
             raise SettingsError(f"{given}: there is no {file} in this folder; {wanted}")
+
+
+def check_triples(settings: Settings) -> None:
+    """Raise a SettingsError where a file of triples is named and cannot be read."""
+    if not settings.triples:
+        return
+    from model.triples import TriplesError, read  # not before it is wanted
+
+    try:
+        read(settings.families()[-1].file)
+    except TriplesError as error:
+        raise SettingsError(f"--triples {error}") from None
+
+
+CHECKS = check_encoder, check_joint, check_media, check_triples
+"""Of what settings name: whether it is there, where a program runs that submits the job or evaluates."""
 
 
 def load_or_exit(

@@ -74,6 +74,24 @@ class SlateConfig:
     explore_share: float = 0.1
 
 
+@dataclass(frozen=True)
+class TriplesFamily:
+    """The signals of a file of triples: `related`, or `related-spread`."""
+
+    file: str
+    spread: bool = False
+
+    def open(self, texts: Mapping[int, str]) -> "Optional":
+        from model.scoring.related import Related, RelatedSpread
+        from model.triples import read, tell_unknown
+
+        triples = read(self.file)
+        if self.spread:
+            return RelatedSpread(triples)
+        tell_unknown(self.file, triples, texts)
+        return Related(triples)
+
+
 class FamilyConfig(Protocol):
     """A family of signals that a setting switches on; a frozen record, which the workers unpickle."""
 

@@ -22,8 +22,10 @@ from rich.console import Console
 from rich.table import Table
 
 from model.metrics import gains, hits, interval, user_bootstrap
-from scripts.data import DataError
+from scripts.data import DATA, RECBOLE, DataError
 
+TRIPLES = str(DATA / RECBOLE.replace("==", "-") / "recbole/dataset_example/ml-100k/ml-100k.kg")
+"""Of Freebase, for the items of ml-100k; there as soon as that was read."""
 STREAMS = ("ml-100k", "ml-latest-2016")
 DEFAULT = "default"
 _WIDTH = 150
@@ -55,6 +57,7 @@ SWITCHES = {
     "keywords": Switch(("--keywords", "5"), "text-profile.md"),
     "profile+keywords": Switch(("--text_profile", "mean", "--keywords", "5"), "text-profile.md"),
     "user-facts": Switch(("--user_facts", "on"), "user-facts.md", ("ml-100k",)),
+    "triples": Switch(("--triples", TRIPLES), "knowledge-graph.md", ("ml-100k",)),
     "encoder-int8": Switch(("--encoder_precision", "int8"), "operations.md"),
 }
 
