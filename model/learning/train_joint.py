@@ -7,7 +7,7 @@ ranker's log score, is fitted on the lists that held what came, before the encod
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -43,10 +43,8 @@ class Looked(NamedTuple):
 
 
 class JointTrainer:
-    """Learns weights of the joint scorer as a stream goes on.
-
-    Args:
-        loss: `bce`, what came against each of the others, or `listwise`, a softmax over them.
+    """Learns weights of the joint scorer as a stream goes on, by the loss of its configuration: `bce`, what came against
+    each of the others, or `listwise`, a softmax over them.
     """
 
     def __init__(
@@ -55,9 +53,8 @@ class JointTrainer:
         texts: Texts,
         random: np.random.Generator,
         rules: Rules = Rules(),
-        loss: Literal["bce", "listwise"] = "bce",
     ) -> None:
-        self.encoder, self.texts, self._random, self._rules, self._loss = encoder, texts, random, rules, loss
+        self.encoder, self.texts, self._random, self._rules = encoder, texts, random, rules
         self._waiting: list[Looked] = []
         self._judged: list[tuple[str, np.ndarray, np.ndarray, int]] = []  # user, scores, g, target
         self.resume(None)
@@ -126,9 +123,9 @@ class JointTrainer:
             drawn = self._random.permutation(len(others))[:NEGATIVES]
             pairs += [(one.did, one.came), *((one.did, others[at]) for at in drawn)]
             labels.append(1 + len(drawn))
-        logits = self.encoder.logits(self.weights, pairs)
+        logits = self.encoder.logits(self.weights, self.encoder.encoded(pairs))
         parts = logits.split(labels)
-        if self._loss == "listwise":
+        if self.encoder.config.loss == "listwise":
             loss = torch.stack([part.logsumexp(0) - part[0] for part in parts]).mean()
         else:
             came = torch.cat([F.one_hot(torch.tensor(0), size).float() for size in labels]).to(logits.device)
