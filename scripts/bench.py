@@ -5,8 +5,8 @@
 
 Sections: parts (of an event's way), scoring (a list, by the size of the catalogue), learning, systems (Kafka to Kafka,
 beside other ways of building the same, and what checkpoints cost; needs Java), and, only where they are named,
-compression (fewer bits, three minutes) and joint (lists that the joint scorer reranks). `--scoring` alone needs neither Flink nor Kafka nor data. Nothing is asserted. The last
-line of stdout is one line of JSON. QUICK=1 is --quick.
+compression (fewer bits, three minutes) and joint (lists that the joint scorer reranks). `--scoring` alone needs neither
+Flink nor Kafka nor data. Nothing is asserted. The last line of stdout is one line of JSON. QUICK=1 is --quick.
 """
 
 import argparse

@@ -43,8 +43,8 @@ class Looked(NamedTuple):
 
 
 class JointTrainer:
-    """Learns weights of the joint scorer as a stream goes on, by the loss of its configuration: `bce`, what came against
-    each of the others, or `listwise`, a softmax over them.
+    """Learns weights of the joint scorer as a stream goes on, by the loss of its configuration: `bce`, what came
+    against each of the others, or `listwise`, a softmax over them.
     """
 
     def __init__(
