@@ -152,7 +152,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     joint_first: _count(
         "a cross-encoder reads user and item together for so many of a list's first; 0: off", ge=0, le=128
     ) = 0
-    joint_share: _real("... for this share of the requests", ge=0, le=1) = 0.1
+    joint_share: _real("... for this share of the requests", ge=0, le=1) = 0.01
     joint_encoder: _text("... Hugging Face encoder: a folder or a name; empty: that of `encoder`") = ""
     joint_precision: Annotated[
         Literal["auto", "float32", "bfloat16", "float16", "int8"],

@@ -260,7 +260,7 @@ def test_the_learner_job_learns_it_where_it_is_on(folder, monkeypatch):
 
     assert off.joint is None
     assert on.joint is not None and on.joint.texts is TEXTS
-    assert (10, 0.1, "listwise", "cpu") == (
+    assert (10, 0.01, "listwise", "cpu") == (
         on.joint.encoder.config.first,
         on.joint.encoder.config.share,
         on.joint.encoder.config.loss,
