@@ -21,7 +21,7 @@ from model.score import Scorer, score
 from model.scoring.joint import ITEM_CHARS, CrossEncoder, Joint, Texts, history
 from model.statistics import ItemStatistics
 
-LISTS, BATCH, NEGATIVES = 64, 8, 7
+LISTS, LISTS_ON_A_CARD, BATCH, NEGATIVES = 64, 512, 8, 7
 """Lists that one fine-tuning learns from at most, lists in a step, and items beside what came in each."""
 RATE, HEAD_RATE, MIX_RATE = 1e-4, 1e-3, 0.02
 MIX_LISTS, MIX_STEPS, MOST_MIX = 512, 20, 2.0
@@ -55,6 +55,7 @@ class JointTrainer:
         rules: Rules = Rules(),
     ) -> None:
         self.encoder, self.texts, self._random, self._rules = encoder, texts, random, rules
+        self._most = LISTS if encoder.device.type == "cpu" else LISTS_ON_A_CARD
         self._waiting: list[Looked] = []
         self._judged: list[tuple[str, np.ndarray, np.ndarray, int]] = []  # user, scores, g, target
         self.resume(None)
@@ -78,10 +79,10 @@ class JointTrainer:
         self, scorer: Scorer, statistics: ItemStatistics, catalogue: Catalogue, examples: Sequence[BufferEntry]
     ) -> None:
         """Keep the lists of some examples that are about to be counted."""
-        room = LISTS - len(self._waiting)
+        room = self._most - len(self._waiting)
         if statistics.seen < LEAST_SEEN or not scorer.is_trained or not examples or room < 1:
             return
-        most = max(1, min(room, LISTS // 4, len(examples)))
+        most = max(1, min(room, self._most // 4, len(examples)))
         chosen = [examples[at] for at in self._random.choice(len(examples), most, replace=False)]
         requests = [one.request(live=True) for one in chosen]
         first = self.encoder.config.first
