@@ -159,12 +159,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     joint_first: _count(
         "a cross-encoder reads user and item together for so many of a list's first; 0: off", ge=0, le=128
     ) = 0
-    joint_share: _real("... for this share of the requests", ge=0, le=1) = 1.0
+    joint_share: _real("... for this share of the requests", ge=0, le=1) = 0.01
     joint_encoder: _text("... Hugging Face encoder: a folder or a name; empty: that of `encoder`") = ""
     joint_precision: Annotated[
         Literal["auto", "float32", "bfloat16", "float16", "int8"],
-        Meta(description="... in lists: auto (GPU: float16, CPU: float32), ..., int8 (dynamic, on the CPU)"),
+        Meta(description="... in lists: auto (GPU: float16, CPU: int8), ..., int8 (dynamic, on the CPU)"),
     ] = "auto"
+    joint_loss: Annotated[
+        Literal["bce", "listwise"],
+        Meta(description="... learns by: bce, each item by itself, or listwise, a softmax over a list's items"),
+    ] = "bce"
     diversity: _real("a list's items differ: maximal marginal relevance with this share; 0: off", ge=0, le=1) = 0.0
     quota_category: _real("at most this share of a list is of one category; 1: off", gt=0, le=1) = 1.0
     quota_new: _count("at least so many items of a list were chosen fewer than 20 times; 0: off", ge=0, le=1_000) = 0
@@ -235,7 +239,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         if not self.joint_first:
             return None
         encoder = self.joint_encoder or self.encoder
-        return JointConfig(self.joint_first, encoder, self.joint_share, self.device, self.joint_precision)
+        precision, loss = self.joint_precision, self.joint_loss
+        return JointConfig(self.joint_first, encoder, self.joint_share, self.device, precision, loss)
 
     def training_config(self) -> "TrainingConfig":
         """How much is learnt from each example."""

@@ -26,6 +26,7 @@ class JointConfig:
     share: float = 1.0
     device: str = "auto"
     precision: str = "auto"
+    loss: str = "bce"
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,8 @@ class Switch:
 
 
 SWITCHES = {
-    "joint": Switch(("--joint_first", "20", "--joint_share", "0.1", "--joint_precision", "int8"), "joint.md"),
+    "joint": Switch(("--joint_first", "20", "--joint_share", "0.1"), "joint.md"),
+    "joint-listwise": Switch(("--joint_first", "20", "--joint_share", "0.1", "--joint_loss", "listwise"), "joint.md"),
     "thorough": Switch(("--training", "thorough"), "operations.md"),
     "diversity": Switch(("--diversity", "0.3"), "diversity.md"),
     "quotas": Switch(("--quota_category", "0.5", "--quota_new", "1"), "diversity.md"),
