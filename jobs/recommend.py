@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from jobs.settings import Settings, check_encoder, check_joint, check_media, help_or_go_on, load_or_exit, usage
+from jobs.settings import CHECKS, Settings, help_or_go_on, load_or_exit, usage
 
 if __name__ == "__main__":
     help_or_go_on(sys.argv[1:], f"{__doc__}\n{usage()}")
@@ -119,7 +119,7 @@ def build(settings: Settings, jars: Sequence[str] = ()) -> StreamExecutionEnviro
 
 
 def main(argv: list[str]) -> None:
-    build(load_or_exit(argv, os.environ, __doc__, check_encoder, check_joint, check_media)).execute("headrace")
+    build(load_or_exit(argv, os.environ, __doc__, *CHECKS)).execute("headrace")
 
 
 if __name__ == "__main__":

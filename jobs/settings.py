@@ -33,6 +33,7 @@ from model.bounds import (
     ProfileConfig,
     SlateConfig,
     StatisticsConfig,
+    TriplesFamily,
 )
 from model.rules import FOREVER, MOST_EVENTS, MOST_INTERESTS, Rules
 from model.schema import CONSUMING, MOST_KEYWORDS, RECORD_BYTES, HeadraceError
@@ -127,6 +128,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     media_scale: _real("how much each of them counts in an item's vector, where the text counts 1", gt=0, le=100) = 1.0
     media_bytes: _count("a larger image or audio is not read, bytes", le=100_000_000) = 10_000_000
 
+    # What is known of items
+    triples: _text(
+        "triples of a knowledge graph (head, relation, tail): CSV, TSV, Parquet, or RecBole's .kg; empty: off",
+        r"\A(?!-)[^\0\n\r]{0,1000}\Z",
+    ) = ""
+
     # A user's interests
     max_interests: _count("interests kept for a user", le=MOST_INTERESTS) = 6
     last_n: _count("events kept for a user", le=MOST_EVENTS) = 20
@@ -153,12 +160,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     joint_first: _count(
         "a cross-encoder reads user and item together for so many of a list's first; 0: off", ge=0, le=128
     ) = 0
-    joint_share: _real("... for this share of the requests", ge=0, le=1) = 1.0
+    joint_share: _real("... for this share of the requests", ge=0, le=1) = 0.01
     joint_encoder: _text("... Hugging Face encoder: a folder or a name; empty: that of `encoder`") = ""
     joint_precision: Annotated[
         Literal["auto", "float32", "bfloat16", "float16", "int8"],
-        Meta(description="... in lists: auto (GPU: float16, CPU: float32), ..., int8 (dynamic, on the CPU)"),
+        Meta(description="... in lists: auto (GPU: float16, CPU: int8), ..., int8 (dynamic, on the CPU)"),
     ] = "auto"
+    joint_loss: Annotated[
+        Literal["bce", "listwise"],
+        Meta(description="... learns by: bce, each item by itself, or listwise, a softmax over a list's items"),
+    ] = "bce"
     diversity: _real("a list's items differ: maximal marginal relevance with this share; 0: off", ge=0, le=1) = 0.0
     quota_category: _real("at most this share of a list is of one category; 1: off", gt=0, le=1) = 1.0
     quota_new: _count("at least so many items of a list were chosen fewer than 20 times; 0: off", ge=0, le=1_000) = 0
@@ -239,7 +250,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         if not self.joint_first:
             return None
         encoder = self.joint_encoder or self.encoder
-        return JointConfig(self.joint_first, encoder, self.joint_share, self.device, self.joint_precision)
+        precision, loss = self.joint_precision, self.joint_loss
+        return JointConfig(self.joint_first, encoder, self.joint_share, self.device, precision, loss)
 
     def training_config(self) -> "TrainingConfig":
         """How much is learnt from each example."""
@@ -271,6 +283,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             families.append(ProfileConfig(self.text_profile, self.encoder, self.device, self.encoder_precision))
         if self.keywords:
             families.append(KeywordsConfig())
+        if self.triples:
+            file = (
+                self.triples if "://" in self.triples else str(Path(self.triples).absolute())
+            )  # as the workers need it
+            families += [TriplesFamily(file), TriplesFamily(file, spread=True)]
         return tuple(families)
 
     def topic(self, name: str) -> str:
@@ -538,6 +555,22 @@ def _check_hub_folder(setting: str, name: str) -> None:
     for file in ("config.json", "preprocessor_config.json"):
         if folder.is_dir() and not (folder / file).exists():
             raise SettingsError(f"{given}: there is no {file} in this folder; {wanted}")
+
+
+def check_triples(settings: Settings) -> None:
+    """Raise a SettingsError where a file of triples is named and cannot be read."""
+    if not settings.triples:
+        return
+    from model.triples import TriplesError, read  # not before it is wanted
+
+    try:
+        read(settings.families()[-1].file)
+    except TriplesError as error:
+        raise SettingsError(f"--triples {error}") from None
+
+
+CHECKS = check_encoder, check_joint, check_media, check_triples
+"""Of what settings name: whether it is there, where a program runs that submits the job or evaluates."""
 
 
 def load_or_exit(

@@ -26,6 +26,7 @@ class JointConfig:
     share: float = 1.0
     device: str = "auto"
     precision: str = "auto"
+    loss: str = "bce"
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,24 @@ class SlateConfig:
     quota_new: int = 0
     explore: str = "off"
     explore_share: float = 0.1
+
+
+@dataclass(frozen=True)
+class TriplesFamily:
+    """The signals of a file of triples: `related`, or `related-spread`."""
+
+    file: str
+    spread: bool = False
+
+    def open(self, texts: Mapping[int, str]) -> "Optional":
+        from model.scoring.related import Related, RelatedSpread
+        from model.triples import read, tell_unknown
+
+        triples = read(self.file)
+        if self.spread:
+            return RelatedSpread(triples)
+        tell_unknown(self.file, triples, texts)
+        return Related(triples)
 
 
 class FamilyConfig(Protocol):

@@ -143,7 +143,7 @@ class Reason(Struct, frozen=True, omit_defaults=True, gc=False):
 
     `interest` is the number of one of the user's interests, where the signal is one of interests. `items` are items of
     the user's past events; empty where no single event carried the signal. `keywords` are those that they share with
-    the item, where the signal is `keywords`.
+    the item, where the signal is `keywords`. `relation` is what a knowledge graph says that they share.
     """
 
     signal: Name
@@ -151,6 +151,7 @@ class Reason(Struct, frozen=True, omit_defaults=True, gc=False):
     interest: Count | None = None
     items: Annotated[list[Name], Meta(max_length=MOST_ITEMS)] = field(default_factory=_empty)
     keywords: Annotated[list[Name], Meta(max_length=MOST_KEYWORDS)] = []
+    relation: Name = ""
 
 
 class RecommendedItem(Struct, frozen=True, omit_defaults=True, gc=False):

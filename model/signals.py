@@ -70,6 +70,8 @@ OPTIONAL: dict[str, Signal] = {
     "vector": Signal("near to {} by its own vector", "near to past events by its own vector", finds=False),
     "profile": Signal("reads like what was done lately, as {}", "reads like what was done lately"),
     "keywords": Signal("like {}", "like past events", had_only=True),
+    "related": Signal("related to {}", "related to past events", finds=False),
+    "related-spread": Signal("related to what follows {}", "related to what comes next", finds=False),
 }
 """Learnt where they are switched on, each family by a setting of its own (`Optional` in model/scoring/signals.py); of
 the best candidates only.

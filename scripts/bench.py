@@ -4,9 +4,9 @@
     python scripts/bench.py --scoring [--items N,...] [--device cpu|cuda] [--threads N] [--micro-batches N,...]
 
 Sections: parts (of an event's way), scoring (a list, by the size of the catalogue), learning, systems (Kafka to Kafka,
-beside other ways of building the same, and what checkpoints cost; needs Java), and, only where it is named, compression
-(fewer bits, three minutes). `--scoring` alone needs neither Flink nor Kafka nor data. Nothing is asserted. The last
-line of stdout is one line of JSON. QUICK=1 is --quick.
+beside other ways of building the same, and what checkpoints cost; needs Java), and, only where they are named,
+compression (fewer bits, three minutes) and joint (lists that the joint scorer reranks). `--scoring` alone needs neither
+Flink nor Kafka nor data. Nothing is asserted. The last line of stdout is one line of JSON. QUICK=1 is --quick.
 """
 
 import argparse
@@ -30,8 +30,8 @@ from rich.table import Table
 
 from model.schema import HeadraceError
 
-SECTIONS = ("parts", "scoring", "learning", "compression", "systems")
-DEFAULT = tuple(name for name in SECTIONS if name != "compression")
+SECTIONS = ("parts", "scoring", "learning", "compression", "joint", "systems")
+DEFAULT = tuple(name for name in SECTIONS if name not in ("compression", "joint"))
 ITEMS, QUICK_ITEMS = (1_700, 10_000, 100_000, 1_000_000), (10_000,)
 MICRO_BATCHES = (64, 256)
 VERSIONS = ("apache-flink", "torch", "numpy", "numba", "faiss-cpu")
@@ -163,6 +163,20 @@ def compression(given: argparse.Namespace, console: Console) -> dict:
     rows = list(benchmarks.compression())
     console.print(benchmarks.show(rows))
     return {"compression": [asdict(row) for row in rows]}
+
+
+def joint(given: argparse.Namespace, console: Console) -> dict:
+    """The joint scorer, with drawn weights in the sizes of MiniLM-L6."""
+    from model.device import use_threads
+    from scripts.benchmarks import joint as benchmarks
+
+    use_threads(given.threads)
+    found = benchmarks.measure(given.device, None, requests=given.groups[0], first=20)
+    table = Table("what", "figure", title=f"The joint scorer on {device_name(given.device)}, threads: {given.threads}")
+    for name, value in found.items():
+        table.add_row(name.replace("_", " "), f"{value:,.1f}")
+    console.print(table)
+    return {"joint": {name: round(value, 1) for name, value in found.items()}}
 
 
 def systems(given: argparse.Namespace, console: Console) -> dict:

@@ -37,7 +37,7 @@ from msgspec import structs
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from jobs.settings import Settings, SettingsError, check_encoder, check_joint, check_media, load_or_exit
+from jobs.settings import CHECKS, Settings, SettingsError, load_or_exit
 from model import device
 from model.catalogue import Catalogue
 from model.evaluate import METHODS, Outcome, Protocol, evaluate, leave_one_out, new_learner
@@ -63,7 +63,7 @@ SHOP, SHOP_EVENTS = 1, 12_000
 
 def main(argv: list[str] | None = None) -> None:
     arguments, rest = options.evaluate(argv, __doc__)
-    settings = load_or_exit(rest, os.environ, __doc__, check_encoder, check_joint, check_media, check_device)
+    settings = load_or_exit(rest, os.environ, __doc__, *CHECKS, check_device)
     device.use_threads(settings.learner_threads)
     try:
         if arguments.switches:

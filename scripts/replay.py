@@ -27,7 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from jobs.settings import Settings, check_encoder, check_media, load_or_exit
+from jobs.settings import CHECKS, Settings, load_or_exit
 from model.evaluation.order import drawn_order
 from model.schema import Event, HeadraceError, User, encode_json
 from scripts import data, stack
@@ -291,7 +291,7 @@ def report(figures: dict, replay: Replay, first_list_s: float | None, memory_mb:
 def main(argv: list[str]) -> int:
     began = time.monotonic()
     arguments, given = options.replay(argv, __doc__)
-    settings = load_or_exit(given, os.environ, __doc__, check_encoder, check_media)
+    settings = load_or_exit(given, os.environ, __doc__, *CHECKS)
     try:
         events, items = _read(arguments, settings)
         users = data.users(arguments.data, arguments.users) if settings.user_facts == "on" else []

@@ -34,17 +34,7 @@ from typing import Self
 
 import msgspec
 
-from jobs.settings import (
-    Settings,
-    check_describer,
-    check_encoder,
-    check_joint,
-    check_media,
-    help_or_go_on,
-    load,
-    load_or_exit,
-    usage,
-)
+from jobs.settings import CHECKS, Settings, check_describer, help_or_go_on, load, load_or_exit, usage
 from model.schema import HeadraceError
 from scripts.jars import broker_config, check_java, fetch_jars, flink_config, kafka_command, make_flink_home, topics
 from scripts.processes import ROOT, SUPERVISOR, Place, Process, Processes, StackError, answers, tail
@@ -459,7 +449,7 @@ def main(argv: list[str]) -> None:
         match argv:
             case ["up", *words]:
                 parts, settings = parts_and_settings(words)
-                load_or_exit(settings, os.environ, "", check_encoder, check_joint, check_media, check_describer)
+                load_or_exit(settings, os.environ, "", *CHECKS, check_describer)
                 stack = Stack(arguments=settings).up(parts or PARTS, supervised=True)
                 print(
                     f"stack: Kafka {stack.bootstrap_servers}, Flink {stack.rest}, page {stack.page}, logs {stack.logs}"

@@ -22,8 +22,10 @@ from rich.console import Console
 from rich.table import Table
 
 from model.metrics import gains, hits, interval, user_bootstrap
-from scripts.data import DataError
+from scripts.data import DATA, RECBOLE, DataError
 
+TRIPLES = str(DATA / RECBOLE.replace("==", "-") / "recbole/dataset_example/ml-100k/ml-100k.kg")
+"""Of Freebase, for the items of ml-100k; there as soon as that was read."""
 STREAMS = ("ml-100k", "ml-latest-2016")
 DEFAULT = "default"
 _WIDTH = 150
@@ -45,7 +47,8 @@ class Switch:
 
 
 SWITCHES = {
-    "joint": Switch(("--joint_first", "20", "--joint_share", "0.1", "--joint_precision", "int8"), "joint.md"),
+    "joint": Switch(("--joint_first", "20", "--joint_share", "0.1"), "joint.md"),
+    "joint-listwise": Switch(("--joint_first", "20", "--joint_share", "0.1", "--joint_loss", "listwise"), "joint.md"),
     "thorough": Switch(("--training", "thorough"), "operations.md"),
     "diversity": Switch(("--diversity", "0.3"), "diversity.md"),
     "quotas": Switch(("--quota_category", "0.5", "--quota_new", "1"), "diversity.md"),
@@ -55,6 +58,7 @@ SWITCHES = {
     "keywords": Switch(("--keywords", "5"), "text-profile.md"),
     "profile+keywords": Switch(("--text_profile", "mean", "--keywords", "5"), "text-profile.md"),
     "user-facts": Switch(("--user_facts", "on"), "user-facts.md", ("ml-100k",)),
+    "triples": Switch(("--triples", TRIPLES), "knowledge-graph.md", ("ml-100k",)),
     "encoder-int8": Switch(("--encoder_precision", "int8"), "operations.md"),
 }
 

@@ -338,6 +338,8 @@ class Store:
         about = msgspec.structs.asdict(reason) | {"words": say(reason, self._title)}
         if not reason.keywords:
             del about["keywords"]
+        if not reason.relation:
+            del about["relation"]
         return about
 
     def _title(self, item_id: str) -> str:

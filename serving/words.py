@@ -19,8 +19,22 @@ def say(reason: Reason, title: Callable[[str], str]) -> str:
     'about space, robots, like Toy Story'
     >>> say(Reason("night-time", 0.4), str)
     'night time'
+    >>> say(Reason("related", 0.4, items=["Heat"], relation="film.film.directed_by"), str)
+    'directed by the same as Heat'
     """
     signal = ALL.get(reason.signal) or Signal("because of {}", reason.signal.replace("-", " "))
     titles = " and ".join(title(item_id) for item_id in reason.items)
+    if titles and reason.relation:
+        return f"{_same(reason.relation)} as {titles}"
     said = signal.because.format(titles) if titles else signal.alone
     return f"about {', '.join(reason.keywords)}, {said}" if reason.keywords else said
+
+
+def _same(relation: str) -> str:
+    """A relation of a knowledge graph as words: the last part of its name.
+
+    >>> _same("director"), _same("film.film.written_by")
+    ('same director', 'written by the same')
+    """
+    words = relation.rsplit(".", maxsplit=1)[-1].rsplit("/", maxsplit=1)[-1].replace("_", " ").strip() or relation
+    return f"{words} the same" if words.endswith(" by") else f"same {words}"

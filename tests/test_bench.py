@@ -24,9 +24,11 @@ def test_the_last_line_holds_every_section_the_cores_and_all_versions(monkeypatc
     assert first.startswith(f"{found['cores']} cores; python {found['versions']['python']}")
 
 
-@pytest.mark.parametrize("words, sections", [([], bench.DEFAULT), (["--only", "compression"], ["compression"])])
+@pytest.mark.parametrize(
+    "words, sections", [([], bench.DEFAULT), (["--only", "compression,joint"], ["compression", "joint"])]
+)
 def test_compression_is_measured_where_it_is_named(words, sections):
-    """It takes three minutes, and compares precisions, not systems."""
+    """It takes three minutes, and compares precisions, not systems; the joint scorer is off by default."""
     assert list(sections) == bench.options(words).sections
 
 

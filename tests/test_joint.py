@@ -7,13 +7,17 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from msgspec import structs
 
+import model.scoring.joint
 import udfs.replica
 import udfs.statistics
 import udfs.texts
 import udfs.worker
+from jobs.finetune import use_switches
 from jobs.settings import Settings, SettingsError, check_joint
 from model import registry
 from model.bounds import JointConfig
@@ -21,14 +25,14 @@ from model.finetune import Learner
 from model.interest import Rules
 from model.learning import train_joint
 from model.learning.train_joint import JointTrainer, Looked
-from model.schema import item_key
+from model.schema import decode_packed_request, decode_recommendation, encode_packed, item_key
 from model.score import JOINT, Scorer, load, save, score
-from model.scoring.joint import CrossEncoder, Joint, history
-from model.scoring.network import Sizes
+from model.scoring.joint import HISTORY_TOKENS, ITEM_TOKENS, CrossEncoder, Joint, history
 from model.statistics import ItemStatistics
+from scripts.benchmarks import joint as benchmark
 from tests.test_score import ITEMS, make_catalogue, make_request
 from tests.test_udfs import DIM as UDF_DIM
-from tests.test_udfs import FOLLOWS, VERSION, FakeFollower, FakeMetrics, FakeStatistics
+from tests.test_udfs import FOLLOWS, FakeFollower, FakeMetrics, FakeStatistics
 from udfs.score import ListConfig, Score
 
 COLOURS = ["red", "blue", "green", "gold"]
@@ -53,7 +57,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def encoder(folder) -> CrossEncoder:
-    return CrossEncoder(JointConfig(10, str(folder), device="cpu"))
+    return CrossEncoder(JointConfig(10, str(folder), device="cpu", precision="float32"))
 
 
 def speaking(encoder: CrossEncoder) -> Joint:
@@ -104,13 +108,14 @@ def test_batches_of_like_length_give_what_single_pairs_give(encoder):
 
 
 @pytest.mark.parametrize("loss", ["bce", "listwise"])
-def test_where_only_the_pair_of_texts_decides_it_is_learnt(encoder, loss, monkeypatch):
+def test_where_only_the_pair_of_texts_decides_it_is_learnt(folder, loss, monkeypatch):
     """What comes has the colour of what was had; the ranker puts all items level. The rates are those of a network that
     knows nothing yet.
     """
     monkeypatch.setattr(train_joint, "RATE", 5e-3)
     monkeypatch.setattr(train_joint, "HEAD_RATE", 2e-2)
-    trainer = JointTrainer(encoder, TEXTS, np.random.default_rng(0), loss=loss)
+    encoder = CrossEncoder(JointConfig(10, str(folder), device="cpu", precision="float32", loss=loss))
+    trainer = JointTrainer(encoder, TEXTS, np.random.default_rng(0))
     random = np.random.default_rng(1)
     for _ in range(40):
         for target in random.integers(4, size=16).tolist():
@@ -158,11 +163,11 @@ def test_int8_orders_nearly_as_float(folder, encoder):
     assert np.corrcoef(exact, rounded)[0, 1] > 0.95
 
 
-def test_history_is_newest_first_with_actions_and_ages():
+def test_history_is_newest_first_with_actions_and_ages_where_they_change():
     catalogue = make_catalogue()
     request = make_request(catalogue, ["i0", "i1"], at_ms=121_000)
 
-    assert "click, 2 minutes ago: blue; click, 2 minutes ago: red" == history(request, TEXTS)
+    assert "click, 2 minutes ago: blue; red" == history(request, TEXTS)
     assert "" == history(request, {})
 
 
@@ -208,18 +213,126 @@ def test_texts_follow_the_items(monkeypatch):
     assert {item_key("b"): "Up"} == followed.texts
 
 
-def test_a_scoring_worker_that_has_it_on_loads_it_with_a_version(encoder, folder, tmp_path, monkeypatch):
-    follower = SimpleNamespace(texts=TEXTS, close=lambda: None)
-    monkeypatch.setattr(udfs.texts, "TextsFollower", lambda *_: follower)
+@pytest.fixture
+def served(monkeypatch):
+    """What a scoring worker follows: a catalogue, the texts of its items, and nothing counted."""
+    catalogue = make_catalogue(dim=UDF_DIM)
+    monkeypatch.setattr(udfs.texts, "TextsFollower", lambda *_: SimpleNamespace(texts=TEXTS, close=lambda: None))
     monkeypatch.setattr(udfs.worker, "prepare", lambda threads: None)
-    monkeypatch.setattr(udfs.replica, "CatalogueFollower", lambda *_: FakeFollower("a", "b", "c"))
-    monkeypatch.setattr(udfs.statistics, "StatisticsFollower", lambda *_: FakeStatistics())
-    scorer = Scorer(Sizes(UDF_DIM), 0, VERSION)
+    follower = FakeFollower()
+    follower.catalogue, follower.rejected, follower.close = catalogue, [], lambda: None
+    monkeypatch.setattr(udfs.replica, "CatalogueFollower", lambda *_: follower)
+    statistics = FakeStatistics()
+    statistics.statistics = ItemStatistics()
+    monkeypatch.setattr(statistics, "popular", list)
+    monkeypatch.setattr(udfs.statistics, "StatisticsFollower", lambda *_: statistics)
+    return catalogue
+
+
+def test_the_score_function_makes_lists_with_it(encoder, folder, tmp_path, served):
+    """A version is loaded with it, and without it where it is off."""
+    scorer = Scorer.untrained(UDF_DIM, encoder_version="enc-1")
     scorer.joint = speaking(encoder)
     path = save(scorer, str(tmp_path), "v1", {})
-    for config, there in ((JointConfig(10, str(folder), device="cpu"), True), (None, False)):
-        worker = Score(Rules(), ListConfig(2, joint=config), "cpu", FOLLOWS, str(tmp_path / "r"), 1, str(tmp_path))
+    packed = encode_packed(structs.replace(make_request(served, ["i0", "i2"]), versions=[path]))
+    made = {}
+    for joint in (JointConfig(10, str(folder), device="cpu", precision="float32"), None):
+        worker = Score(Rules(), ListConfig(20, joint=joint), "cpu", FOLLOWS, str(tmp_path / "r"), 1, str(tmp_path))
         worker.open(SimpleNamespace(get_metric_group=FakeMetrics))
-        assert there == (worker._scorers._load(path, FakeFollower("a").catalogue).joint is not None)
-        worker._follower.close = lambda: None
+        answer = worker.eval(pd.DataFrame({"request": [packed]}))
+        one = decode_recommendation(answer["recommendation"][0])
+        assert ("v1", None) == (one.model_version, answer["rejected"][0])
+        made[joint is not None] = [item.item_id for item in one.items]
         worker.close()
+
+    assert made[True] != made[False]
+    for with_it, ids in made.items():
+        scorer.joint = speaking(encoder) if with_it else None
+        [wanted] = score(scorer, ItemStatistics(), served, [decode_packed_request(packed)], 20)
+        assert [item.item_id for item in wanted] == ids
+
+
+def test_the_learner_job_learns_it_where_it_is_on(folder, monkeypatch):
+    monkeypatch.setattr(udfs.texts, "TextsFollower", lambda *_: SimpleNamespace(texts=TEXTS))
+    off, on = Learner(make_catalogue()), Learner(make_catalogue())
+    use_switches(Settings(), off)
+    use_switches(Settings(joint_first=10, joint_encoder=str(folder), joint_loss="listwise", learner_device="cpu"), on)
+
+    assert off.joint is None
+    assert on.joint is not None and on.joint.texts is TEXTS
+    assert (10, 0.01, "listwise", "cpu") == (
+        on.joint.encoder.config.first,
+        on.joint.encoder.config.share,
+        on.joint.encoder.config.loss,
+        on.joint.encoder.config.device,
+    )
+
+
+CHINESE = ["红楼梦", "西游记", "水浒传", "三国演义"]
+
+
+@pytest.fixture(scope="module")
+def chinese(tmp_path_factory) -> CrossEncoder:
+    """An encoder of the kind of bert-base-chinese, whose tokenizer makes a token of every character."""
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    folder = tmp_path_factory.mktemp("joint") / "chinese"
+    folder.mkdir()
+    torch.manual_seed(0)
+    words = list(dict.fromkeys([*WORDS, *"".join(CHINESE)]))
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=64, **sizes)).save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
+    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    return CrossEncoder(JointConfig(4, str(folder), device="cpu", precision="float32"))
+
+
+def test_a_chinese_catalogue_is_learnt_and_reranked(chinese, monkeypatch):
+    """No title has a space. Whoever had a title takes the same; the item that was had comes first in the list."""
+    monkeypatch.setattr(train_joint, "RATE", 5e-3)
+    monkeypatch.setattr(train_joint, "HEAD_RATE", 2e-2)
+    texts = {item_key(f"i{number}"): CHINESE[number] for number in range(4)}
+    catalogue = make_catalogue(items=4)
+    asked = [make_request(catalogue, [f"i{number}"]) for number in range(4)]
+    assert ["红", "楼", "梦"] == chinese.tokenizer.convert_ids_to_tokens(chinese.encoded([("", CHINESE[0])])[0][1])
+
+    trainer, random = JointTrainer(chinese, texts, np.random.default_rng(0)), np.random.default_rng(1)
+    level = np.full(4, np.log(0.25), np.float32)
+    for _ in range(40):
+        for target in random.integers(4, size=16).tolist():
+            did = history(asked[target], texts)
+            trainer._waiting.append(Looked("u", did, CHINESE, level, CHINESE[target], target))
+        trainer.learn()
+
+    scored = SimpleNamespace(rows=torch.arange(4).repeat(4, 1), scores=torch.zeros(4, 4))
+    after = trainer.version().reranked(scored, torch.zeros(4), asked, catalogue)
+    assert [0, 1, 2, 3] == after.argmax(1).tolist()
+
+
+@pytest.mark.parametrize("end", ["", " " + "red " * 500])
+def test_a_pair_is_framed_as_the_tokenizer_frames_it(encoder, end):
+    """What is longer than its part of the tokens is cut."""
+    pairs = [(f"click now red{end}", f"blue gold{end}"), ("click", "green")]
+    found, parts = encoder.batch(encoder.encoded(pairs))
+    short = encoder.tokenizer([one for one, _ in pairs[1:]], [other for _, other in pairs[1:]])
+
+    for name, (ids,) in short.items():
+        assert ids == found[name][1, : len(ids)].tolist()
+    assert [1, 1] == parts[1].sum(1).tolist()
+    assert [min(3 + 500 * bool(end), HISTORY_TOKENS), min(2 + 500 * bool(end), ITEM_TOKENS)] == parts[0].sum(1).tolist()
+
+
+def test_tokens_of_items_are_forgotten_when_there_are_too_many(encoder, monkeypatch):
+    monkeypatch.setattr(model.scoring.joint, "_KEPT_TEXTS", 3)
+    first = encoder.encoded([("now", colour) for colour in COLOURS[:3]])
+    encoder.encoded([("now", "gold"), ("now", "red")])
+
+    assert {"gold", "red"} == set(encoder._of_item)
+    assert first == encoder.encoded([("now", colour) for colour in COLOURS[:3]])
+
+
+def test_the_benchmark_measures_lists_and_learning(folder):
+    found = benchmark.measure("cpu", str(folder), requests=2, first=4)
+
+    assert {"int8_lists_per_s", "float32_lists_per_s", "learning_ms_a_step"} == found.keys()
+    assert all(value > 0 for value in found.values())

@@ -267,7 +267,7 @@ def test_a_file_that_cannot_be_written_ends_the_evaluation_before_the_work(capsy
 
 
 WRONG = {
-    "--only fast": "--only: no section fast; there are parts, scoring, learning, compression, systems",
+    "--only fast": "--only: no section fast; there are parts, scoring, learning, compression, joint, systems",
     "--scoring --items many": "--items many: whole numbers are wanted, comma separated",
     "--scoring --micro-batches 0": "--micro-batches 0: numbers of 1 or more are wanted",
     "--threads 0": "--threads 0: 1 or more is wanted",

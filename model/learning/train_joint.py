@@ -7,7 +7,7 @@ ranker's log score, is fitted on the lists that held what came, before the encod
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from model.score import Scorer, score
 from model.scoring.joint import ITEM_CHARS, CrossEncoder, Joint, Texts, history
 from model.statistics import ItemStatistics
 
-LISTS, BATCH, NEGATIVES = 64, 8, 7
+LISTS, LISTS_ON_A_CARD, BATCH, NEGATIVES = 64, 512, 8, 7
 """Lists that one fine-tuning learns from at most, lists in a step, and items beside what came in each."""
 RATE, HEAD_RATE, MIX_RATE = 1e-4, 1e-3, 0.02
 MIX_LISTS, MIX_STEPS, MOST_MIX = 512, 20, 2.0
@@ -43,10 +43,8 @@ class Looked(NamedTuple):
 
 
 class JointTrainer:
-    """Learns weights of the joint scorer as a stream goes on.
-
-    Args:
-        loss: `bce`, what came against each of the others, or `listwise`, a softmax over them.
+    """Learns weights of the joint scorer as a stream goes on, by the loss of its configuration: `bce`, what came
+    against each of the others, or `listwise`, a softmax over them.
     """
 
     def __init__(
@@ -55,9 +53,9 @@ class JointTrainer:
         texts: Texts,
         random: np.random.Generator,
         rules: Rules = Rules(),
-        loss: Literal["bce", "listwise"] = "bce",
     ) -> None:
-        self.encoder, self.texts, self._random, self._rules, self._loss = encoder, texts, random, rules, loss
+        self.encoder, self.texts, self._random, self._rules = encoder, texts, random, rules
+        self._most = LISTS if encoder.device.type == "cpu" else LISTS_ON_A_CARD
         self._waiting: list[Looked] = []
         self._judged: list[tuple[str, np.ndarray, np.ndarray, int]] = []  # user, scores, g, target
         self.resume(None)
@@ -81,10 +79,10 @@ class JointTrainer:
         self, scorer: Scorer, statistics: ItemStatistics, catalogue: Catalogue, examples: Sequence[BufferEntry]
     ) -> None:
         """Keep the lists of some examples that are about to be counted."""
-        room = LISTS - len(self._waiting)
+        room = self._most - len(self._waiting)
         if statistics.seen < LEAST_SEEN or not scorer.is_trained or not examples or room < 1:
             return
-        most = max(1, min(room, LISTS // 4, len(examples)))
+        most = max(1, min(room, self._most // 4, len(examples)))
         chosen = [examples[at] for at in self._random.choice(len(examples), most, replace=False)]
         requests = [one.request(live=True) for one in chosen]
         first = self.encoder.config.first
@@ -126,9 +124,9 @@ class JointTrainer:
             drawn = self._random.permutation(len(others))[:NEGATIVES]
             pairs += [(one.did, one.came), *((one.did, others[at]) for at in drawn)]
             labels.append(1 + len(drawn))
-        logits = self.encoder.logits(self.weights, pairs)
+        logits = self.encoder.logits(self.weights, self.encoder.encoded(pairs))
         parts = logits.split(labels)
-        if self._loss == "listwise":
+        if self.encoder.config.loss == "listwise":
             loss = torch.stack([part.logsumexp(0) - part[0] for part in parts]).mean()
         else:
             came = torch.cat([F.one_hot(torch.tensor(0), size).float() for size in labels]).to(logits.device)

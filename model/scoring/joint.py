@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,10 +33,16 @@ from model.interest import ACTIONS
 from model.schema import Request
 from model.scoring.ranker import Scored
 
-EVENTS, EVENT_CHARS, ITEM_CHARS, MOST_TOKENS = 4, 60, 160, 64
-"""How much is read: the newest events, and characters of an event's and of the item's text; tokens of a pair."""
+EVENTS, EVENT_CHARS, ITEM_CHARS = 5, 60, 160
+"""How much is read: the newest events, and characters of an event's and of the item's text."""
+HISTORY_TOKENS, ITEM_TOKENS = 32, 16
+"""What is left of both texts; a pair has three tokens more in most encoders."""
+_KEPT_TEXTS = 100_000
+"""So many texts of items have their tokens kept, about 300 bytes each."""
 _UNITS = ((86_400, "day"), (3_600, "hour"), (60, "minute"))
 Weights = dict[str, torch.Tensor]
+Tokens = tuple[list[int], list[int]]
+"""Of a pair: the ids of the first and of the second text."""
 Texts = Mapping[int, str]
 """By `item_key`, the text of an item."""
 
@@ -55,16 +61,48 @@ def age(seconds: float) -> str:
 
 
 def history(request: Request, texts: Texts) -> str:
-    """What the user did lately, as text, the newest first; empty where no text of it is known."""
+    """What the user did lately, as text, the newest first; empty where no text of it is known.
+
+    Action and age stand where they change: `rating, now: Heat; Up; click, 2 days ago: Brazil`.
+    """
     known = interest.decode(request.interests)
-    said = []
+    said: list[str] = []
+    before = ""
     for key, action, time_ms in zip(known.item_keys[::-1], known.actions[::-1], known.times_ms[::-1]):
         if text := texts.get(int(key)):
             ago = age((request.event_time_ms - int(time_ms)) / 1_000)
-            said.append(f"{ACTIONS[int(action)]}, {ago}: {text[:EVENT_CHARS]}")
+            how = f"{ACTIONS[int(action)]}, {ago}: "
+            said.append(("" if how == before else how) + text[:EVENT_CHARS])
+            before = how
         if len(said) == EVENTS:
             break
     return "; ".join(said)
+
+
+class Frame(NamedTuple):
+    """What a tokenizer puts around the two texts of a pair; `types` are the types of both, where it has some."""
+
+    before: list[int]
+    between: list[int]
+    after: list[int]
+    pad: int
+    types: tuple[int, int] | None
+
+    @staticmethod
+    def of(tokenizer: Any) -> "Frame":
+        """Read off a pair: what is neither of the first text nor of the second."""
+        found = tokenizer("1", "2")
+        ids, parts = found["input_ids"], found.sequence_ids(0)
+        ends = [(parts.index(part), len(parts) - parts[::-1].index(part)) for part in (0, 1)]
+        (left, left_end), (right, right_end) = ends
+        types = found.get("token_type_ids")
+        return Frame(
+            ids[:left],
+            ids[left_end:right],
+            ids[right_end:],
+            tokenizer.pad_token_id or 0,
+            None if types is None else (types[left], types[right]),
+        )
 
 
 class CrossEncoder:
@@ -79,10 +117,19 @@ class CrossEncoder:
         self.version = f"{Path(config.encoder).name}-{fingerprint(self._folder)}"
         self.dim = int(json.loads((self._folder / "config.json").read_text())["hidden_size"])
         self.device = devices.choose("cpu" if config.precision == "int8" else config.device)
+        self._of_item: dict[str, list[int]] = {}
+
+    @property
+    def precision(self) -> str:
+        """In which lists are made: `auto` is half on a card, int8 on a CPU that torch has kernels for."""
+        wanted = self.config.precision
+        if wanted == "auto" and self.device.type == "cpu" and torch.backends.quantized.engine != "none":
+            wanted = "int8"
+        return wanted
 
     @cached_property
     def tokenizer(self) -> Any:
-        """Raises a ValueError where it cannot tell the two texts of a pair."""
+        """Raises a ValueError where it has no fast form, which tells the two texts of a pair."""
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(self._folder)
@@ -112,32 +159,56 @@ class CrossEncoder:
         head = {"head.weight": torch.zeros(2 * self.dim), "head.bias": torch.zeros(()), "mix": torch.zeros(())}
         return weights | {name: tensor.to(self.device) for name, tensor in head.items()}
 
-    def tokens(self, pairs: Sequence[tuple[str, str]]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """Shape: each of (pairs, tokens); parts (2, pairs, tokens): which tokens are of the first and second text."""
-        left, right = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-        longest = min(MOST_TOKENS, self.tokenizer.model_max_length)
-        found = self.tokenizer(left, right, padding=True, truncation=True, max_length=longest, return_tensors="pt")
-        ids = [found.sequence_ids(at) for at in range(len(pairs))]
-        parts = np.array([[[one == part for one in row] for row in ids] for part in (0, 1)], np.float32)
-        tokens = {name: tensor.to(self.device) for name, tensor in found.items()}
-        return tokens, torch.from_numpy(parts).to(self.device)
+    @cached_property
+    def frame(self) -> Frame:
+        return Frame.of(self.tokenizer)
 
-    def logits(
-        self, weights: Weights, pairs: Sequence[tuple[str, str]], model: nn.Module | None = None
-    ) -> torch.Tensor:
+    def encoded(self, pairs: Sequence[tuple[str, str]]) -> list[Tokens]:
+        """The tokens of pairs of texts; a history is read once a call, an item's text once for all calls."""
+        histories = list(dict.fromkeys(did for did, _ in pairs))
+        of_history = dict(zip(histories, self._ids(histories, HISTORY_TOKENS)))
+        new = [text for text in dict.fromkeys(text for _, text in pairs) if text not in self._of_item]
+        if len(self._of_item) + len(new) > _KEPT_TEXTS:
+            self._of_item, new = {}, list(dict.fromkeys(text for _, text in pairs))
+        self._of_item |= zip(new, self._ids(new, ITEM_TOKENS))
+        return [(of_history[did], self._of_item[text]) for did, text in pairs]
+
+    def _ids(self, texts: list[str], most: int) -> list[list[int]]:
+        if not texts:
+            return []
+        found = self.tokenizer(texts, add_special_tokens=False, truncation=True, max_length=most)
+        return found["input_ids"]
+
+    def batch(self, pairs: Sequence[Tokens]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """Shape: each of (pairs, tokens); parts (pairs, 2, tokens): which tokens are of the first and second text."""
+        frame = self.frame
+        rows = [frame.before + left + frame.between + right + frame.after for left, right in pairs]
+        ends = np.array([len(row) for row in rows])[:, None]
+        lefts = len(frame.before) + np.array([len(left) for left, _ in pairs])[:, None]
+        ids, at = np.full((len(rows), int(ends.max())), frame.pad), np.arange(ends.max())
+        for number, row in enumerate(rows):
+            ids[number, : len(row)] = row
+        rights = lefts + len(frame.between)
+        first, second = (at >= len(frame.before)) & (at < lefts), (at >= rights) & (at < ends - len(frame.after))
+        given = {"input_ids": ids, "attention_mask": (at < ends).astype(np.int64)}
+        if frame.types is not None:
+            given["token_type_ids"] = np.where((at >= rights) & (at < ends), frame.types[1], frame.types[0])
+        parts = torch.from_numpy(np.stack((first, second), 1).astype(np.float32))
+        return {name: torch.from_numpy(array).to(self.device) for name, array in given.items()}, parts.to(self.device)
+
+    def logits(self, weights: Weights, pairs: Sequence[Tokens], model: nn.Module | None = None) -> torch.Tensor:
         """g of pairs that go through the encoder together; (pairs,).
 
         Args:
             model: one that has the weights already.
         """
-        tokens, parts = self.tokens(pairs)
+        tokens, parts = self.batch(pairs)
         if model is None:
             own = {name: weights[f"model.{name}"] for name in self.trained_names}
             hidden = functional_call(self.model, own, kwargs=tokens).last_hidden_state
         else:
             hidden = model(**tokens).last_hidden_state
-        summed = torch.einsum("pbt,btd->pbd", parts, hidden.float())
-        user, item = nn.functional.normalize(summed, dim=2)
+        user, item = nn.functional.normalize(parts @ hidden.float(), dim=2).unbind(1)
         scale = self.dim**0.5  # of unit vectors, so that the head's inputs are about 1
         return torch.cat((user * item * scale**2, item * scale), 1) @ weights["head.weight"] + weights["head.bias"]
 
@@ -155,27 +226,28 @@ class Joint:
     def _model(self) -> nn.Module:
         """The encoder with this version's weights in the precision that serves: half on a card, or int8."""
         if self._serving is None:
-            model, config = copy.deepcopy(self.encoder.model), self.encoder.config
+            model, precision = copy.deepcopy(self.encoder.model), self.encoder.precision
             trained = {name.removeprefix("model."): tensor for name, tensor in self.weights.items()}
             model.load_state_dict({name: trained[name] for name in self.encoder.trained_names}, strict=False)
-            if config.precision == "int8":
+            if precision == "int8":
                 with warnings.catch_warnings():  # torch means to move it to a package of its own
                     warnings.simplefilter("ignore")
                     model = torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
             else:
-                model = model.to(devices.dtype(self.encoder.device, config.precision))
+                model = model.to(devices.dtype(self.encoder.device, precision))
             self._serving = model
         return self._serving
 
     @torch.inference_mode()
     def logits(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
         """g of pairs of texts, in batches of like length; (pairs,) float32."""
-        order = sorted(range(len(pairs)), key=lambda at: len(pairs[at][0]) + len(pairs[at][1]))
-        found, size = np.zeros(len(pairs), np.float32), devices.batch_size(self.encoder.device)
-        for start in range(0, len(order), size):
-            batch = order[start : start + size]
-            logits = self.encoder.logits(self.weights, [pairs[at] for at in batch], self._model())
-            found[batch] = logits.float().cpu().numpy()
+        tokens, size = self.encoder.encoded(pairs), 2 * devices.batch_size(self.encoder.device)
+        order = sorted(range(len(pairs)), key=lambda at: len(tokens[at][0]) + len(tokens[at][1]))
+        batches = [[tokens[at] for at in order[start : start + size]] for start in range(0, len(order), size)]
+        logits = [self.encoder.logits(self.weights, batch, self._model()).float() for batch in batches]
+        found = np.zeros(len(pairs), np.float32)
+        if logits:
+            found[order] = torch.cat(logits).cpu().numpy()
         return found
 
     def reranked(

@@ -13,7 +13,7 @@ from model.scoring.network import EVENT
 from model.scoring.products import VECTORISED
 from model.scoring.ranker import Scored
 from model.scoring.retrieve import CHANNELS, carriers
-from model.scoring.signals import SHARPNESS, optional_names
+from model.scoring.signals import SHARPNESS, Relating, optional_names
 from model.scoring.table import ItemTable
 from model.scoring.threads import over_users
 from model.signals import ALL, COLUMN, FINDING, NAMES, SIGNALS, TERMS
@@ -54,6 +54,7 @@ def explain(
         told, share, signal, _interest_numbers(table, batch, listed, signal), carried_by, item_ids, [*NAMES, *optional]
     )
     _tell_words(table, batch, listed, signal, told, reasons)
+    _add_relations(table, listed, told, signal, carried_by, reasons)
     ends = told.sum(2).cumsum().tolist()
     each = [reasons[first:last] for first, last in zip([0, *ends], ends)]
     for at in (columns.flatten() == scored.rows.shape[1]).nonzero()[:, 0].tolist():
@@ -140,6 +141,32 @@ def _tell_words(
             b, j, _ = np.nonzero(told)
             for at in np.flatnonzero((first <= signal[told]) & (signal[told] < last)).tolist():
                 reasons[at] = replace(reasons[at], keywords=words(table, batch, int(b[at]), int(rows[b[at], j[at]])))
+        first = last
+
+
+def _add_relations(
+    table: ItemTable,
+    rows: np.ndarray,
+    told: np.ndarray,
+    signal: np.ndarray,
+    carried_by: np.ndarray,
+    reasons: list[Reason],
+) -> None:
+    """By which relation an item is near to the events that carry it; one that goes by another is not named.
+
+    Shape: rows (B, k), told and signal (B, k, reasons), carried_by (B, k, reasons, 2); reasons as many as are told.
+    """
+    first, places, which = len(NAMES), np.argwhere(told), signal[told]
+    for family in table.scorer.optional:
+        last = first + len(family.names)
+        if isinstance(family, Relating):
+            for number in np.flatnonzero((first <= which) & (which < last)).tolist():
+                b, j, r = places[number]
+                events = [row for row in dict.fromkeys(carried_by[b, j, r].tolist()) if row >= 0]
+                said = [family.relation(table, int(rows[b, j]), row) for row in events]
+                if said and said[0]:
+                    items = [item for item, one in zip(reasons[number].items, said) if one == said[0]]
+                    reasons[number] = replace(reasons[number], relation=said[0], items=items)
         first = last
 
 

@@ -9,7 +9,7 @@ Source: Steck, Embarrassingly Shallow Autoencoders for Sparse Data (EASE), 2019,
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -48,6 +48,14 @@ class Optional(Protocol):
 
     def carried(self, table: ItemTable, batch: MicroBatch, rows: np.ndarray) -> np.ndarray:
         """How much each of the last events speaks for an item by these signals; rows (B, k) -> (B, k, T) float32."""
+
+
+@runtime_checkable
+class Relating(Protocol):
+    """A family that can say by which relation two items are near; a reason then has it as its `relation`."""
+
+    def relation(self, table: ItemTable, row: int, other: int) -> str:
+        """Its name; empty where there is none."""
 
 
 SHARPNESS = 8.0
