@@ -99,7 +99,7 @@ java:
 	echo "setup: .venv with $$python (Flink, torch and the rest: about 6 GB; a minute or two the first time)"; \
 	rm -f .venv/.ready; \
 	[ -x $(PYTHON) ] || $$uv venv --quiet --python $$python .venv; \
-	$$uv pip install --quiet --python $(PYTHON) --editable '.[test,check,evaluate,int8,drift,media]'; \
+	$$uv pip install --quiet --python $(PYTHON) --editable '.[test,check,evaluate,int8,drift,media,describe,lora]'; \
 	$(PYTHON) -m scripts.compile; \
 	touch .venv/.ready; \
 	echo "setup: done"

@@ -454,10 +454,11 @@ def _check_drift(settings: Settings) -> None:
 
 
 def _check_processes(settings: Settings) -> None:
-    if settings.learner_processes > 1 and settings.families():
+    by_one = settings.families() or settings.joint() or settings.user_facts == "on" or settings.explore == "thompson"
+    if settings.learner_processes > 1 and by_one:
         raise SettingsError(
-            f"learner_processes={settings.learner_processes}: signals that are switched on are learnt by one process "
-            "so far: learner_processes=1 is wanted, or none of these signals"
+            f"learner_processes={settings.learner_processes}: joint_first, user_facts, explore=thompson and signals "
+            "that are switched on are learnt by one process so far: learner_processes=1 is wanted, or none of these"
         )
 
 

@@ -83,7 +83,7 @@ def test_nothing_to_learn_from_is_said(folder, tmp_path):  # noqa: F811
 
 def test_the_command_reads_files(folder, tmp_path, capsys):  # noqa: F811
     """Events and items as evaluate takes them; the answer is one line of JSON."""
-    rows = [f"{one.event_id},{one.user_id},{one.item_id},{one.event_time_ms}" for one in events()]
+    rows = [f"{one.event_id},{one.user_id},{one.item_id},{1_700_000_000_000 + one.event_time_ms}" for one in events()]
     (tmp_path / "events.csv").write_text("\n".join(["event_id,user_id,item_id,event_time_ms", *rows]))
     items = "\n".join(["item_id,title", *(f"{item},{text}" for item, text in TEXTS.items())])
     (tmp_path / "items.csv").write_text(items)
