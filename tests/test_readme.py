@@ -292,6 +292,8 @@ def own_flags(capsys) -> set[str]:
     for read in (
         lambda words_: options.evaluate(words_, ""),
         lambda words_: options.replay(words_, ""),
+        lambda words_: options.learn(words_, ""),
+        lambda words_: options.adapt(words_, ""),
         app.arguments,
         behaviour.main,
     ):
