@@ -89,7 +89,9 @@ def test_the_network_learns_on_the_device_of_its_scorer():
     events = torch.zeros_like(rows)
     windows = Windows(rows, events, events, torch.full_like(rows, EVENT), rows.flip(1))
     vectors = np.ones((items, DIM), np.float32)
-    loss = trainer._loss(TrainingItems(vectors, torch.arange(items), torch.ones(items), torch.zeros(items)), windows)
+    loss = next(
+        trainer._losses(TrainingItems(vectors, torch.arange(items), torch.ones(items), torch.zeros(items)), windows)
+    )
     loss.backward()
 
     assert ELSEWHERE == loss.device.type

@@ -280,9 +280,14 @@ def test_what_is_found_of_an_item_is_what_the_sample_says_of_it(world):
 # P(i | u, t)
 
 
+def scaled(world: World) -> torch.Tensor:
+    """The linear scores of all items, for P by its temperature."""
+    return world.dense(world.requests) * world.scorer.ranker.temperature[0]
+
+
 def exact_rest(world: World, scored) -> torch.Tensor:
     """The log of what all items weigh that are no candidates; (B,)."""
-    dense, rows = world.dense(world.requests), scored.rows.masked_fill(~scored.there, len(world.catalogue))
+    dense, rows = scaled(world), scored.rows.masked_fill(~scored.there, len(world.catalogue))
     none = torch.full((len(dense), 1), -torch.inf)
     return torch.cat((dense, none), 1).scatter(1, rows, -torch.inf).logsumexp(1)
 
@@ -291,7 +296,7 @@ def test_with_every_item_in_the_sample_p_is_the_softmax_over_the_catalogue(world
     """What the candidates and the others weigh together is what the linear scores of all items make."""
     monkeypatch.setattr(table_module, "SAMPLE", len(world.catalogue))
     table = ItemTable(world.scorer, world.statistics, world.table.index)
-    scored, dense = rerank(world.scorer.ranker, table, world.batch()), world.dense(world.requests)
+    scored, dense = rerank(world.scorer.ranker, table, world.batch()), scaled(world)
 
     assert torch.allclose(exact_rest(world, scored), scored.rest, atol=1e-4)
     assert torch.allclose(dense.logsumexp(1), torch.logaddexp(scored.scores.logsumexp(1), scored.rest), atol=1e-4)
@@ -470,7 +475,7 @@ def assert_as_anew(table: ItemTable) -> None:
     for name in ("sample", "new"):
         assert getattr(anew, name).tolist() == getattr(table, name).tolist()
     late = [row for row in range(n) if table._late[row]]
-    hardly = [row for row in late if table._chosen(np.array([row]), EVER)[0] < KNOWN]
+    hardly = [row for row in late if table.chosen(np.array([row]), EVER)[0] < KNOWN]
     assert (hardly if table.scorer.is_trained else []) == table.new.tolist()
     assert anew.fitted_row[:n].tolist() == table.fitted_row[:n].tolist()
     assert all(np.array_equal(*pair) for name in anew.fitted for pair in zip(anew.fitted[name], table.fitted[name]))

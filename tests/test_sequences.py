@@ -96,7 +96,7 @@ def windows() -> Windows:
 
 def exact_loss(trainer: NetworkTrainer, items: TrainingItems) -> torch.Tensor:
     """The cross-entropy of the softmax over all items, written down as it is."""
-    rows, gaps, actions, kind, targets = windows()
+    rows, gaps, actions, kind, targets, _ = windows()
     network, has = trainer._network, (items.trained_row >= 0)[:, None]
     ids = torch.where(has, network.ids[items.trained_row.clamp(min=0)], 0.0)
     bias = torch.where(has[:, 0], network.bias[items.trained_row.clamp(min=0)], 0.0)

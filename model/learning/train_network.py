@@ -287,7 +287,7 @@ def sampled_softmax_loss(
 
 def _same(target: torch.Tensor, negatives: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | torch.Tensor:
     """Where a target is the negative: (w,), (S,) -> a mask (w, S) on a card, rows and columns of the few on a CPU."""
-    if target.is_cuda:  # it would have to be waited for to know how many they are
+    if target.device.type != "cpu":  # a card would have to be waited for to know how many they are
         return target[:, None] == negatives
     ordered, order = target.sort(stable=True)
     first, last = torch.searchsorted(ordered, negatives), torch.searchsorted(ordered, negatives, right=True)
