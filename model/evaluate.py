@@ -282,6 +282,7 @@ class Headrace:
         if name in (ALONE, GREEDY):
             bare = copy.copy(self.scorer)
             setattr(bare, "joint" if name == ALONE else "slate", None)
+            bare._table = self.scorer._table  # a copy has none, and a new one differs a little
             return bare
         return alone(self.scorer, NETWORK) if name == NETWORK else self.scorer
 

@@ -58,19 +58,16 @@ def weights(log: Log, policy: Policy, base: np.ndarray | None = None) -> np.ndar
     """pi(item at its place) / propensity of what was listed; (n, k).
 
     Args:
-        base: the lists (n, k) from which the log's policy set out. Where the order of a list earns nothing, the other
-            policy may as well leave what it shares with them where it is there, and put the rest anywhere at random:
-            then much more of it could have been listed. None: the other policy's order counts.
+        base: the lists (n, k) from which the log's policy set out. Where the order of a list earns nothing, an item
+            that the other policy shares with them may as well stand where it stands there, and any other at each
+            place with the same chance: then much more could have been listed. None: the other policy's order counts.
     """
     there = log.items >= 0
     if base is None:
         return np.where(there & (log.items == policy.items), 1 / log.propensity, 0.0)
-    is_shared = _on(base, policy.items)  # (n, k) of the base
-    free = np.maximum((~is_shared).sum(1, keepdims=True), 1)
-    in_place = is_shared & (log.items == base)
-    elsewhere = ~is_shared & _on(log.items, policy.items) & ~_on(log.items, base)
-    chance = np.where(in_place, 1.0, np.where(elsewhere, 1 / free, 0.0))
-    return np.where(there, chance / log.propensity, 0.0)
+    wanted, length = _on(log.items, policy.items), np.maximum((base >= 0).sum(1, keepdims=True), 1)
+    chance = np.where(log.items == base, 1.0, np.where(_on(log.items, base), 0.0, 1 / length))
+    return np.where(there & wanted, chance / log.propensity, 0.0)
 
 
 def expected_of(items: np.ndarray, known: np.ndarray, chances: np.ndarray) -> np.ndarray:
