@@ -28,7 +28,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -42,6 +42,7 @@ from jobs.retention import remove_unneeded
 from jobs.versions import Versions
 from model import device, registry, score, snapshot
 from model.catalogue import Catalogue
+from model.facts import Facts
 from model.finetune import NOBODY, Judgement, Learner, non_inferior
 from model.learning import distributed, leader, state
 from model.learning.drift import Drift, surprises
@@ -424,25 +425,20 @@ def _goes_on(inbox: Inbox, opened: snapshot.Snapshot) -> bool:
     )
 
 
-def use_switches(settings: Settings, learner: Learner) -> None:
-    """Let the learner learn the joint scorer, the optional signals and from user facts, where they are on."""
-    if settings.user_facts == "on":
+def switch_on(settings: Settings, learner: Learner) -> None:
+    """Let the learner learn what is switched on, by topics that it follows."""
+
+    def texts() -> Mapping[int, str]:
+        from udfs.texts import TextsFollower
+
+        return TextsFollower(settings.bootstrap_servers, settings.topic("items")).texts
+
+    def facts() -> Facts:
         from udfs.users import UsersFollower
 
-        learner.use_facts(UsersFollower(settings.bootstrap_servers, settings.topic("users")).facts)
-    joint, families = settings.joint(), settings.families()
-    if settings.explore == "thompson":
-        learner.use_uncertainty()
-    if joint is None and not families:
-        return
-    from udfs.texts import TextsFollower
+        return UsersFollower(settings.bootstrap_servers, settings.topic("users")).facts
 
-    texts = TextsFollower(settings.bootstrap_servers, settings.topic("items")).texts
-    learner.use_optional([family.open(texts) for family in families])
-    if joint is not None:
-        from model.scoring.joint import CrossEncoder
-
-        learner.use_joint(CrossEncoder(replace(joint, device=settings.learner_device)), texts)
+    learner.switch_on(settings.switches(settings.learner_device), texts, facts)
 
 
 def learn(settings: Settings) -> None:
@@ -452,7 +448,7 @@ def learn(settings: Settings) -> None:
     )
     versions = Versions(settings, patient=True)
     learner, inbox = open_learner(settings, follower.catalogue)
-    use_switches(settings, learner)
+    switch_on(settings, learner)
     snapshots = Snapshots(settings.registry_path, learner.statistics.seen)
     step = FineTune(settings, learner, versions)
     snapshots.forgot = any(example.forget for example in inbox.examples)

@@ -33,6 +33,7 @@ from model.bounds import (
     ProfileConfig,
     SlateConfig,
     StatisticsConfig,
+    Switches,
     TriplesFamily,
 )
 from model.rules import FOREVER, MOST_EVENTS, MOST_INTERESTS, Rules
@@ -56,6 +57,11 @@ _OF_KUBERNETES = re.compile(r"(.*_)?(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT(_\d+_[
 
 class SettingsError(HeadraceError):
     """A setting is wrong or unknown: nothing has been started."""
+
+
+def _whole_path(path: str) -> str:
+    """A path as workers in other folders need it; an address, or nothing, stays as it is."""
+    return str(Path(path).absolute()) if path and "://" not in path else path
 
 
 def _text(meaning: str, pattern: str | None = None, min_length: int = 0):
@@ -264,8 +270,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """Which media go into an item's vector, where any do; a folder by its whole path, as the workers need it."""
         if not (self.media_prefix or self.vector_dim):
             return None
-        prefix = self.media_prefix.removeprefix("file://")
-        prefix = str(Path(prefix).absolute()) if prefix and "://" not in prefix else prefix
+        prefix = _whole_path(self.media_prefix.removeprefix("file://"))
         encoders = self.image_encoder, self.audio_encoder
         return MediaConfig(prefix, *encoders, self.vector_dim, self.media_scale, self.media_bytes, self.device)
 
@@ -284,11 +289,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         if self.keywords:
             families.append(KeywordsConfig())
         if self.triples:
-            file = (
-                self.triples if "://" in self.triples else str(Path(self.triples).absolute())
-            )  # as the workers need it
+            file = _whole_path(self.triples)
             families += [TriplesFamily(file), TriplesFamily(file, spread=True)]
         return tuple(families)
+
+    def switches(self, joint_device: str) -> Switches:
+        """What the learner learns beside what it always does; the joint scorer on this device."""
+        joint = self.joint()
+        joint = replace(joint, device=joint_device) if joint else None
+        return Switches(joint, self.families(), self.user_facts == "on", self.explore == "thompson")
 
     def topic(self, name: str) -> str:
         """The full name of a topic."""
@@ -454,8 +463,7 @@ def _check_drift(settings: Settings) -> None:
 
 
 def _check_processes(settings: Settings) -> None:
-    by_one = settings.families() or settings.joint() or settings.user_facts == "on" or settings.explore == "thompson"
-    if settings.learner_processes > 1 and by_one:
+    if settings.learner_processes > 1 and settings.switches("cpu") != Switches():
         raise SettingsError(
             f"learner_processes={settings.learner_processes}: joint_first, user_facts, explore=thompson and signals "
             "that are switched on are learnt by one process so far: learner_processes=1 is wanted, or none of these"
@@ -468,12 +476,8 @@ def check_encoder(settings: Settings) -> None:
     For the programs that read it, and for the one that submits the job: a job that fails on every TaskManager is found
     late.
     """
-    folder = Path(settings.encoder)
     wanted = "the folder of a model or a name of Hugging Face's hub is wanted"
-    if not folder.exists() and (folder.is_absolute() or settings.encoder.startswith(".")):
-        raise SettingsError(f"--encoder {settings.encoder}: no such folder here; {wanted}")
-    if folder.is_dir() and not (folder / "config.json").exists():
-        raise SettingsError(f"--encoder {settings.encoder}: there is no config.json in this folder; {wanted}")
+    _check_folder(f"--encoder {settings.encoder}", settings.encoder, wanted, "config.json")
     missing = [name for name in OF_INT8 if find_spec(name) is None] if settings.encoder_precision == "int8" else []
     if missing:
         raise SettingsError(
@@ -505,14 +509,21 @@ def check_describer(settings: Settings) -> None:
 
 
 def _check_whole(setting: str, name: str, model: str) -> None:
-    folder, given = Path(name), f"--{setting} {name}"
     wanted = f"the folder of {model} with its tokenizer, or a name of Hugging Face's hub, is wanted"
+    _check_folder(f"--{setting} {name}", name, wanted, "config.json")
+    folder = Path(name)
+    if folder.is_dir() and not any((folder / file).exists() for file in _OF_TOKENIZERS):
+        raise SettingsError(f"--{setting} {name}: there is no tokenizer in this folder (as tokenizer.json); {wanted}")
+
+
+def _check_folder(given: str, name: str, wanted: str, *files: str) -> None:
+    """Raise a SettingsError where a model is given as a path, and there is no folder, or one without these files."""
+    folder = Path(name)
     if not folder.exists() and (folder.is_absolute() or name.startswith(".")):
         raise SettingsError(f"{given}: no such folder here; {wanted}")
-    if folder.is_dir() and not (folder / "config.json").exists():
-        raise SettingsError(f"{given}: there is no config.json in this folder; {wanted}")
-    if folder.is_dir() and not any((folder / file).exists() for file in _OF_TOKENIZERS):
-        raise SettingsError(f"{given}: there is no tokenizer in this folder (as tokenizer.json); {wanted}")
+    for file in files:
+        if folder.is_dir() and not (folder / file).exists():
+            raise SettingsError(f"{given}: there is no {file} in this folder; {wanted}")
 
 
 _OF_MEDIA = {
@@ -520,6 +531,9 @@ _OF_MEDIA = {
     "log-mel": ("soundfile",),
 }
 _OF_HUB = {"image_encoder": ("PIL",), "audio_encoder": ("soundfile",)}
+
+
+_OF_FOLDERS = "the folder of a model with its preprocessor_config.json, or a name of Hugging Face's hub, is wanted"
 
 
 def check_media(settings: Settings) -> None:
@@ -543,19 +557,9 @@ def check_media(settings: Settings) -> None:
                 f"pip install '.[media]', on every machine of the job, or {setting}=none"
             )
         if name not in _OF_MEDIA:
-            _check_hub_folder(setting, name)
+            _check_folder(f"--{setting} {_printed(name)}", name, _OF_FOLDERS, "config.json", "preprocessor_config.json")
         elif setting != ("image_encoder" if name == "efficientnet-lite0" else "audio_encoder"):
             raise SettingsError(f"--{setting} {name}: that is no encoder of this kind; the default is wanted, or none")
-
-
-def _check_hub_folder(setting: str, name: str) -> None:
-    folder, given = Path(name), f"--{setting} {_printed(name)}"
-    wanted = "the folder of a model with its preprocessor_config.json, or a name of Hugging Face's hub, is wanted"
-    if not folder.exists() and (folder.is_absolute() or name.startswith(".")):
-        raise SettingsError(f"{given}: no such folder here; {wanted}")
-    for file in ("config.json", "preprocessor_config.json"):
-        if folder.is_dir() and not (folder / file).exists():
-            raise SettingsError(f"{given}: there is no {file} in this folder; {wanted}")
 
 
 def check_triples(settings: Settings) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 if TYPE_CHECKING:
     from model.scoring.signals import Optional
@@ -57,6 +57,7 @@ class MediaFamily:
     """The signals of these kinds of media."""
 
     kinds: tuple[str, ...]
+    reads_texts: ClassVar[bool] = False
 
     def open(self, texts: Mapping[int, str]) -> "Optional":
         from model.scoring.media import MediaSignals
@@ -82,6 +83,11 @@ class TriplesFamily:
     file: str
     spread: bool = False
 
+    @property
+    def reads_texts(self) -> bool:
+        """To tell which triples are of no item: once, whatever is computed of them."""
+        return not self.spread
+
     def open(self, texts: Mapping[int, str]) -> "Optional":
         from model.scoring.related import Related, RelatedSpread
         from model.triples import read, tell_unknown
@@ -96,8 +102,22 @@ class TriplesFamily:
 class FamilyConfig(Protocol):
     """A family of signals that a setting switches on; a frozen record, which the workers unpickle."""
 
+    @property
+    def reads_texts(self) -> bool:
+        """Whether it reads the texts that it is opened with: they are followed for it."""
+
     def open(self, texts: Mapping[int, str]) -> "Optional":
         """What computes it; `texts` are those of the items by their keys, and go on changing."""
+
+
+@dataclass(frozen=True)
+class Switches:
+    """What a learner learns beside what it always does: see `Learner.switch_on`."""
+
+    joint: JointConfig | None = None
+    families: tuple[FamilyConfig, ...] = ()
+    facts: bool = False
+    uncertainty: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,6 +128,10 @@ class ProfileConfig:
     encoder: str
     device: str = "auto"
     precision: str = "auto"
+
+    @property
+    def reads_texts(self) -> bool:
+        return self.how == "read"
 
     def open(self, texts: Mapping[int, str]) -> "Optional":
         from model.encoder import Encoder
@@ -123,6 +147,8 @@ class ProfileConfig:
 @dataclass(frozen=True)
 class KeywordsConfig:
     """Keywords as a signal, candidates and reasons (model/scoring/keywords.py)."""
+
+    reads_texts: ClassVar[bool] = False
 
     def open(self, texts: Mapping[int, str]) -> "Optional":
         from model.scoring.keywords import Keywords

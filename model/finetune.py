@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from model import device as devices
+from model.bounds import Switches
 from model.catalogue import Catalogue
 from model.facts import Facts
 from model.interest import Rules
@@ -177,6 +178,26 @@ class Learner:
         self._fitted_at = int(about["fitted_at"])
         for random, state in zip((self._random, self._of_network), states):
             random.bit_generator.state = state
+
+    def switch_on(self, switches: Switches, texts: Callable[[], "Texts"], facts: Callable[[], Facts]) -> None:
+        """Learn what is switched on too, from now on.
+
+        Args:
+            texts: opens the texts of the items by their keys; called where something reads them.
+            facts: opens what is known of users; called where that is on.
+        """
+        if switches.facts:
+            self.use_facts(facts())
+        if switches.uncertainty:
+            self.use_uncertainty()
+        joint, families = switches.joint, switches.families
+        read = texts() if joint or any(family.reads_texts for family in families) else {}
+        if families:
+            self.use_optional([family.open(read) for family in families])
+        if joint is not None:
+            from model.scoring.joint import CrossEncoder
+
+            self.use_joint(CrossEncoder(joint), read)
 
     def use_optional(self, optional: Sequence[Optional]) -> None:
         """Learn the signals that are switched on too, from now on; a scorer to go on from was loaded with them."""

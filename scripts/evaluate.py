@@ -92,10 +92,9 @@ def _run(arguments: argparse.Namespace, settings: Settings, rest: list[str]) -> 
     protocol = _protocol(settings, arguments, items)
     began = time.perf_counter()
     run = _leave_one_out if arguments.protocol == "leave-one-out" else _prequential
-    learner = _learner(settings, rest, catalogue, items, protocol)
-    if settings.user_facts == "on":
-        learner.use_facts(_facts(arguments))
-    outcome = run(arguments, valid, catalogue, learner, protocol, _queries(valid, encoder))
+    settings = structs.replace(settings, encoder=_encoder_name(settings, rest))
+    learner = _learner(arguments, settings, catalogue, items, protocol)
+    outcome = run(arguments, valid, learner, protocol, _queries(valid, encoder))
     seconds = time.perf_counter() - began
     if arguments.plot:
         report.draw(outcome, name, arguments.plot)
@@ -119,23 +118,15 @@ def behaviour_of(encoder: "Encoder | FusedEncoder", protocol: Protocol) -> dict[
 
 
 def _learner(
-    settings: Settings, rest: list[str], catalogue: Catalogue, items: pd.DataFrame, protocol: Protocol
+    arguments: argparse.Namespace, settings: Settings, catalogue: Catalogue, items: pd.DataFrame, protocol: Protocol
 ) -> Learner:
-    """A learner that has seen nothing, with the joint scorer and the optional signals where they are on."""
-    learner, config = new_learner(catalogue, protocol), settings.joint()
-    texts = {
-        item_key(row.item_id): Item(row.item_id, row.title, row.text, row.categories).as_text()
-        for row in items.itertuples(index=False)
-    }
-    if settings.explore == "thompson":
-        learner.use_uncertainty()
-    settings = structs.replace(settings, encoder=_encoder_name(settings, rest))
-    learner.use_optional([family.open(texts) for family in settings.families()])
-    if config is not None:
-        from model.scoring.joint import CrossEncoder
+    """A learner that has seen nothing, with what is switched on."""
 
-        encoder = CrossEncoder(replace(config, encoder=settings.joint_encoder or settings.encoder))
-        learner.use_joint(encoder, texts)
+    def texts() -> dict[int, str]:
+        return {item_key(row.item_id): data.as_item(row).as_text() for row in items.itertuples(index=False)}
+
+    learner = new_learner(catalogue, protocol)
+    learner.switch_on(settings.switches(settings.device), texts, lambda: _facts(arguments))
     return learner
 
 
@@ -157,32 +148,22 @@ def _queries(events: list[Event], encoder: "Encoder | FusedEncoder") -> Queries:
 
 
 def _prequential(
-    arguments: argparse.Namespace,
-    events: list[Event],
-    catalogue: Catalogue,
-    learner: Learner,
-    protocol: Protocol,
-    queries: Queries,
+    arguments: argparse.Namespace, events: list[Event], learner: Learner, protocol: Protocol, queries: Queries
 ) -> Outcome:
     with _bar("evaluating", len(events)) as progress:
-        return evaluate(events, catalogue, protocol, progress, learner, arguments.baselines, queries)
+        return evaluate(events, learner.catalogue, protocol, progress, learner, arguments.baselines, queries)
 
 
 def _leave_one_out(
-    arguments: argparse.Namespace,
-    events: list[Event],
-    catalogue: Catalogue,
-    learner: Learner,
-    protocol: Protocol,
-    queries: Queries,
+    arguments: argparse.Namespace, events: list[Event], learner: Learner, protocol: Protocol, queries: Queries
 ) -> Outcome:
     events = drawn_order(events, protocol.order_seed)
     protocol = replace(protocol, order_seed=None)
     with _bar("learning", len(events)) as progress:
-        outcome = leave_one_out(events, catalogue, protocol, progress, arguments.baselines, queries, learner)
+        outcome = leave_one_out(events, learner.catalogue, protocol, progress, arguments.baselines, queries, learner)
     if outcome.held and arguments.epochs:
         with _bar("RecBole: epochs", len(offline.MODELS) * arguments.epochs) as progress:
-            offline.add_recbole(outcome, events, catalogue, protocol.seed, arguments.epochs, progress)
+            offline.add_recbole(outcome, events, learner.catalogue, protocol.seed, arguments.epochs, progress)
     return outcome
 
 

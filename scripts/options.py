@@ -23,11 +23,7 @@ _ITEMS = "CSV or Parquet: item_id, title; text, categories (`A|B`) if there are"
 def evaluate(argv: list[str] | None, about: str) -> tuple[argparse.Namespace, list[str]]:
     """The options of scripts/evaluate.py, and the words that are settings."""
     parser = _parser(about)
-    parser.add_argument(
-        "--data", metavar="NAME", help=f"a public data set: {', '.join(PUBLIC)} (without --events: {DEFAULT})"
-    )
-    parser.add_argument("--events", metavar="FILE", help=_EVENTS)
-    parser.add_argument("--items", metavar="FILE", help=_ITEMS)
+    _add_source(parser, f" (without --events: {DEFAULT})")
     parser.add_argument("--users", metavar="FILE", help=_USERS)
     names = "all, none, or some, comma separated; a wrong name lists those there are (default: the popularities)"
     parser.add_argument("--baselines", metavar="NAMES", help=names)
@@ -59,9 +55,7 @@ def evaluate(argv: list[str] | None, about: str) -> tuple[argparse.Namespace, li
 def learn(argv: list[str] | None, about: str | None) -> tuple[argparse.Namespace, list[str]]:
     """The options of scripts/learn.py, and the words that are settings."""
     parser = _parser(about)
-    parser.add_argument("--data", metavar="NAME", help=f"a public data set: {', '.join(PUBLIC)}")
-    parser.add_argument("--events", metavar="FILE", help=_EVENTS)
-    parser.add_argument("--items", metavar="FILE", help=_ITEMS)
+    _add_source(parser)
     parser.add_argument("--limit", type=_from(1), metavar="N", help="take the first N events only")
     parser.add_argument("--version", default="learnt", metavar="NAME", help="its name in the registry (default learnt)")
     parser.add_argument("--state", metavar="FOLDER", help="keep the state of learning here, and go on from it")
@@ -73,9 +67,7 @@ def learn(argv: list[str] | None, about: str | None) -> tuple[argparse.Namespace
 def adapt(argv: list[str] | None, about: str | None) -> tuple[argparse.Namespace, list[str]]:
     """The options of scripts/adapt.py, and the words that are settings."""
     parser = _parser(about)
-    parser.add_argument("--data", metavar="NAME", help=f"a public data set: {', '.join(PUBLIC)}")
-    parser.add_argument("--events", metavar="FILE", help=_EVENTS)
-    parser.add_argument("--items", metavar="FILE", help=_ITEMS)
+    _add_source(parser)
     parser.add_argument("--limit", type=_from(1), metavar="N", help="take the first N events only")
     parser.add_argument(
         "--first", type=_share, default=1.0, metavar="X", help="learn from this share of them (default 1)"
@@ -101,9 +93,7 @@ def _share(text: str) -> float:
 def replay(argv: list[str] | None, about: str) -> tuple[argparse.Namespace, list[str]]:
     """The options of scripts/replay.py, and the words that are settings."""
     parser = _parser(about)
-    parser.add_argument("--data", metavar="NAME", help=f"a public data set: {', '.join(PUBLIC)}")
-    parser.add_argument("--events", metavar="FILE", help=_EVENTS)
-    parser.add_argument("--items", metavar="FILE", help=_ITEMS)
+    _add_source(parser)
     parser.add_argument("--users", metavar="FILE", help=_USERS)
     parser.add_argument(
         "--speed", type=_speed, default=200.0, metavar="N", help="events a second of the steady part (default 200)"
@@ -154,6 +144,13 @@ def _some_of(names: tuple[str, ...]):
         return wanted
 
     return some
+
+
+def _add_source(parser: argparse.ArgumentParser, otherwise: str = "") -> None:
+    """The options that say where events and items come from."""
+    parser.add_argument("--data", metavar="NAME", help=f"a public data set: {', '.join(PUBLIC)}{otherwise}")
+    parser.add_argument("--events", metavar="FILE", help=_EVENTS)
+    parser.add_argument("--items", metavar="FILE", help=_ITEMS)
 
 
 def _one_source(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:

@@ -27,7 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from jobs.settings import CHECKS, Settings, load_or_exit
+from jobs.settings import CHECKS, Settings, check_describer, load_or_exit
 from model.evaluation.order import drawn_order
 from model.schema import Event, HeadraceError, User, encode_json
 from scripts import data, stack
@@ -291,7 +291,7 @@ def report(figures: dict, replay: Replay, first_list_s: float | None, memory_mb:
 def main(argv: list[str]) -> int:
     began = time.monotonic()
     arguments, given = options.replay(argv, __doc__)
-    settings = load_or_exit(given, os.environ, __doc__, *CHECKS)
+    settings = load_or_exit(given, os.environ, __doc__, *CHECKS, check_describer)
     try:
         events, items = _read(arguments, settings)
         users = data.users(arguments.data, arguments.users) if settings.user_facts == "on" else []

@@ -17,7 +17,7 @@ import udfs.replica
 import udfs.statistics
 import udfs.texts
 import udfs.worker
-from jobs.finetune import use_switches
+from jobs.finetune import switch_on
 from jobs.settings import Settings, SettingsError, check_joint
 from model import registry
 from model.bounds import JointConfig
@@ -255,8 +255,8 @@ def test_the_score_function_makes_lists_with_it(encoder, folder, tmp_path, serve
 def test_the_learner_job_learns_it_where_it_is_on(folder, monkeypatch):
     monkeypatch.setattr(udfs.texts, "TextsFollower", lambda *_: SimpleNamespace(texts=TEXTS))
     off, on = Learner(make_catalogue()), Learner(make_catalogue())
-    use_switches(Settings(), off)
-    use_switches(Settings(joint_first=10, joint_encoder=str(folder), joint_loss="listwise", learner_device="cpu"), on)
+    switch_on(Settings(), off)
+    switch_on(Settings(joint_first=10, joint_encoder=str(folder), joint_loss="listwise", learner_device="cpu"), on)
 
     assert off.joint is None
     assert on.joint is not None and on.joint.texts is TEXTS

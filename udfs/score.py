@@ -141,7 +141,7 @@ class Score(ScalarFunction):
         """The texts of the items, where something reads them."""
         self._texts = None
         categories = self._slate is not None and self._slate.quota_category < 1
-        if self._joint is None and not self._families and not categories:
+        if self._joint is None and not categories and not any(family.reads_texts for family in self._families):
             return {}
         from udfs.texts import TextsFollower
 

@@ -131,8 +131,7 @@ def fit_signals(tensors: dict[str, torch.Tensor], had: Sequence[str], wanted: Se
     """Let the ranker's tensors of a version that has some signals be those of others: what is new begins at nothing."""
     if list(had) == list(wanted):
         return
-    at = {name: column for column, name in enumerate(had)}
-    columns = torch.tensor([at.get(name, -1) for name in wanted])
+    columns = _columns(had, wanted)
     for part in ("find", "order"):
         for name in ("mean", "shift"):
             tensors[f"ranker.{part}.{name}"] = _picked(tensors[f"ranker.{part}.{name}"], columns, 0.0)
@@ -154,8 +153,13 @@ def fit_precision(precision: torch.Tensor | None, had: Sequence[str], wanted: Se
         return None
     if precision.shape != (len(had),) or precision.dtype != torch.float32 or not (precision > 0).all():
         raise ValueError(f"precision {tuple(precision.shape)}: {len(had)} numbers above 0 are wanted")
+    return _picked(precision, _columns(had, wanted), 1.0)
+
+
+def _columns(had: Sequence[str], wanted: Sequence[str]) -> torch.Tensor:
+    """Where each signal that is wanted stands among those that there are, -1 for nowhere."""
     at = {name: column for column, name in enumerate(had)}
-    return _picked(precision, torch.tensor([at.get(name, -1) for name in wanted]), 1.0)
+    return torch.tensor([at.get(name, -1) for name in wanted])
 
 
 def _picked(values: torch.Tensor, columns: torch.Tensor, missing: float) -> torch.Tensor:
