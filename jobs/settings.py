@@ -178,7 +178,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = "bce"
     diversity: _real("a list's items differ: maximal marginal relevance with this share; 0: off", ge=0, le=1) = 0.0
     quota_category: _real("at most this share of a list is of one category; 1: off", gt=0, le=1) = 1.0
-    quota_new: _count("at least so many items of a list were chosen fewer than 20 times; 0: off", ge=0, le=1_000) = 0
+    quota_new: _count("at least so many items of a list are hardly chosen yet; 0: off", ge=0, le=1_000) = 0
+    quota_new_below: _count("... that is fewer times than this", ge=1) = 20
     explore: Annotated[
         Literal["off", "epsilon", "thompson"],
         Meta(description="lists explore and say how likely they were: epsilon (a place is drawn), thompson (weights)"),
@@ -278,7 +279,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """How lists are made of scored candidates, where they are not simply the best."""
         if not self.diversity and self.quota_category == 1 and not self.quota_new and self.explore == "off":
             return None
-        return SlateConfig(self.diversity, self.quota_category, self.quota_new, self.explore, self.explore_share)
+        quotas = self.quota_category, self.quota_new, self.quota_new_below
+        return SlateConfig(self.diversity, *quotas, self.explore, self.explore_share)
 
     def families(self) -> tuple[FamilyConfig, ...]:
         """The families of signals that are on."""

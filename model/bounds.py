@@ -72,6 +72,7 @@ class SlateConfig:
     diversity: float = 0.0
     quota_category: float = 1.0
     quota_new: int = 0
+    quota_new_below: int = 20
     explore: str = "off"
     explore_share: float = 0.1
 

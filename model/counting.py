@@ -18,9 +18,26 @@ MOST_SHARE = 0.05
 """One user makes at most this share of what has not faded of a popularity."""
 _FEW = 1_000  # events: a user may make a share of so many at first
 _ROUNDING = 1e-5  # of what is taken out of a weight: what is left below it is none
-_SUMS = np.array([1e12 / np.log(2), 20_000 / np.log(2), 2_000 / np.log(2), 200 / np.log(2)])
-_HALF_LIVES = np.array([np.inf, 20_000.0, 2_000.0, 200.0])
 _ROOMS = np.array([8, 32, 128, 512, 2_048])  # slots of a row: it grows from one to the next
+
+
+class Popularity(NamedTuple):
+    """How often items are chosen, old choices fading: by everyone, or among the first events of each user."""
+
+    half_life: float = np.inf  # events
+    first: float = np.inf  # events of a user
+
+
+POPULARITIES = (
+    Popularity(),
+    Popularity(20_000.0),
+    Popularity(2_000.0),
+    Popularity(200.0),
+    Popularity(2_000.0, first=5),
+    Popularity(2_000.0, first=20),
+)
+_HALF_LIVES, _FIRST = (np.array(column) for column in zip(*POPULARITIES))
+_SUMS = np.minimum(_HALF_LIVES, 1e12) / np.log(2)
 
 
 class Rule(NamedTuple):
@@ -49,10 +66,13 @@ class Log(NamedTuple):
 
 
 class Users(NamedTuple):
-    """Where a user's newest event stands, its number, and how much of each popularity is the user's, as of then."""
+    """Where a user's newest event stands, its number, how many there were of the user, and how much of each popularity
+    is the user's, as of the newest.
+    """
 
     newest: np.ndarray
     step: np.ndarray
+    events: np.ndarray
     share: np.ndarray
 
 
@@ -110,7 +130,7 @@ def follow(moved: np.ndarray, places: np.ndarray) -> np.ndarray:
 
 
 def new_users() -> Users:
-    return Users(np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros((0, len(_SUMS))))
+    return Users(np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros((0, len(_SUMS))))
 
 
 def new_items() -> Items:
@@ -192,7 +212,8 @@ def apply(log, users, items, tables, rules, bases, seen, most, item_rows, user_r
         again = _had(log, users, seen, user, item)
         _enter(log, users, items, place, item, user, events[at], times_ms[at])
         seen += 1
-        _choose(users, items, bases, seen - 1, user, item, again, 1.0)
+        _choose(users, items, bases, seen - 1, user, item, users.events[user], again, 1.0)
+        users.events[user] += 1
         for table in range(len(tables)):
             _pair(log, items, tables[table], rules[table], bases[len(_SUMS) + table], seen, place, most, 1.0)
     return seen
@@ -237,16 +258,16 @@ def _had(log, users, seen, user, item):
 
 
 @njit(cache=True)
-def _choose(users, items, bases, step, user, item, again, sign):
-    """Add a choice to every popularity, or take it out: none of an item that the user had lately, and no more than the
-    user's share.
+def _choose(users, items, bases, step, user, item, number, again, sign):
+    """Add a choice, the `number`th of the user from 0, to every popularity, or take it out: none of an item that the
+    user had lately, and no more than the user's share.
     """
     since = step - users.step[user]
     for at in range(len(_SUMS)):
         half_life = _HALF_LIVES[at]
         had = users.share[user, at] * 0.5 ** (since / half_life)
         most = MOST_SHARE * _SUMS[at] * -np.expm1(-max(step, _FEW) / _SUMS[at])
-        added = 0.0 if again else min(max(most - had, 0.0), 1.0)
+        added = 0.0 if again or number >= _FIRST[at] else min(max(most - had, 0.0), 1.0)
         users.share[user, at] = had + added
         amount = sign * added * 2.0 ** ((step - bases[at]) / half_life)
         before = items.chosen[item, at]
@@ -373,7 +394,7 @@ def forget(log, users, items, tables, rules, bases, seen, user):
         for before in range(max(0, at - LAGS), at):
             again = again or log.item[places[before]] == item
         users.step[user] = step if at == 0 else users.step[user]
-        _choose(users, items, bases, step, user, item, again, -1.0)
+        _choose(users, items, bases, step, user, item, users.events[user] - count + at, again, -1.0)
         items.changed[item] = seen
     for place in places:
         log.user[place], log.event[place], log.time_ms[place] = -1, 0, 0
@@ -395,7 +416,7 @@ def _first(log, items, seen, item):
 
 @njit(cache=True)
 def clear_user(users, row):
-    users.newest[row], users.step[row] = -1, 0
+    users.newest[row], users.step[row], users.events[row] = -1, 0, 0
     users.share[row] = 0.0
 
 

@@ -39,6 +39,8 @@ SIGNALS = {
     "popularity-20k": Signal("lately popular with those of {}", "lately popular"),
     "popularity-2k": Signal("trending with those of {}", "trending", start=0.1),
     "popularity-200": Signal("trending now with those of {}", "trending now"),
+    "popularity-first-5": Signal("what many begin with, and with {}", "what many begin with"),
+    "popularity-first-20": Signal("chosen early by many, beside {}", "chosen early by many"),
     "age": Signal("how new it is, beside {}", "how new it is"),
     "transitions": Signal("often follows {}", "often comes next", "table", 0.85, start=0.1),
     "recent-transitions": Signal("lately follows {}", "lately comes next", "table", 0.85, start=0.1),
@@ -80,5 +82,7 @@ EXPLORED = {"new": Signal("new, and close to an interest in {}", "new, and close
 """Why an item explores (model/scoring/explore.py)."""
 ALL = SIGNALS | TERMS | OPTIONAL | EXPLORED
 NAMES = [*SIGNALS, *TERMS]
+POPULARITY = [name for name in SIGNALS if name.startswith("popularity")]
+"""In the order in which they are counted."""
 COLUMN = {name: at for at, name in enumerate(NAMES)}
 FINDING = [name for name, signal in SIGNALS.items() if signal.finds]

@@ -20,19 +20,19 @@ import numpy as np
 from model import columns as checked
 from model import counting
 from model.bounds import StatisticsConfig
-from model.counting import Items, Log, Pairs, Rule, Users
+from model.counting import POPULARITIES, Items, Log, Pairs, Rule, Users
 from model.schema import Example, StateError, event_key, item_key
 
-HALF_LIVES = (float("inf"), 20_000.0, 2_000.0, 200.0)
+HALF_LIVES = tuple(one.half_life for one in POPULARITIES)
 """Popularity is counted with these half-lives, in events."""
-EVER, HALF_LIFE_20K, HALF_LIFE_2K, HALF_LIFE_200 = range(len(HALF_LIVES))
+EVER, HALF_LIFE_20K, HALF_LIFE_2K, HALF_LIFE_200, FIRST_5, FIRST_20 = range(len(POPULARITIES))
 PAIRS = {
     "transitions": Rule(half_life=float("inf"), lags=10, decay=0.85, shrink=5.0),
     "recent-transitions": Rule(half_life=5_000.0, lags=10, decay=0.85, shrink=2.0),
     "next": Rule(half_life=2_000.0, lags=5, decay=0.5, shrink=2.0, both_ways=False, within_ms=20_000),
 }
 """Counted tables of pairs, by name."""
-LAYOUT = 1
+LAYOUT = 2
 _FIRST_ROWS, _FIRST_SLOTS, _FIRST_EVENTS = 1_024, 1 << 16, 4_096
 _CHUNK = 256  # examples counted between two looks at the room that is left
 _POPULAR_FOR = 100  # examples, after which what is popular is looked for again
@@ -306,7 +306,7 @@ class ItemStatistics:
             self._drop_user(row)
 
 
-_EMPTY_USER: dict[str, int] = {"newest": -1, "step": 0, "share": 0}
+_EMPTY_USER: dict[str, int] = {"newest": -1, "step": 0, "events": 0, "share": 0}
 _EMPTY_ITEM: dict[str, int] = {"newest": -1, "chosen": 0, "first": -1, "changed": -1}
 _PAIR_ROWS = {"start", "used", "room", "total"}
 

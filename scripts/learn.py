@@ -24,8 +24,9 @@ from scripts import options
 if __name__ == "__main__":
     options.learn(sys.argv[1:], __doc__)  # ends here for --help and for a wrong option
 
-from jobs.settings import Settings, check_encoder, load_or_exit
+from jobs.settings import Settings, SettingsError, check_encoder, load_or_exit
 from model import device, score
+from model.bounds import Switches
 from model.catalogue import Catalogue
 from model.evaluate import Users
 from model.evaluation.order import drawn_order
@@ -50,7 +51,7 @@ class Source:
 def main(argv: list[str] | None = None) -> None:
     words = sys.argv[1:] if argv is None else argv
     arguments, rest = options.learn(words, __doc__)
-    settings = load_or_exit(rest, os.environ, __doc__, check_encoder)
+    settings = load_or_exit(rest, os.environ, __doc__, check_encoder, check_switches)
     device.use_threads(settings.learner_threads)
     if settings.learner_processes > distributed.wanted() == 1:
         start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(settings.learner_processes)]
@@ -65,6 +66,15 @@ def main(argv: list[str] | None = None) -> None:
     except HeadraceError as error:
         print(f"headrace: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def check_switches(settings: Settings) -> None:
+    """Raise a SettingsError where something is switched on that is not learnt here."""
+    if settings.switches("cpu") != Switches():
+        raise SettingsError(
+            "joint_first, user_facts, explore=thompson and signals that are on are learnt by the job's learner "
+            "(jobs/finetune.py) and not from files: leave them out"
+        )
 
 
 def _lead(arguments: Namespace, settings: Settings, rest: list[str]) -> dict:

@@ -52,7 +52,7 @@ class World:
     def __init__(self) -> None:
         self.catalogue = Catalogue()
         put(self.catalogue, *(f"{kind}-{number}" for kind in KINDS for number in range(EACH)))
-        self.learner = Learner(self.catalogue, config=QUICK)
+        self.learner = Learner(self.catalogue, None, seed=2, config=QUICK)  # whose network does not list what is new
         for user in range(40):
             items = (f"{KINDS[(user + at // 4) % 4]}-{(user + at) % EACH}" for at in range(8))
             self.learner.add(views(f"u{user}", *items, from_ms=1_000_000 * user))

@@ -24,7 +24,17 @@ from model.scoring.ranker import CANDIDATES, _space, find, rerank
 from model.scoring.retrieve import CHANNELS, EASE, NEWEST, TABLES, TEXT, USERS
 from model.scoring.table import KNOWN, SAMPLE, UNSEEN, ItemTable
 from model.signals import SIGNALS
-from model.statistics import EVER, HALF_LIFE_2K, HALF_LIFE_20K, HALF_LIFE_200, PAIRS, ItemStatistics
+from model.statistics import (
+    EVER,
+    FIRST_5,
+    FIRST_20,
+    HALF_LIFE_2K,
+    HALF_LIFE_20K,
+    HALF_LIFE_200,
+    HALF_LIVES,
+    PAIRS,
+    ItemStatistics,
+)
 from tests.test_score import click, ids, make_request, request_after
 
 CPU, DIM, LAST = torch.device("cpu"), 16, 20
@@ -447,7 +457,7 @@ def plain_row(table: ItemTable, row: int) -> dict[str, object]:
     counted = statistics.row_of.get(key, -1)
     trained = scorer.keys.numpy().view(np.uint64).tolist()
     trained = trained.index(key) if key in trained else -1
-    network, chosen = scorer.network, statistics.popularity()[counted] if counted >= 0 else np.zeros(4)
+    network, chosen = scorer.network, statistics.popularity()[counted] if counted >= 0 else np.zeros(len(HALF_LIVES))
     vector = network.project(torch.from_numpy(catalogue.vectors[row]))
     if trained >= 0:
         vector = network.items(vector[None], network.ids[trained][None], torch.tensor([chosen[EVER]]).float())[0]
@@ -482,7 +492,7 @@ def assert_as_anew(table: ItemTable) -> None:
     rows = table.statistics_row[table.heads]
     assert (rows >= 0).all() and len(set(table.heads.tolist())) == len(table.heads)
     there = table.catalogue_row[: len(statistics)] >= 0
-    for by in (HALF_LIFE_20K, HALF_LIFE_2K, HALF_LIFE_200):
+    for by in (HALF_LIFE_20K, HALF_LIFE_2K, HALF_LIFE_200, FIRST_5, FIRST_20):
         wanted = np.sort(popularity[there, by])[::-1][: table_module.HEADS]
         assert np.allclose(np.sort(popularity[rows, by])[::-1][: len(wanted)], wanted, rtol=1e-9)
     if table.searched is not None:

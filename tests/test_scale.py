@@ -193,6 +193,14 @@ def test_settings_say_how_steps_are_taken():
         load(["--learner_precision", "half"], {})
 
 
+@pytest.mark.parametrize("words", [["--user_facts", "on"], ["--keywords", "3"], ["--explore", "thompson"]])
+def test_what_is_not_learnt_from_files_is_refused(words):
+    """A version that had learnt nothing of it would look as if it had."""
+    with pytest.raises(SettingsError, match="are learnt by the job's learner"):
+        learn.check_switches(load(words, {}))
+    learn.check_switches(load([], {}))
+
+
 def test_one_process_imports_nothing_of_the_others():
     """Without the setting nothing of torch.distributed's groups is made, and the options are read at once."""
     asked = "import sys, model.finetune; print('model.learning.leader' in sys.modules, 'peft' in sys.modules)"

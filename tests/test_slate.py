@@ -163,6 +163,16 @@ def test_so_many_items_are_hardly_ever_chosen():
         assert K == len(set(made))
 
 
+def test_a_setting_says_what_is_hardly_ever_chosen():
+    """Everything is, below more choices than anything has: then lists are the best ones."""
+    scorer, counted = Scorer.untrained(DIM), statistics()
+    [best] = listed(scorer, None, requests_of(1), counted)
+    [made] = listed(scorer, SlateConfig(quota_new=K, quota_new_below=31), requests_of(1), counted)
+
+    assert ids(best) == ids(made)
+    assert set(CHOSEN) & set(ids(best))
+
+
 def test_rarely_chosen_items_that_are_no_candidates_are_looked_for(monkeypatch):
     """Two items are candidates, and both were chosen often: one near to the interest follows, the last, as new."""
     monkeypatch.setattr("model.scoring.ranker.CANDIDATES", 1)

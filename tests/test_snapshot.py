@@ -7,7 +7,7 @@ import torch
 
 from model import registry, snapshot
 from model.bounds import StatisticsConfig
-from model.statistics import ItemStatistics
+from model.statistics import LAYOUT, ItemStatistics
 from tests.test_statistics import stream
 
 
@@ -80,7 +80,7 @@ def changed(folder: Path, columns: dict, about: dict) -> None:
     ({"log.item": torch.full((200,), 10**6, dtype=torch.int32)}, {}),
     ({"log.item": torch.zeros(200, dtype=torch.bfloat16)}, {}),
     ({"keys": torch.zeros(12, dtype=torch.float32)}, {}),
-    ({"numbers": torch.tensor([2, 200])}, {}),
+    ({"numbers": torch.tensor([LAYOUT + 1, 200])}, {}),
     ({}, {"offsets": [1, 2]}),
     ({}, {"offsets": {"one": 2}}),
     ({}, {"offsets": {"0": None}}),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from model import counting, statistics
 from model.bounds import StatisticsConfig
 from model.schema import Example, StateError, item_key
-from model.statistics import EVER, HALF_LIVES, PAIRS, ItemStatistics
+from model.statistics import EVER, FIRST_5, FIRST_20, HALF_LIFE_2K, HALF_LIVES, LAYOUT, PAIRS, ItemStatistics
 
 FEW = StatisticsConfig(most_events=1_000, most_partners=512, most_pairs=1_000_000)
 T0 = 1_700_000_000_000
@@ -53,7 +53,8 @@ class Plain:
         again = item in [earlier for earlier, _ in before[-counting.LAGS :]]
         sums = np.minimum(HALF_LIVES, 1e12) / np.log(2)
         most = counting.MOST_SHARE * sums * -np.expm1(-max(self.step, 1_000) / sums)
-        added = np.zeros(len(HALF_LIVES)) if again else (most - self.share[one.user_id]).clip(0, 1)
+        first = np.array([len(before) < popularity.first for popularity in counting.POPULARITIES])
+        added = np.zeros(len(HALF_LIVES)) if again else (most - self.share[one.user_id]).clip(0, 1) * first
         self.share[one.user_id] = self.share[one.user_id] + added
         self.chosen[item] = self.chosen[item] + added
         for name, rule in PAIRS.items():
@@ -169,6 +170,33 @@ def test_an_example_that_comes_again_counts_once():
 
     assert once.seen == twice.seen
     assert once.popularity() == pytest.approx(twice.popularity())
+
+
+def test_first_events_have_a_popularity_of_their_own():
+    """Five users take items 0 to 7: what is taken fifth is among the first five, what is taken later is not."""
+    counted = ItemStatistics(FEW)
+    counted.apply([example(user, item, 10 * user + item) for item in range(8) for user in range(5)])
+    of_first = counted.popularity()[:, FIRST_5]
+
+    assert [True] * 5 + [False] * 3 == (of_first > 0).tolist()
+    assert counted.popularity()[:5, HALF_LIFE_2K] == pytest.approx(of_first[:5])
+    assert (counted.popularity()[:, FIRST_20] > 0).all()
+
+
+def test_who_is_forgotten_takes_out_the_own_first_events_alone():
+    """Also where the log has only the user's later ones: those were counted among no first events."""
+    few = StatisticsConfig(most_events=12, most_partners=512, most_pairs=1_000_000)
+    counted = ItemStatistics(few)
+    counted.apply([example(0, item, item) for item in range(4)])
+    counted.apply([example(1, item, 10 + item) for item in range(12)])  # the log has these alone
+    counted.apply([example(2, 9, 30)])
+    before = counted.popularity()[:, FIRST_5].copy()
+    counted.forget("u1")
+    after = counted.popularity()[:, FIRST_5]
+
+    gone = np.flatnonzero(before - after > 1e-9).tolist()
+    assert [1, 2, 3, 4] == gone  # its first one has left the log
+    assert after[9] == pytest.approx(before[9])
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -478,7 +506,7 @@ def test_a_snapshot_that_leads_nowhere_is_refused(name):
 
 @pytest.mark.parametrize("name, wrong", [
     ("keys", np.zeros(12, np.uint64)), ("user_keys", np.zeros(7, np.uint64)), ("bases", np.zeros(3, np.int64)),
-    ("numbers", np.array([1, 5])), ("numbers", np.array([1, -5])), ("numbers", np.array([1])),
+    ("numbers", np.array([LAYOUT, 5])), ("numbers", np.array([LAYOUT, -5])), ("numbers", np.array([1])),
     ("items.changed", np.zeros(3, np.int64)), ("log.event", np.zeros(200, np.int64)),
 ])  # fmt: skip
 def test_columns_that_do_not_fit_together_are_refused(name, wrong):

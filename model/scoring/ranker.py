@@ -32,7 +32,7 @@ from model.scoring.retrieve import CHANNELS, Asked, Sources, Workspace, retrieve
 from model.scoring.signals import FAMILIES, computed, of_the_best
 from model.scoring.table import ItemTable
 from model.scoring.threads import over_users
-from model.signals import ALL, COLUMN, FINDING, SIGNALS
+from model.signals import ALL, COLUMN, FINDING, POPULARITY, SIGNALS
 
 FOUND = 256
 """Items that retrieval finds for a user."""
@@ -44,7 +44,7 @@ UNTRAINED_NEAR = 64
 """Items near each interest where nothing is learnt: then they are all that there is."""
 _HIDDEN = 32
 _LEAST_SPREAD = 0.05
-_RETRIEVING = (*CHANNELS, "popularity", "popularity-20k", "popularity-2k", "popularity-200", "age")
+_RETRIEVING = (*CHANNELS, *POPULARITY, "age")
 _CHUNKS = 1_024  # of items, in which a card looks for the network's best
 
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from model.counting import Items, Log, Pairs, earlier, later
+from model.counting import POPULARITIES, Items, Log, Pairs, earlier, later
 from model.jit import njit
 
 CHANNELS = ("transitions", "recent-transitions", "next", "ease", "neighbour-users", "text")
@@ -30,11 +30,11 @@ AROUND, SHARED = 10, 96
 _ALIKE, _NEARER = 0.9, 0.9  # what a shared item counts beside the next newer one; what one place further away counts
 BACK_OFF, LEAST, UNSEEN = 0.02, 1e-6, 0.05
 TEXT_SCALE = 5.0
-STANDING = 7
+STANDING = len(POPULARITIES) + 3
 """What retrieval knows of an item, whoever asks: the logs of its popularities and its age, what popularity adds to its
 share of a table (back-off), and the log of that.
 """
-_BACK_OFF, _LOG_BACK_OFF = 5, 6
+_BACK_OFF, _LOG_BACK_OFF = STANDING - 2, STANDING - 1
 _SLOTS, _MOST = 1 << 14, 1 << 13  # of a hash table; items in it
 _USER_SLOTS = 1 << 12
 _MARKS = 1 << 12
@@ -56,7 +56,7 @@ class Sources(NamedTuple):
     """Where partners come from. Rows of statistics become rows of the catalogue by `catalogue_row`, -1 for none.
 
     Shape: statistics_row (n,), catalogue_row (m,); factors, shrinks, decays (TABLES,); ease_row (n,) rows of ease_items
-    and ease_weights (t, w), -1 for none; near, nearness (n, NEIGHBOURS); standing (n, 7): see `STANDING`.
+    and ease_weights (t, w), -1 for none; near, nearness (n, NEIGHBOURS); standing (n, STANDING).
     """
 
     statistics_row: np.ndarray
@@ -81,10 +81,10 @@ class Sources(NamedTuple):
 class Asked(NamedTuple):
     """What is wanted of a micro-batch.
 
-    Shape: history (B, T) rows of the catalogue, the newest last, -1 for none; weights (B, CHANNELS + 5) of the linear
-    score: of every sum, the popularities, and the age; forced (B, F) rows that are candidates anyway, -1 for none;
-    heads (h,), sample (B, R) rows; excluded (x,) rows, those of user b from excluded_from[b] on, (B + 1,); items, how
-    many there are.
+    Shape: history (B, T) rows of the catalogue, the newest last, -1 for none; weights (B, CHANNELS + POPULARITIES + 1)
+    of the linear score: of every sum, the popularities, and the age; forced (B, F) rows that are candidates anyway, -1
+    for none; heads (h,), sample (B, R) rows; excluded (x,) rows, those of user b from excluded_from[b] on, (B + 1,);
+    items, how many there are.
     """
 
     history: np.ndarray

@@ -22,7 +22,7 @@ from model.scoring.products import VECTORISED, products
 from model.scoring.retrieve import CHANNELS, TEXT, TEXT_SCALE, _clear, _enter, look_around, slot_of
 from model.scoring.table import ItemTable, back_off
 from model.scoring.threads import over_users
-from model.signals import FINDING, SIGNALS
+from model.signals import FINDING, POPULARITY, SIGNALS
 from model.statistics import HALF_LIFE_2K, HALF_LIFE_20K
 
 Signal = Callable[[ItemTable, MicroBatch, Candidates, np.ndarray], None]
@@ -214,7 +214,7 @@ def _order_at(first, last, candidates, history, statistics_row, chosen_first, in
 
 FAMILIES: dict[tuple[str, ...], Signal] = {
     ("network",): _network,
-    ("popularity", "popularity-20k", "popularity-2k", "popularity-200", "age", *CHANNELS[:TEXT]): _counted,
+    (*POPULARITY, "age", *CHANNELS[:TEXT]): _counted,
     ("had", "had-lately", "had-near"): _had,
     ("text",): _text,
     ("interest", "next-interest"): _interest,

@@ -18,7 +18,7 @@ from model.scoring import bandit
 from model.scoring.batch import MicroBatch
 from model.scoring.diversity import Places, fill
 from model.scoring.ranker import Scored
-from model.scoring.table import KNOWN, ItemTable
+from model.scoring.table import ItemTable
 from model.scoring.threads import over_users
 from model.statistics import EVER
 
@@ -64,7 +64,7 @@ class Slate:
         """Shape: scores (B, c), -inf for what must not be listed, rows (B, c) of the catalogue."""
         known = scored.rows.shape[1]
         if self.config.quota_new:
-            rows, scores = _with_rare(table, batch, rows, scores, self.config.quota_new)
+            rows, scores = _with_rare(table, batch, rows, scores, self.config)
         places = self._places(table, rows, k)
         draw = batch.draw.numpy()
         precision = table.scorer.precision
@@ -101,7 +101,7 @@ class Slate:
         codes, most = self._codes_of(table, host), max(1, int(config.quota_category * k + _SLACK))
         rare = np.zeros(host.shape, bool)
         if config.quota_new:
-            rare = (table.chosen(host.ravel(), EVER) < KNOWN).reshape(host.shape)
+            rare = (table.chosen(host.ravel(), EVER) < config.quota_new_below).reshape(host.shape)
         vectors = table.index.contrast
         return Places(host, vectors, codes, rare, len(self._codes), config.diversity, most, config.quota_new, POOL)
 
@@ -119,18 +119,18 @@ class Slate:
 
 
 def _with_rare(
-    table: ItemTable, batch: MicroBatch, rows: torch.Tensor, scores: torch.Tensor, wanted: int
+    table: ItemTable, batch: MicroBatch, rows: torch.Tensor, scores: torch.Tensor, config: SlateConfig
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Candidates, and after them rarely chosen items near to a user's strongest interest that are none.
 
     They have the score of the last candidate, a hair less: none of them is among the best by the linear score.
 
-    Shape: rows, scores (B, c) -> (B, c + wanted), score -inf where there is none.
+    Shape: rows, scores (B, c) -> (B, c + quota_new), score -inf where there is none.
     """
-    strongest = batch.weights.argmax(1)
+    wanted, strongest = config.quota_new, batch.weights.argmax(1)
     interests = batch.interests[torch.arange(len(rows)), strongest] - table.mean
     near = table.index.nearest(F.normalize(interests, dim=1).numpy(), _NEAREST)
-    rare = (table.chosen(near.clip(min=0).ravel(), EVER) < KNOWN).reshape(near.shape) & (near >= 0)
+    rare = (table.chosen(near.clip(min=0).ravel(), EVER) < config.quota_new_below).reshape(near.shape) & (near >= 0)
     rare &= (batch.weights.amax(1) > 0).numpy()[:, None]
     more = np.zeros((len(rows), wanted), np.int64)
     level = np.full((len(rows), wanted), -np.inf, np.float32)

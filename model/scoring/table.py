@@ -20,13 +20,23 @@ from model.scoring.index import CatalogueIndex
 from model.scoring.retrieve import BACK_OFF, LEAST, STANDING, UNSEEN, Sources
 from model.scoring.threads import over_users
 from model.signals import SIGNALS
-from model.statistics import EVER, HALF_LIFE_2K, HALF_LIFE_20K, HALF_LIFE_200, HALF_LIVES, PAIRS, ItemStatistics
+from model.statistics import (
+    EVER,
+    FIRST_5,
+    FIRST_20,
+    HALF_LIFE_2K,
+    HALF_LIFE_20K,
+    HALF_LIFE_200,
+    HALF_LIVES,
+    PAIRS,
+    ItemStatistics,
+)
 
 if TYPE_CHECKING:
     from model.score import Scorer
 
 HEADS = 48
-"""So many of the items most chosen, by each half-life, are always looked at."""
+"""So many of the items most chosen, by each popularity that fades, are always looked at."""
 KNOWN = 20
 """Choices after which an item that came late is one like the others."""
 SAMPLE = 32
@@ -37,7 +47,7 @@ SEARCHED_FOR = 1_000
 """Examples after which it is looked again which items these are."""
 MOST_NEW = 4_096
 """So many new items are looked at for exploration, those that came last."""
-_HEADS_BY = (HALF_LIFE_20K, HALF_LIFE_2K, HALF_LIFE_200)
+_HEADS_BY = (HALF_LIFE_20K, HALF_LIFE_2K, HALF_LIFE_200, FIRST_5, FIRST_20)
 
 
 class ItemTable:
