@@ -16,6 +16,7 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -186,8 +187,7 @@ class CrossEncoder:
         ends = np.array([len(row) for row in rows])[:, None]
         lefts = len(frame.before) + np.array([len(left) for left, _ in pairs])[:, None]
         ids, at = np.full((len(rows), int(ends.max())), frame.pad), np.arange(ends.max())
-        for number, row in enumerate(rows):
-            ids[number, : len(row)] = row
+        ids[at < ends] = list(chain.from_iterable(rows))
         rights = lefts + len(frame.between)
         first, second = (at >= len(frame.before)) & (at < lefts), (at >= rights) & (at < ends - len(frame.after))
         given = {"input_ids": ids, "attention_mask": (at < ends).astype(np.int64)}
