@@ -7,7 +7,8 @@ Source: Reimers and Gurevych, Sentence-BERT, 2019, arXiv:1908.10084 (mean poolin
 """
 
 import json
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
@@ -27,6 +28,11 @@ WEIGHTS = (".safetensors", ".bin")
 _READ_BY_OTHERS = ["*.h5", "*.msgpack", "*.ot", "*.onnx", "onnx/*", "openvino/*"]
 """Weights for other libraries: not fetched from a hub."""
 _CHUNK = 2**20
+MOST_UNKNOWN, LEAST_TOKENS = 0.3, 200
+"""Where a larger share of so many tokens is unknown to the tokenizer, the log says that vectors say little."""
+_told: set[str] = set()  # encoder versions of which this process has said so
+
+logger = logging.getLogger(__name__)
 
 
 class Encoder:
@@ -58,6 +64,7 @@ class Encoder:
         self._loaded: LanguageModel | None = None
         self._memory: dict[bytes, bytes] = {}  # where nothing is kept on disk
         self._kept = Cache(keep) if keep else None
+        self._counted = np.zeros(2, np.int64)  # tokens of the texts so far that are unknown, and all
 
     @property
     def folder(self) -> Path:
@@ -73,28 +80,46 @@ class Encoder:
             blake2b(f"{self.version}\0{text}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
             for text in texts
         ]
-        vectors = {key: vector for key in keys if (vector := self._find(key)) is not None}
-        new = {key: text for key, text in zip(keys, texts) if key not in vectors}
+        known = {key: raw for key in keys if (raw := self._find(key)) is not None}
+        new = {key: text for key, text in zip(keys, texts) if key not in known}
         if new:
             computed = dict(zip(new, self._compute(list(new.values()))))
-            self._keep({key: vector.tobytes() for key, vector in computed.items()})
-            vectors |= computed
-        found = [vectors[key] for key in keys]
+            self._keep(computed)
+            known |= computed
+        self._count(known.values())
+        found = [np.frombuffer(known[key], np.float16, self.dim) for key in keys]
         return _unit(np.stack(found).astype(np.float32)) if texts else np.zeros((0, self.dim), np.float32)
 
-    def _find(self, key: bytes) -> np.ndarray | None:
-        """A vector that was computed before; one that cannot be read is computed again."""
-        raw = self._kept.get(key) if self._kept else self._memory.get(key)
-        if raw is None or len(raw) != 2 * self.dim:
-            return None
-        vector = np.frombuffer(raw, np.float16)
-        return vector if np.isfinite(vector).all() else None
+    def _count(self, embedded: Iterable[bytes]) -> None:
+        """Say once in a process that most texts are not in the encoder's languages."""
+        if self.version in _told:
+            return
+        for raw in embedded:
+            if len(raw) > 2 * self.dim:
+                self._counted += np.frombuffer(raw, "<u2", 2, 2 * self.dim)
+        unknown, tokens = self._counted.tolist()
+        if tokens >= LEAST_TOKENS and unknown > MOST_UNKNOWN * tokens:
+            _told.add(self.version)
+            logger.warning(
+                "%s: its tokenizer does not know %.0f %% of the tokens of the texts so far, whose vectors say little; "
+                "give an encoder of their language, or a multilingual one, with --encoder (docs/operations.md, "
+                "Languages)",
+                self.version,
+                100 * unknown / tokens,
+            )
 
-    def _keep(self, vectors: dict[bytes, bytes]) -> None:
+    def _find(self, key: bytes) -> bytes | None:
+        """What was computed before, by an older release without the counts; what cannot be read is computed again."""
+        raw = self._kept.get(key) if self._kept else self._memory.get(key)
+        if raw is None or len(raw) not in (2 * self.dim, 2 * self.dim + 4):
+            return None
+        return raw if np.isfinite(np.frombuffer(raw, np.float16, self.dim)).all() else None
+
+    def _keep(self, computed: dict[bytes, bytes]) -> None:
         if self._kept:
-            self._kept.write({**vectors})
+            self._kept.write({**computed})
         else:
-            self._memory |= vectors
+            self._memory |= computed
 
     def load(self) -> "LanguageModel":
         """Load the model, if it is not loaded yet; any thread may ask for it."""
@@ -107,18 +132,20 @@ class Encoder:
         if self._kept:
             self._kept.close()
 
-    def _compute(self, texts: list[str]) -> np.ndarray:
-        """Forward in batches of texts of similar length, so that little is padded."""
+    def _compute(self, texts: list[str]) -> list[bytes]:
+        """Forward in batches of texts of similar length, so that little is padded. Of each its vector, float16, and how
+        many of its tokens are unknown and how many there are, uint16.
+        """
         by_length = sorted(range(len(texts)), key=lambda at: len(texts[at]))
-        vectors = np.empty((len(texts), self.dim), np.float16)
+        vectors, counts = np.empty((len(texts), self.dim), np.float16), np.empty((len(texts), 2), "<u2")
         size = self.load().batch_size
         for start in range(0, len(texts), size):
             batch = by_length[start : start + size]
-            vectors[batch] = self._forward([texts[at] for at in batch])
-        return vectors
+            vectors[batch], counts[batch] = self._forward([texts[at] for at in batch])
+        return [vector.tobytes() + count.tobytes() for vector, count in zip(vectors, counts)]
 
-    def _forward(self, texts: list[str]) -> np.ndarray:
-        return self.load().forward(texts)
+    def _forward(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        return self.load().forward_counted(texts)
 
 
 class LanguageModel:
@@ -162,6 +189,17 @@ class LanguageModel:
     def forward(self, texts: list[str]) -> np.ndarray:
         """Shape: (texts, dim), float32, unit length."""
         return self._run(self._tokens(texts))
+
+    def forward_counted(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """And of each text how many tokens are unknown to the tokenizer, and how many there are.
+
+        Shape: (texts, dim), float32, unit length; (texts, 2).
+        """
+        tokens, unknown = self._tokens(texts), self.tokenizer.unk_token_id
+        there = tokens["attention_mask"].bool()
+        found = ((tokens["input_ids"] == (-1 if unknown is None else unknown)) & there).sum(1).cpu().numpy()
+        counts = there.sum(1).cpu().numpy() - self.tokenizer.num_special_tokens_to_add()
+        return self._run(tokens), np.stack([found, counts.clip(0)], 1)
 
 
 def folder_of(name: str | Path) -> Path:

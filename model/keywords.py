@@ -1,132 +1,119 @@
 """Keywords of an item: words of its own text whose embeddings are nearest to the item's, and unlike each other.
 
-    text ─► tokenizer ─► words with their places ─► phrases of neighbours ─► the encoder's vector of each
-                                                                                        │
-    vector of the whole text ─────────────────────────────────────► MMR: near it, unlike those chosen
-
-The tokenizer says where words begin and end. In scripts that put no spaces between words, its tokens are the units.
+    text ─► words with their places (model/segmentation.py) ─► phrases of neighbours ─► the encoder's vector of each
+                                                                                                    │
+    vector of the whole text ─────────────────────────────────► MMR: near it, unlike those chosen
 
 Sources: Grootendorst, KeyBERT, 2020, 10.5281/zenodo.4461265; Carbonell and Goldstein, The use of MMR, 1998 (MMR).
 """
 
-import logging
-import unicodedata
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from model.segmentation import Span, is_unit, is_unspaced, says, words
 
 if TYPE_CHECKING:
     from model.encoder import Encoder
     from model.media.fusion import FusedEncoder
 
 READ_CHARS, PHRASES, PHRASE_CHARS = 1_000, 48, 40
-"""So much of a text is read; so many of its phrases are looked at, each so long at most."""
+"""So much of a text is read; so many of its phrases are looked at, out of all of it, each so long at most."""
 UNLIKE = 0.6
 """How much being like a chosen keyword counts against a phrase, beside being like the item for it."""
-_SPACED, _UNSPACED = 2, 4  # units of a phrase at most
-_SHORT = 3  # letters: a shorter word neither begins nor ends a phrase, where there are spaces
-_WITHOUT_SPACES = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
-_JOINS = (" ", "-", "'", "\u2019")
-Span = tuple[int, int]
-
-logger = logging.getLogger(__name__)
+_WORDS, _MOST_UNITS = 2, 4  # of a phrase, at most; with stop words, or where words are cut
+Words = tuple[str, ...]
 
 
 def keywords(
     encoder: "Encoder | FusedEncoder", texts: Sequence[str], vectors: np.ndarray, most: int
 ) -> list[list[str]]:
-    """The keywords of each text, the one nearest to all of it first; none where no phrase of it is one, and where the
-    tokenizer does not say what stands where.
+    """The keywords of each text, the one nearest to all of it first; none where no phrase of it is one.
 
     Shape: vectors (texts, dim), unit length.
     """
     if not texts:
         return []
     tokenizer = encoder.load().tokenizer
-    if not tokenizer.is_fast:
-        logger.warning("%s: its tokenizer has no fast form (tokenizer.json): no keywords", encoder.version)
-        return [[] for _ in texts]
     found = [phrases(tokenizer, text) for text in texts]
     distinct = sorted({phrase for some in found for phrase in some})
     of_phrases = encoder.embed(distinct)
     row = {phrase: at for at, phrase in enumerate(distinct)}
     chosen = []
     for some, vector in zip(found, vectors):
-        rows = [row[phrase] for phrase in some]
-        chosen.append([some[at] for at in diverse(of_phrases[rows], vector, most)])
+        names, rows = [*some], [row[phrase] for phrase in some]
+        chosen.append([names[at] for at in diverse(of_phrases[rows], vector, most, [*some.values()])])
     return chosen
 
 
-def phrases(tokenizer: Any, text: str) -> list[str]:
-    """Words of a text and words that stand beside each other, in lower case, none twice."""
-    read = text[:READ_CHARS]
-    units = _units(tokenizer, read)
-    found: dict[str, None] = {}
-    for first in range(len(units)):
-        for last in range(first, min(first + _UNSPACED, len(units))):
-            if last > first and not _together(read, units[last - 1], units[last]):
-                break
-            phrase = read[units[first][0] : units[last][1]]
-            if _is_phrase(read, units[first : last + 1], phrase):
-                found.setdefault(" ".join(phrase.lower().split()))
-        if len(found) >= PHRASES:
-            break
-    return [*found][:PHRASES]
+def phrases(tokenizer: Any, text: str) -> dict[str, Words]:
+    """Words of a text and words that stand beside each other, in lower case, each phrase with its words. Where there
+    are more than `PHRASES`, those of some words, which stand evenly in the text.
+    """
+    read, seen = text[:READ_CHARS], dict[str, Words]()
+    spans, of_words = words(tokenizer, read), list[dict[str, Words]]()
+    for at in range(len(spans)):
+        new = {name: some for name, some in _beginning(read, spans[at : at + _MOST_UNITS]) if name not in seen}
+        seen |= new
+        of_words += [new] if new else []
+    if len(seen) <= PHRASES:
+        return seen
+    even = np.linspace(0, len(of_words) - 1, len(of_words) * PHRASES // len(seen)).astype(int)
+    return dict([phrase for at in even for phrase in of_words[at].items()][:PHRASES])
 
 
-def diverse(vectors: np.ndarray, like: np.ndarray, most: int) -> list[int]:
-    """Which rows are near a vector and unlike each other, best first, by maximal marginal relevance.
+def diverse(vectors: np.ndarray, like: np.ndarray, most: int, phrases: Sequence[Words]) -> list[int]:
+    """Which rows are near a vector and unlike each other, best first, by maximal marginal relevance; of two phrases of
+    which one has all words of the other, one at most.
 
     >>> east, north = [1.0, 0.0], [0.0, 1.0]
-    >>> diverse(np.array([east, east, north]), np.array([0.8, 0.6]), 2)
+    >>> diverse(np.array([east, east, north]), np.array([0.8, 0.6]), 2, [("toy",), ("robot",), ("space",)])
     [0, 2]
+    >>> diverse(np.array([east, east, north]), np.array([0.8, 0.6]), 3, [("toy",), ("robot",), ("toy", "robot")])
+    [0, 1]
 
-    Shape: vectors (n, dim), like (dim,), unit length.
+    Shape: vectors (n, dim), like (dim,), unit length; phrases (n,).
     """
     near, chosen = vectors @ like, list[int]()
-    nearest_chosen = np.full(len(vectors), -np.inf, np.float32)
-    while len(chosen) < min(most, len(vectors)):
-        worth = near if not chosen else near - UNLIKE * nearest_chosen
-        worth = np.where(np.isin(np.arange(len(vectors)), chosen), -np.inf, worth)
-        chosen.append(int(worth.argmax()))
-        nearest_chosen = np.maximum(nearest_chosen, vectors @ vectors[chosen[-1]])
+    nearest_chosen, free = np.zeros(len(vectors), np.float32), np.ones(len(vectors), np.bool_)
+    while len(chosen) < most and free.any():
+        chosen.append(int(np.where(free, near - UNLIKE * nearest_chosen, -np.inf).argmax()))
+        like_it = vectors @ vectors[chosen[-1]]
+        nearest_chosen = np.maximum(nearest_chosen, like_it) if len(chosen) > 1 else like_it
+        free &= ~np.array([_has_all(phrases[chosen[-1]], other) for other in phrases])
     return chosen
 
 
-def _units(tokenizer: Any, text: str) -> list[Span]:
-    """Where words stand that have a letter; tokens in a script without spaces."""
-    found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    tokens = [(word, *span) for word, span in zip(found.word_ids(), found["offset_mapping"]) if span[0] < span[1]]
-    units: list[Span] = []
-    before = None
-    for word, first, last in tokens:
-        first += len(text[first:last]) - len(text[first:last].lstrip())  # some tokenizers give a word its space
-        if word == before and units and not _is_unspaced(text[first]):
-            units[-1] = (units[-1][0], last)
-        elif first < last:
-            units.append((first, last))
-        before = word
-    return [span for span in units if any(character.isalpha() for character in text[slice(*span)])]
-
-
-def _is_unspaced(character: str) -> bool:
-    return unicodedata.name(character, "").startswith(_WITHOUT_SPACES)
+def _beginning(text: str, spans: Sequence[Span]) -> Iterator[tuple[str, Words]]:
+    """The phrases that begin with the first of these words."""
+    for last in range(len(spans)):
+        if last and not _together(text, spans[last - 1], spans[last]):
+            return
+        some = tuple(text[slice(*span)].lower() for span in spans[: last + 1])
+        phrase = text[spans[0][0] : spans[last][1]].lower()
+        if _is_phrase(phrase, some):
+            yield phrase, some
 
 
 def _together(text: str, left: Span, right: Span) -> bool:
-    """Whether nothing stands between two units but a space or a hyphen, where the script has spaces."""
-    if left[1] == right[0]:
-        return True
-    return text[left[1] : right[0]] in _JOINS and not _is_unspaced(text[left[0]]) and not _is_unspaced(text[right[0]])
+    """Whether nothing stands between two words but a space, where the script has spaces."""
+    between = text[left[1] : right[0]]
+    return not between or (between == " " and not any(is_unspaced(text[slice(*span)]) for span in (left, right)))
 
 
-def _is_phrase(text: str, units: Sequence[Span], phrase: str) -> bool:
-    if len(phrase) > PHRASE_CHARS:
-        return False
-    if any(_is_unspaced(text[first]) for first, _ in units):
-        return len(phrase) > 1
-    ends = [text[slice(*units[at])] for at in (0, -1)]
-    joined = sum(text[left[1] : right[0]].isspace() for left, right in pairwise(units))
-    return joined < _SPACED and all(len(end) >= _SHORT or "-" in phrase for end in ends)
+def _is_phrase(phrase: str, some: Words) -> bool:
+    most = _MOST_UNITS if is_unit(some[0]) else _WORDS
+    fits = 1 < len(phrase) <= PHRASE_CHARS and phrase.count(" ") < _WORDS
+    return fits and says(some[0]) and says(some[-1]) and sum(map(says, some)) <= most
+
+
+def _has_all(one: Words, other: Words) -> bool:
+    """Whether one of two phrases has all words of the other, in their order.
+
+    >>> _has_all(("toy",), ("toy", "story")), _has_all(("toy", "story"), ("toys",))
+    (True, False)
+    """
+    space = "" if is_unspaced(one[0]) else " "
+    first, second = (space + space.join(some) + space for some in (one, other))
+    return first in second or second in first

@@ -270,6 +270,65 @@ def test_who_only_reads_kept_embeddings_never_loads_the_model(make, tmp_path):
     again.close()
 
 
+@pytest.fixture
+def told(monkeypatch, caplog):
+    """What a process that has told nothing yet logs of unknown tokens."""
+    from model import encoder
+
+    monkeypatch.setattr(encoder, "_told", set())
+    monkeypatch.setattr(encoder, "LEAST_TOKENS", 20)
+    return lambda: [record.getMessage() for record in caplog.records if "does not know" in record.getMessage()]
+
+
+def test_that_most_tokens_are_unknown_is_told_once(make, told):
+    """It says which encoder, how much, and what to do."""
+    encoder = make()
+    encoder.embed(["two men 日本語"])
+    few = told()
+    for text in ("两个人在城市", "男人相遇在城里的一天", "又一次"):
+        encoder.embed([text])
+    [message] = told()
+
+    assert [] == few
+    assert message.startswith(f"{encoder.version}: its tokenizer does not know 90 % of the tokens")
+    assert "--encoder" in message and "docs/operations.md" in message
+
+
+def test_of_texts_that_it_knows_nothing_is_told(make, told):
+    make().embed(["two men meet in a city", "a city in a city in a city", "in two", "a man 日本", "b c d e f"])
+
+    assert [] == told()
+
+
+def test_kept_texts_are_counted_too(make, told, tmp_path, monkeypatch):
+    """All of this process, and none that it was not asked for: another catalogue may be kept in the folder."""
+    from model import encoder
+
+    first = make(keep=tmp_path)
+    first.embed(["two men meet in a city"] * 2 + [f"{letter} city" for letter in "abcdefghijklmnopqrstuvwxyz"])
+    first.embed(["两个人在城市男人相遇在城里的一天又一次相遇"])
+    first.close()
+    before = told()
+    monkeypatch.setattr(encoder, "_told", set())
+    again = make(keep=tmp_path)
+    again.embed(["两个人在城市男人相遇在城里的一天又一次相遇"])
+
+    assert ([], [], 1) == (before, again.forwarded, len(told()))
+    again.close()
+
+
+def test_kept_embeddings_without_counts_are_read(make, told, tmp_path):
+    """Of an older release: nothing is computed again, and nothing is known of their tokens."""
+    first = make(keep=tmp_path)
+    vectors = first.embed(["两个人在城市男人相遇在城里的一天又一次相遇"]).tolist()
+    first._kept.write({key: raw[: 2 * DIM] for key, raw in [*first._kept.items()]})
+    before = told()
+    again = first.embed(["两个人在城市男人相遇在城里的一天又一次相遇"]).tolist()
+
+    assert (vectors, 1, before) == (again, len(first.forwarded), told())
+    first.close()
+
+
 def test_a_name_is_looked_up_on_the_hub_a_folder_is_not(folders, monkeypatch):
     """Weights for other libraries are not fetched."""
     import huggingface_hub
@@ -313,9 +372,9 @@ def test_in_int8_too_company_does_not_change_a_vector(int8):
     """Nor does the length of what is beside it; a very long text is cut."""
     encoder, _ = int8
     texts = [*TEXTS, "two men " * 5_000]
-    one_by_one = np.concatenate([encoder._forward([text]) for text in texts])
+    one_by_one = np.concatenate([encoder.load().forward([text]) for text in texts])
 
-    assert np.allclose(one_by_one, encoder._forward(texts), atol=2e-3)
+    assert np.allclose(one_by_one, encoder.load().forward(texts), atol=2e-3)
     assert np.allclose(1, np.linalg.norm(one_by_one, axis=1), atol=1e-6)
 
 

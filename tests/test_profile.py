@@ -13,7 +13,7 @@ from jobs.settings import Settings
 from model.catalogue import Catalogue, Replica
 from model.encoder import Encoder
 from model.interest import Rules
-from model.keywords import diverse, keywords, phrases
+from model.keywords import PHRASES, READ_CHARS, diverse, keywords, phrases
 from model.schema import (
     ItemVector,
     Reason,
@@ -31,6 +31,7 @@ from model.scoring.keywords import FOUND, KeywordIndex, Keywords
 from model.scoring.profile import Reader, TextProfile
 from model.scoring.ranker import find
 from model.scoring.table import ItemTable
+from model.segmentation import words
 from model.statistics import ItemStatistics
 from serving.store import Store
 from tests.test_score import click, make_request, request_after
@@ -73,12 +74,68 @@ def test_phrases_are_words_and_neighbours_of_one_clause(tokenizer):
     assert not {"wars a", "hope sci", "1977", "wars new"} & {*found}
 
 
-def test_where_a_script_has_no_spaces_tokens_are_the_words(tokenizer):
-    """No phrase goes beyond a punctuation mark, and none is one character."""
-    found = phrases(tokenizer, "智能扫地机器人。家用")
+class Units:
+    """A tokenizer whose units are two letters."""
 
-    assert {"智能", "扫地", "机器人", "家用"} <= {*found}
-    assert all(1 < len(phrase) <= 4 and "。" not in phrase and "人家" not in phrase for phrase in found)
+    is_fast = True
+
+    def __call__(self, text: str, **_) -> dict:
+        return {"offset_mapping": [(at, min(at + 2, len(text))) for at in range(0, len(text), 2)]}
+
+
+def test_thai_words_are_the_tokenizers_units():
+    """No phrase goes beyond a space, and none has more than four; without units there are none."""
+    units = Units()
+    found = [*phrases(units, "กขคงจฉชซฌญ ดต")]
+    units.is_fast = False
+
+    assert ["กข", "กขคง", "กขคงจฉ", "กขคงจฉชซ", "คง"] == found[:5] and "ดต" == found[-1]
+    assert {} == phrases(units, "กขคงจฉชซฌญ ดต")
+
+
+SPLIT = {
+    "智能扫地机器人家用。全自动T恤": "智能 扫地 机器人 家用 全自动 T恤",
+    "少年派的奇幻漂流": "少年 派 的 奇幻 漂流",
+    "全自動ロボット掃除機 水拭き対応": "全自動 ロボット 掃除機 水拭き 対応",
+    "子供用の絵本と積木のおもちゃ": "子供用 の 絵本 と 積木 の おもちゃ",
+    "となりのトトロ": "となり の トトロ",
+    "기생충은 계급을 다룬 영화": "기생충 은 계급 을 다룬 영화",
+    "가을 마을의 민주주의": "가을 마을 의 민주주의",
+    "हिन्दी फ़िल्म, 1984": "हिन्दी फ़िल्म",
+    "Schindler's List (1993). Sci-Fi": "Schindler's List Sci-Fi",
+}
+
+
+@pytest.mark.parametrize("text", SPLIT)
+def test_words_are_whole_in_any_script(tokenizer, text):
+    """Chinese, Japanese, Korean, Hindi and English, without being told which."""
+    assert SPLIT[text].split() == [text[first:last] for first, last in words(tokenizer, text)]
+
+
+@pytest.mark.parametrize(
+    "text, wanted",
+    [
+        ("智能扫地机器人。家用", ["智能", "智能扫地", "扫地", "扫地机器人", "机器人", "家用"]),
+        ("肖申克的救赎", ["肖申克", "肖申克的救赎", "救赎"]),
+        ("風の谷のナウシカ", ["風の谷", "谷のナウシカ", "ナウシカ"]),
+        ("반지의 제왕", ["반지", "반지의 제왕", "제왕"]),
+        ("The Lord of the Rings and sci-fi", ["lord", "rings", "sci-fi"]),
+        ("With the robots: it's all-in-one", ["robots", "all-in-one"]),
+    ],
+)
+def test_a_phrase_cuts_no_word_and_ends_with_no_stop_word(tokenizer, text, wanted):
+    """Neither does it begin with one; between two words they stay."""
+    assert wanted == [*phrases(tokenizer, text)]
+
+
+def test_the_phrases_of_a_long_text_are_from_all_of_it(tokenizer):
+    """As many as are looked at, and as many from each quarter."""
+    text = " ".join(f"{first}{second}word" for first in "abcdefghij" for second in "klmnopqrst")[:READ_CHARS]
+    found = [text.index(phrase) for phrase in phrases(tokenizer, text)]
+    quarters = np.histogram(found, 4, (0, len(text)))[0]
+
+    assert PHRASES - 2 <= len(found) <= PHRASES
+    assert quarters.min() >= PHRASES // 4 - 2
 
 
 @pytest.mark.parametrize("text", ["", "   ", "1984", "...", "\0", "a" * 100_000, "🎬🎬", "x\n" * 5_000])
@@ -90,14 +147,32 @@ def test_a_text_without_words_has_no_keywords_that_are_none(encoder, text):
 
 def test_keywords_are_near_the_text_and_unlike_each_other(encoder):
     """The one nearest to all of it comes first; of two that are one vector, one is chosen."""
-    text = "robots in deep space. robots"
+    text = "robots in deep space. comedy, robots"
     [found] = keywords(encoder, [text], encoder.embed([text]), 3)
     near = {phrase: float(encoder.embed([phrase])[0] @ encoder.embed([text])[0]) for phrase in found}
     east, north = [1.0, 0.0], [0.0, 1.0]
 
     assert found[0] == max(near, key=near.get)
     assert len(found) == len({*found}) == 3
-    assert [0, 2] == diverse(np.array([east, east, north]), np.array([0.8, 0.6]), 2)
+    assert [0, 2] == diverse(np.array([east, east, north]), np.array([0.8, 0.6]), 2, [("a",), ("b",), ("c",)])
+
+
+def test_no_keyword_has_all_words_of_another(encoder):
+    """The one chosen first stays."""
+    text = "Toy story. Toy story. Story of a toy, toy robot"
+    [found] = keywords(encoder, [text], encoder.embed([text]), 5)
+    of_each = [phrase.split() for phrase in found]
+
+    assert found and not [(one, other) for one in of_each for other in of_each if one != other and {*one} < {*other}]
+
+
+def test_of_overlapping_phrases_the_one_chosen_first_stays():
+    """Word by word: `toy` is no part of `toys`; in Chinese by characters."""
+    some = [("toy", "story"), ("story",), ("toys",), ("科幻小说",), ("小说",), ("toy",)]
+    vectors = np.eye(len(some), dtype=np.float32)
+    like = np.linspace(1.0, 0.5, len(some), dtype=np.float32)
+
+    assert [0, 2, 3] == diverse(vectors, like, 5, some)
 
 
 # Signals
@@ -320,7 +395,8 @@ def test_families_are_those_that_are_on():
 def test_off_nothing_of_it_is_imported():
     code = (
         "import sys; from jobs.settings import Settings; Settings().families(); import model.score, udfs.embed\n"
-        "assert not {'model.keywords', 'model.scoring.keywords', 'model.scoring.profile'} & {*sys.modules}"
+        "on = {'model.keywords', 'model.segmentation', 'rjieba', 'model.scoring.keywords', 'model.scoring.profile'}\n"
+        "assert not on & {*sys.modules}"
     )
 
     subprocess.run([sys.executable, "-c", code], check=True)
