@@ -218,14 +218,13 @@ def _text(file: str) -> Iterator[list[str]]:
 def _parquet(file: str) -> Iterator[list]:
     from pyarrow import parquet
 
-    row = 0
     try:
         table = parquet.read_table(file)
         yield table.column_names
-        for row, cells in enumerate(zip(*(column.to_pylist() for column in table.columns)), 1):
+        for cells in zip(*(column.to_pylist() for column in table.columns)):
             yield list(cells)
     except Exception as error:  # pyarrow's, the file system's, Python's
-        raise _unreadable(file, "Parquet", row, error) from None
+        raise _unreadable(file, "Parquet", 0, error) from None
 
 
 def _unreadable(file: str, form: str, row: int, error: Exception) -> TriplesError:

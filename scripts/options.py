@@ -154,7 +154,9 @@ def _add_source(parser: argparse.ArgumentParser, otherwise: str = "") -> None:
 
 
 def _one_source(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
-    """End the program where the events come from nowhere, or from two places."""
+    """End the program where the events come from nowhere, or from two places, or a file has no name."""
+    if getattr(given, "users", None) == "":
+        parser.error("--users: the name of a file is wanted, not an empty text")
     files = given.events, given.items
     if (None in files and files != (None, None)) or (given.data is None) == (files == (None, None)):
         parser.error("give --data NAME, or --events FILE and --items FILE")

@@ -673,6 +673,14 @@ def test_columns_of_media_are_read_where_they_are_wanted(tmp_path, capsys):
     assert [*data.ITEM_COLUMNS] == [*off.columns] and "passed over: image, vector" in capsys.readouterr().err
 
 
+def test_a_vector_that_is_nested_too_deeply_stays_as_it_is(tmp_path):
+    (tmp_path / "e.csv").write_text("user_id,item_id,event_time_ms\nu,a,1700000000000\n")
+    (tmp_path / "i.csv").write_text(f"item_id,title,vector\na,A,{'[' * 5_000}\n")
+    _, items = data.read(tmp_path / "e.csv", tmp_path / "i.csv", media=True)
+
+    assert "[" * 5_000 == items["vector"][0]
+
+
 # Any model of transformers
 
 
@@ -717,6 +725,28 @@ def test_any_model_of_transformers_by_folder(models, name, made, media):
     assert np.abs(vectors[0] - vectors[1]).max() > 1e-3
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_odd_pictures_and_sounds_stop_no_model(models, tmp_path):
+    """One pixel, one line of pixels, one sample: a vector or a reason each, and the others have theirs."""
+    import soundfile
+
+    random = np.random.default_rng(0)
+    for name, size in (("dot", (1, 1)), ("line", (1, 90)), ("row", (90, 1)), ("three", (3, 3))):
+        Image.new("RGB", size, "red").save(tmp_path / f"{name}.png")
+    (tmp_path / "good.png").write_bytes(picture(3, random))
+    (tmp_path / "good.wav").write_bytes(sound(3, random))
+    soundfile.write(tmp_path / "short.wav", np.ones(1) * 0.1, 16_000)
+    soundfile.write(tmp_path / "nine.wav", np.ones(9) * 0.1, 16_000)
+    pictures = [Item(name, image=f"{name}.png") for name in ("dot", "line", "good", "row", "three")]
+    sounds = [Item(name, audio=f"{name}.wav") for name in ("short", "good", "nine")]
+    for encoders_ in ({}, {"image_encoder": str(models / "vit"), "audio_encoder": str(models / "wav2vec")}):
+        made = FusedEncoder(Text(), MediaConfig(str(tmp_path), **encoders_)).embed_items([*pictures, *sounds])
+        for item, one in zip([*pictures, *sounds], made):
+            assert one.vector[DIM:].any() or one.reasons or item.item_id in ("short", "nine")
+            assert all(reason.startswith((f"image: '{item.image}", f"audio: '{item.audio}")) for reason in one.reasons)
+        assert made[2].vector[DIM:].any() and made[6].vector[DIM:].any()
+
+
 # Settings
 
 
@@ -724,6 +754,7 @@ def test_what_is_missing_is_told_before_the_start(tmp_path, monkeypatch):
     (tmp_path / "model").mkdir()
     wanted = {
         "no such folder": {"media_prefix": str(tmp_path / "nowhere")},
+        "fsspec knows no foo": {"media_prefix": "foo://x"},
         "no address": {"media_prefix": "https://"},
         "there is no config.json": {"image_encoder": str(tmp_path / "model")},
         "no such folder here": {"audio_encoder": "/nowhere/model"},

@@ -15,7 +15,7 @@ import copy
 import json
 import warnings
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,13 +30,14 @@ from model.bounds import JointConfig
 from model.catalogue import Catalogue
 from model.encoder import fingerprint, folder_of
 from model.interest import ACTIONS
-from model.schema import Request
+from model.schema import HeadraceError, Request
 from model.scoring.ranker import Scored
 
 EVENTS, EVENT_CHARS, ITEM_CHARS = 5, 60, 160
 """How much is read: the newest events, and characters of an event's and of the item's text."""
 HISTORY_TOKENS, ITEM_TOKENS = 32, 16
 """What is left of both texts; a pair has three tokens more in most encoders."""
+_WHY_CHARS = 200
 _KEPT_TEXTS = 100_000
 """So many texts of items have their tokens kept, about 300 bytes each."""
 _UNITS = ((86_400, "day"), (3_600, "hour"), (60, "minute"))
@@ -103,6 +104,10 @@ class Frame(NamedTuple):
             tokenizer.pad_token_id or 0,
             None if types is None else (types[left], types[right]),
         )
+
+
+class JointError(HeadraceError):
+    """A model cannot be read as the encoder of the joint scorer: which, and why."""
 
 
 class CrossEncoder:
@@ -211,6 +216,26 @@ class CrossEncoder:
         user, item = nn.functional.normalize(parts @ hidden.float(), dim=2).unbind(1)
         scale = self.dim**0.5  # of unit vectors, so that the head's inputs are about 1
         return torch.cat((user * item * scale**2, item * scale), 1) @ weights["head.weight"] + weights["head.bias"]
+
+
+@lru_cache(maxsize=1)
+def open_encoder(config: JointConfig) -> CrossEncoder:
+    """The encoder with its tokenizer, a first pair read by it: what else would fail does so here, before the work.
+
+    Raises:
+        JointError: it is none.
+    """
+    try:
+        encoder = CrossEncoder(config)
+        with torch.no_grad():
+            encoder.logits(encoder.begin(), encoder.encoded([("one", "other")]))
+    except Exception as error:  # transformers', the hub's, the file system's
+        why = " ".join(str(error).split())[:_WHY_CHARS] or type(error).__name__
+        raise JointError(
+            f"joint_encoder={config.encoder}: cannot be read as an encoder of pairs of texts: {why}; "
+            "a Hugging Face encoder with its tokenizer, a folder or a name, is wanted (empty: that of encoder)"
+        ) from None
+    return encoder
 
 
 class Joint:
