@@ -519,11 +519,12 @@ def check_joint_opens(settings: Settings) -> None:
     config = settings.joint()
     if not (config and settings.joint_encoder):
         return
-    from model.scoring.joint import JointError, open_encoder
+    from model.encoder import EncoderError
+    from model.scoring.joint import open_encoder
 
     try:
         open_encoder(config)
-    except JointError as error:
+    except EncoderError as error:
         raise SettingsError(str(error)) from None
 
 
@@ -564,8 +565,8 @@ def _not_whole(folder: Path, files: Iterable[str | tuple[str, ...]], fields: Ite
     for names in files:
         some = (names,) if isinstance(names, str) else names
         if not any(any(folder.glob(one)) for one in some):
-            what = {_OF_TOKENIZERS: "no tokenizer", _WEIGHTS: "no weights"}.get(some, "no")
-            return f"there is {what} {some[0]} in this folder"
+            what = {_OF_TOKENIZERS: f"is no tokenizer (as {some[0]})", _WEIGHTS: f"are no weights (as {some[0]})"}
+            return f"there {what.get(some, f'is no {some[0]}')} in this folder"
     try:
         config = msgspec.json.decode((folder / "config.json").read_bytes(), type=dict)
     except (OSError, ValueError, RecursionError, msgspec.DecodeError) as error:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from model.cache import Cache
+from model.schema import HeadraceError
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +28,23 @@ WEIGHTS = (".safetensors", ".bin")
 _READ_BY_OTHERS = ["*.h5", "*.msgpack", "*.ot", "*.onnx", "onnx/*", "openvino/*"]
 """Weights for other libraries: not fetched from a hub."""
 _CHUNK = 2**20
+_WHY_CHARS = 200
+
+
+class EncoderError(HeadraceError):
+    """A model cannot be read: by which setting it was named, which it is, and why."""
+
+
+def unreadable(setting: str, name: str | Path, wanted: str, error: Exception) -> EncoderError:
+    """What to raise where a model cannot be read.
+
+    >>> unreadable("encoder", "/m", "a model", KeyError("size"))
+    EncoderError("encoder=/m: cannot be read: 'size'; a model is wanted, a folder or a name of Hugging Face's hub")
+    """
+    why = " ".join(str(error).split())[:_WHY_CHARS] or type(error).__name__
+    return EncoderError(
+        f"{setting}={name}: cannot be read: {why}; {wanted} is wanted, a folder or a name of Hugging Face's hub"
+    )
 
 
 class Encoder:
@@ -97,10 +115,20 @@ class Encoder:
             self._memory |= vectors
 
     def load(self) -> "LanguageModel":
-        """Load the model, if it is not loaded yet; any thread may ask for it."""
+        """Load the model, if it is not loaded yet; any thread may ask for it.
+
+        Raises:
+            EncoderError: its tokenizer or its weights cannot be read.
+        """
         with self._loading:
-            self._loaded = self._loaded or LanguageModel(self._folder, self._device, self._threads, self._precision)
+            self._loaded = self._loaded or self._load()
         return self._loaded
+
+    def _load(self) -> "LanguageModel":
+        try:
+            return LanguageModel(self._folder, self._device, self._threads, self._precision)
+        except Exception as error:  # of transformers, of the tokenizer, of torch
+            raise unreadable("encoder", self._folder, "a model with its tokenizer", error) from error
 
     def close(self) -> None:
         """Let go of the folder where embeddings are kept."""

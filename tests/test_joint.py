@@ -194,7 +194,7 @@ def test_a_folder_that_cannot_be_read_is_refused_before_the_start(folder, tmp_pa
 
 
 def test_a_model_that_reads_no_pairs_is_told_by_its_setting_before_the_work(folder, tmp_path):
-    """A tokenizer without its slow and fast form, weights that are none; a whole one is opened once."""
+    """Weights that are none; a whole one is opened once."""
     broken = tmp_path / "broken"
     shutil.copytree(folder, broken)
     (broken / "model.safetensors").write_bytes(b"no weights")
@@ -203,8 +203,8 @@ def test_a_model_that_reads_no_pairs_is_told_by_its_setting_before_the_work(fold
         check_joint_opens(Settings(**on, joint_encoder=str(broken)))
     said = str(refused.value)
 
-    assert said.startswith(f"joint_encoder={broken}: cannot be read as an encoder of pairs of texts: ")
-    assert said.endswith("a folder or a name, is wanted (empty: that of encoder)") and "\n" not in said
+    assert said.startswith(f"joint_encoder={broken}: cannot be read: ") and "\n" not in said
+    assert said.endswith("; an encoder with its tokenizer is wanted, a folder or a name of Hugging Face's hub")
     check_joint_opens(Settings(joint_encoder=str(broken)))  # off
     check_joint_opens(Settings(**on, joint_encoder=str(folder)))
     config = Settings(**on, joint_encoder=str(folder)).joint()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from PIL import Image
 from jobs.settings import Settings, SettingsError, check_media
 from model.bounds import MediaConfig
 from model.catalogue import Catalogue
+from model.encoder import EncoderError
 from model.evaluation.gallery import LOOKS, PITCHES, gallery, picture, sound
 from model.finetune import Learner
 from model.media import encoders, fetch, fusion
@@ -353,9 +355,12 @@ def test_a_name_server_or_a_store_that_hangs_is_given_up(monkeypatch):
             fetch.fetch("a.png", prefix, MOST, 0.2)
         reasons.append(str(refused.value))
     threads = [thread for thread in threading.enumerate() if thread.name == "fetch-media"]
+    seconds = time.monotonic() - began
     end.set()
+    for thread in threads:
+        thread.join()
 
-    assert time.monotonic() - began < 2 and 2 == len(threads) and all(thread.daemon for thread in threads)
+    assert seconds < 2 and 2 == len(threads) and all(thread.daemon for thread in threads)
     assert ["'a.png': not here after 0.2 s; send the item again"] * 2 == reasons[:2]
     assert "'a.png': not fetched: 2 others hang; send the item again" == reasons[2]
 
@@ -451,7 +456,7 @@ def test_pictures_and_sounds_share_the_time_of_a_micro_batch(slow_server, monkey
 
 
 def test_media_that_a_model_cannot_take_spoil_no_other(folder, monkeypatch):
-    """They have a reason each; a model that is not there is no fault of theirs."""
+    """They have a reason each."""
     (folder / "odd.png").write_bytes(b"\x07")
 
     class Picky(Bytes):
@@ -466,9 +471,6 @@ def test_media_that_a_model_cannot_take_spoil_no_other(folder, monkeypatch):
 
     assert [] == good.reasons and good.vector[DIM : DIM + 4].any()
     assert ["image: 'odd.png': bytes-1 cannot encode it: kernel size can't be greater than the input"] == odd.reasons
-    encoder._encoders["image"].encode = lambda _: (folder / "weights").read_bytes()
-    with pytest.raises(FileNotFoundError):
-        encoder.embed_items([Item("b", image="below/b.png")])
 
 
 def rows_of(encoder, media: MediaConfig | None, *values: bytes | None) -> list[tuple]:
@@ -723,6 +725,24 @@ def test_any_model_of_transformers_by_folder(models, name, made, media):
     assert np.allclose(vectors[1], other.encode([other.open(raws[1])])[0], atol=1e-5)
     assert one.version == other.version and one.version.startswith(f"{name}-")
     assert np.abs(vectors[0] - vectors[1]).max() > 1e-3
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("setting, name", [("image_encoder", "vit"), ("audio_encoder", "wav2vec")])
+def test_a_model_that_cannot_be_read_is_no_fault_of_a_file(models, tmp_path, setting, name):
+    """It is told by its setting, once, and ends the work."""
+    random = np.random.default_rng(0)
+    (tmp_path / "a.png").write_bytes(picture(3, random))
+    (tmp_path / "a.wav").write_bytes(sound(3, random))
+    broken = tmp_path / "broken"
+    shutil.copytree(models / name, broken)
+    (broken / "model.safetensors").write_bytes(b"no weights")
+    encoder = FusedEncoder(Text(), MediaConfig(str(tmp_path), **{setting: str(broken)}))
+
+    with pytest.raises(
+        EncoderError, match=f"^{setting}={broken}: cannot be read: .*; an? (vision|audio) model is wanted"
+    ):
+        encoder.embed_items([Item("a", image="a.png", audio="a.wav")])
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -24,7 +24,7 @@ import numpy as np
 
 from model.bounds import MediaConfig
 from model.cache import Cache, first_free
-from model.encoder import Encoder, LanguageModel
+from model.encoder import Encoder, EncoderError, LanguageModel
 from model.media.blocks import Block
 from model.media.encoders import MediaEncoder, audio_encoder, image_encoder, unit
 from model.media.fetch import DEADLINE_S, InvalidMedia, fetch, shown
@@ -209,7 +209,7 @@ def _encoded(encoder: MediaEncoder, opened: list) -> list[np.ndarray | InvalidMe
         return []
     try:
         return [*encoder.encode(opened)]
-    except OSError:  # of the model's files
+    except EncoderError:  # no picture's fault
         raise
     except Exception as error:  # every model has errors of its own
         if len(opened) > 1:

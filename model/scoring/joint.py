@@ -28,16 +28,15 @@ from model import device as devices
 from model import interest
 from model.bounds import JointConfig
 from model.catalogue import Catalogue
-from model.encoder import fingerprint, folder_of
+from model.encoder import fingerprint, folder_of, unreadable
 from model.interest import ACTIONS
-from model.schema import HeadraceError, Request
+from model.schema import Request
 from model.scoring.ranker import Scored
 
 EVENTS, EVENT_CHARS, ITEM_CHARS = 5, 60, 160
 """How much is read: the newest events, and characters of an event's and of the item's text."""
 HISTORY_TOKENS, ITEM_TOKENS = 32, 16
 """What is left of both texts; a pair has three tokens more in most encoders."""
-_WHY_CHARS = 200
 _KEPT_TEXTS = 100_000
 """So many texts of items have their tokens kept, about 300 bytes each."""
 _UNITS = ((86_400, "day"), (3_600, "hour"), (60, "minute"))
@@ -104,10 +103,6 @@ class Frame(NamedTuple):
             tokenizer.pad_token_id or 0,
             None if types is None else (types[left], types[right]),
         )
-
-
-class JointError(HeadraceError):
-    """A model cannot be read as the encoder of the joint scorer: which, and why."""
 
 
 class CrossEncoder:
@@ -223,18 +218,14 @@ def open_encoder(config: JointConfig) -> CrossEncoder:
     """The encoder with its tokenizer, a first pair read by it: what else would fail does so here, before the work.
 
     Raises:
-        JointError: it is none.
+        EncoderError: it is none.
     """
     try:
         encoder = CrossEncoder(config)
         with torch.no_grad():
             encoder.logits(encoder.begin(), encoder.encoded([("one", "other")]))
     except Exception as error:  # transformers', the hub's, the file system's
-        why = " ".join(str(error).split())[:_WHY_CHARS] or type(error).__name__
-        raise JointError(
-            f"joint_encoder={config.encoder}: cannot be read as an encoder of pairs of texts: {why}; "
-            "a Hugging Face encoder with its tokenizer, a folder or a name, is wanted (empty: that of encoder)"
-        ) from None
+        raise unreadable("joint_encoder", config.encoder, "an encoder with its tokenizer", error) from error
     return encoder
 
 
