@@ -184,7 +184,8 @@ def _methods(given: str | None) -> tuple[str, ...]:
     unknown = [name for name in names if name not in METHODS]
     if unknown:
         raise data.DataError(
-            f"--baselines: no baseline {', '.join(unknown)}; there are all, none, {', '.join(METHODS)}"
+            f"--baselines: no baseline {', '.join(name or 'without a name' for name in unknown)[:100]}; "
+            f"there are all, none, {', '.join(METHODS)}"
         )
     return names
 
@@ -223,9 +224,13 @@ def _text_encoder(settings: Settings, rest: list[str]) -> "Encoder":
     from model.cache import is_held
     from model.encoder import Encoder  # takes seconds: not before the files have been read
 
-    name = _encoder_name(settings, rest)
+    name, kept = _encoder_name(settings, rest), Path(settings.replica_path) / "evaluate"
     try:
-        kept = Path(settings.replica_path) / "evaluate"
+        kept.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = f"cannot be written ({error.strerror}); a local folder is wanted"
+        raise SettingsError(f"--replica_dir {settings.replica_dir}: {why}") from None
+    try:
         return Encoder(name, settings.device, kept, precision=settings.encoder_precision)
     except (OSError, ValueError, KeyError) as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]

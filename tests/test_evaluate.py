@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from msgspec import structs
 
+from jobs.settings import Settings, SettingsError
 from model.evaluate import METHODS, PARTS, Protocol, Users, alone, drawn_order, evaluate, leave_one_out, new_learner
 from model.interest import FOREVER, Rules
 from model.metrics import hit_rate_at_k
@@ -16,7 +17,7 @@ from model.score import score
 from model.scoring.batch import open_requests
 from model.scoring.ranker import find
 from model.signals import FINDING
-from scripts.evaluate import _bar, check_events, main
+from scripts.evaluate import _bar, check_events, encoder_of, main
 from scripts.report import explain, summarise
 from tests.test_score import ITEMS, make_catalogue
 
@@ -477,14 +478,23 @@ def test_a_file_of_users_that_would_not_be_read_is_refused_before_the_work(monke
     assert message in err and str(file) in err
 
 
-@pytest.mark.parametrize("words", [["--switches", ""], ["--switches", ","], ["--limit", "0"], ["--users", ""]])
+def test_a_folder_that_cannot_be_written_is_told_by_its_setting(tmp_path):
+    """Not as a fault of the encoder."""
+    (tmp_path / "file").touch()
+    with pytest.raises(SettingsError, match=r"^--replica_dir .*/file/x: cannot be written \(.*\); a local folder"):
+        encoder_of(Settings(replica_dir=str(tmp_path / "file" / "x")), ["--encoder", "nosuch"])
+
+
+@pytest.mark.parametrize(
+    "words", [["--baselines", ""], ["--switches", ""], ["--switches", ","], ["--limit", "0"], ["--users", ""]]
+)
 def test_an_option_without_a_meaning_is_refused(words, capsys):
     with pytest.raises(SystemExit) as stopped:
         main([*words, *([] if "--switches" in words else ["--data", "ml-100k"])])
     err = capsys.readouterr().err
 
     assert 2 == stopped.value.code
-    assert words[0] in err and ("there are all, joint" in err or "is wanted" in err)
+    assert words[0] in err and ("there are all, " in err or "is wanted" in err)
 
 
 def test_what_is_switched_on_and_has_nothing_to_read_is_told_once(monkeypatch, tmp_path, capsys, caplog):
