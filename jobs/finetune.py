@@ -32,7 +32,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from jobs.settings import Settings, SettingsError, check_joint, check_triples, help_or_go_on, load_or_exit, usage
+from jobs.settings import (
+    Settings,
+    SettingsError,
+    check_joint,
+    check_joint_opens,
+    check_registry,
+    check_triples,
+    help_or_go_on,
+    load_or_exit,
+    usage,
+)
 
 if __name__ == "__main__":
     help_or_go_on(sys.argv[1:], f"{__doc__}\n{usage()}")
@@ -480,7 +490,8 @@ def check_device(settings: Settings) -> None:
 
 def main(argv: list[str]) -> None:
     """Learn until something goes wrong, and say what: the process ends with code 1, so that it is started again."""
-    settings = load_or_exit(argv, os.environ, __doc__, check_device, check_joint, check_triples)
+    checks = check_device, check_joint, check_joint_opens, check_triples, check_registry
+    settings = load_or_exit(argv, os.environ, __doc__, *checks)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("kafka").setLevel(logging.ERROR)
     device.use_threads(settings.learner_threads)

@@ -15,11 +15,12 @@ settings are passed over with a warning: Kubernetes sets HEADRACE_PORT where a S
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -131,7 +132,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         "log-mel"
     )
     vector_dim: _count("numbers of an item's own `vector`; 0: off", ge=0, le=4_096) = 0
-    media_scale: _real("how much each of them counts in an item's vector, where the text counts 1", gt=0, le=100) = 1.0
+    media_scale: _real(
+        "how much each of them counts in an item's vector, where the text counts 1", ge=0.001, le=100
+    ) = 1.0
     media_bytes: _count("a larger image or audio is not read, bytes", le=100_000_000) = 10_000_000
 
     # What is known of items
@@ -479,7 +482,7 @@ def check_encoder(settings: Settings) -> None:
     late.
     """
     wanted = "the folder of a model or a name of Hugging Face's hub is wanted"
-    _check_folder(f"--encoder {settings.encoder}", settings.encoder, wanted, "config.json")
+    _check_model("encoder", settings.encoder, wanted, "config.json", _WEIGHTS, fields=["hidden_size"])
     missing = [name for name in OF_INT8 if find_spec(name) is None] if settings.encoder_precision == "int8" else []
     if missing:
         raise SettingsError(
@@ -488,6 +491,8 @@ def check_encoder(settings: Settings) -> None:
         )
 
 
+_HUB_S = 10.0
+"""So long the hub may take to say whether it has a model."""
 _OF_TOKENIZERS = (
     "tokenizer.json",
     "tokenizer.model",
@@ -496,12 +501,31 @@ _OF_TOKENIZERS = (
     "sentencepiece.bpe.model",
     "spiece.model",
 )
+_WEIGHTS = ("*.safetensors", "*.bin")
 
 
 def check_joint(settings: Settings) -> None:
     """Raise a SettingsError where the joint scorer is on and its encoder is given as a path at which none is whole."""
     if settings.joint_first:
-        _check_whole("joint_encoder", settings.joint_encoder or settings.encoder, "an encoder")
+        setting = "joint_encoder" if settings.joint_encoder else "encoder"
+        _check_whole(setting, getattr(settings, setting), "an encoder", "hidden_size")
+
+
+def check_joint_opens(settings: Settings) -> None:
+    """Raise a SettingsError where an encoder of the joint scorer is named that cannot be read as one.
+
+    For the programs that learn: it takes seconds.
+    """
+    config = settings.joint()
+    if not (config and settings.joint_encoder):
+        return
+    from model.encoder import EncoderError
+    from model.scoring.joint import open_encoder
+
+    try:
+        open_encoder(config)
+    except EncoderError as error:
+        raise SettingsError(str(error)) from None
 
 
 def check_describer(settings: Settings) -> None:
@@ -510,22 +534,65 @@ def check_describer(settings: Settings) -> None:
         _check_whole("describer", settings.describer, "a causal language model")
 
 
-def _check_whole(setting: str, name: str, model: str) -> None:
+def _check_whole(setting: str, name: str, model: str, *fields: str) -> None:
     wanted = f"the folder of {model} with its tokenizer, or a name of Hugging Face's hub, is wanted"
-    _check_folder(f"--{setting} {name}", name, wanted, "config.json")
-    folder = Path(name)
-    if folder.is_dir() and not any((folder / file).exists() for file in _OF_TOKENIZERS):
-        raise SettingsError(f"--{setting} {name}: there is no tokenizer in this folder (as tokenizer.json); {wanted}")
+    _check_model(setting, name, wanted, "config.json", _OF_TOKENIZERS, _WEIGHTS, fields=fields)
 
 
-def _check_folder(given: str, name: str, wanted: str, *files: str) -> None:
-    """Raise a SettingsError where a model is given as a path, and there is no folder, or one without these files."""
-    folder = Path(name)
-    if not folder.exists() and (folder.is_absolute() or name.startswith(".")):
+def _check_model(
+    setting: str, name: str, wanted: str, *files: str | tuple[str, ...], fields: Iterable[str] = ()
+) -> None:
+    """Raise a SettingsError where a model is named and neither a folder has its files, nor the hub such a model.
+
+    Args:
+        files: a file, or several of which one is enough; a pattern each.
+        fields: numbers that its config.json has to have.
+    """
+    folder, given = Path(name), f"--{setting} {_printed(name)}"
+    if folder.is_dir():
+        if why := _not_whole(folder, files, fields):
+            raise SettingsError(f"{given}: {why}; {wanted}")
+    elif folder.is_file():
+        raise SettingsError(f"{given}: that is a file; {wanted}")
+    elif folder.is_absolute() or name.startswith(".") or not _OF_HUB_NAME.fullmatch(name):
         raise SettingsError(f"{given}: no such folder here; {wanted}")
-    for file in files:
-        if folder.is_dir() and not (folder / file).exists():
-            raise SettingsError(f"{given}: there is no {file} in this folder; {wanted}")
+    elif name != getattr(Settings(), setting) and (why := _not_to_be_had(name)):
+        raise SettingsError(f"{given}: no such folder here, and {why}; {wanted}")
+
+
+def _not_whole(folder: Path, files: Iterable[str | tuple[str, ...]], fields: Iterable[str]) -> str:
+    """What a model's folder lacks; empty if nothing."""
+    for names in files:
+        some = (names,) if isinstance(names, str) else names
+        if not any(any(folder.glob(one)) for one in some):
+            what = {_OF_TOKENIZERS: f"is no tokenizer (as {some[0]})", _WEIGHTS: f"are no weights (as {some[0]})"}
+            return f"there {what.get(some, f'is no {some[0]}')} in this folder"
+    try:
+        config = msgspec.json.decode((folder / "config.json").read_bytes(), type=dict)
+    except (OSError, ValueError, RecursionError, msgspec.DecodeError) as error:
+        return f"its config.json cannot be read: {_printed(str(error))}"
+    missing = [field for field in fields if not isinstance(config.get(field), int)]
+    return f"{', '.join(missing)} is no number in its config.json" if missing else ""
+
+
+_OF_HUB_NAME = re.compile(r"[A-Za-z0-9_.-]{1,96}(/[A-Za-z0-9_.-]{1,96})?")
+
+
+def _not_to_be_had(name: str) -> str:
+    """Why a model of the hub cannot be had: it is not kept on this machine, and the hub has none, or is not reached."""
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    with suppress(Exception):  # whatever it is, the hub is asked
+        snapshot_download(name, local_files_only=True)
+        return ""
+    try:
+        HfApi().model_info(name, timeout=_HUB_S)
+    except RepositoryNotFoundError:
+        return "Hugging Face's hub has no such model"
+    except Exception as error:  # of the network
+        return f"Hugging Face's hub cannot be asked for it ({_printed(str(error) or type(error).__name__)})"
+    return ""
 
 
 _OF_MEDIA = {
@@ -536,6 +603,7 @@ _OF_HUB = {"image_encoder": ("PIL",), "audio_encoder": ("soundfile",)}
 
 
 _OF_FOLDERS = "the folder of a model with its preprocessor_config.json, or a name of Hugging Face's hub, is wanted"
+_OF_ADDRESSES = "a folder, https://host/path or an address that fsspec knows, as s3://bucket/path, is wanted"
 
 
 def check_media(settings: Settings) -> None:
@@ -545,11 +613,14 @@ def check_media(settings: Settings) -> None:
         return
     folder = prefix.removeprefix("file://")
     if "://" not in folder and not Path(folder).is_dir():
-        raise SettingsError(f"--media_prefix {_printed(prefix)}: no such folder here; a folder or an address is wanted")
-    if "://" in folder and not re.match(r"(?i)[a-z][a-z0-9.-]*://[^/@\s]+", prefix):
-        raise SettingsError(f"--media_prefix {_printed(prefix)}: no address, as https://shop.example/media")
+        raise SettingsError(f"--media_prefix {_printed(prefix)}: no such folder here; {_OF_ADDRESSES}")
+    if "://" in folder:
+        if why := _unknown_scheme(prefix):
+            raise SettingsError(f"--media_prefix {_printed(prefix)}: {why}; {_OF_ADDRESSES}")
+        if not re.match(r"(?i)(https?://[^/@\s]|(?!https?:)[^:]+://\S)", prefix):
+            raise SettingsError(f"--media_prefix {_printed(prefix)}: no address; {_OF_ADDRESSES}")
     for setting, of_hub in _OF_HUB.items():
-        name = getattr(settings, setting)
+        name, default = getattr(settings, setting), getattr(Settings(), setting)
         if name == "none":
             continue
         packages = _OF_MEDIA.get(name, of_hub)
@@ -558,10 +629,37 @@ def check_media(settings: Settings) -> None:
                 f"media_prefix={_printed(prefix)}: {', '.join(missing)} cannot be imported here: "
                 f"pip install '.[media]', on every machine of the job, or {setting}=none"
             )
+        wanted = f"{default}, none, {_OF_FOLDERS}"
         if name not in _OF_MEDIA:
-            _check_folder(f"--{setting} {_printed(name)}", name, _OF_FOLDERS, "config.json", "preprocessor_config.json")
-        elif setting != ("image_encoder" if name == "efficientnet-lite0" else "audio_encoder"):
-            raise SettingsError(f"--{setting} {name}: that is no encoder of this kind; the default is wanted, or none")
+            near = f"; did you mean {default}?" if get_close_matches(name.lower(), [default]) else ""
+            _check_model(setting, name, wanted + near, "config.json", "preprocessor_config.json", _WEIGHTS)
+        elif name != default:
+            raise SettingsError(f"--{setting} {name}: that is no encoder of this kind; {wanted}")
+
+
+def _unknown_scheme(address: str) -> str:
+    """Why nothing at such an address can be read here; empty if it can."""
+    scheme = address.partition("://")[0].lower()
+    if scheme in ("http", "https"):
+        return ""
+    if scheme in ("file", "local"):
+        return "a folder is given by its path"
+    from fsspec import get_filesystem_class
+
+    try:
+        get_filesystem_class(scheme)
+    except ImportError as error:
+        return f"a package is missing on this machine: {_printed(str(error))} (on every machine of the job)"
+    except ValueError:
+        return f"fsspec knows no {_printed(scheme)}://"
+    return ""
+
+
+def check_registry(settings: Settings) -> None:
+    """Raise a SettingsError where the registry has an address that nothing here can read."""
+    if "://" in settings.registry.removeprefix("file://") and (why := _unknown_scheme(settings.registry)):
+        wanted = "a folder or an address that fsspec knows, as s3://bucket/path, is wanted"
+        raise SettingsError(f"--registry {_printed(settings.registry)}: {why}; {wanted}")
 
 
 def check_triples(settings: Settings) -> None:
@@ -576,7 +674,7 @@ def check_triples(settings: Settings) -> None:
         raise SettingsError(f"--triples {error}") from None
 
 
-CHECKS = check_encoder, check_joint, check_media, check_triples
+CHECKS = check_encoder, check_joint, check_media, check_triples, check_registry
 """Of what settings name: whether it is there, where a program runs that submits the job or evaluates."""
 
 
@@ -618,8 +716,16 @@ def _check(source: str, name: str, value: str | None) -> None:
     try:
         msgspec.convert({name: value}, Settings, strict=False)
     except msgspec.ValidationError as error:
-        reason = re.sub("Expected `str` matching regex .*", "no such text", str(error).split(" - at")[0])
+        reason = _reason(name, error)
         raise SettingsError(f"{said}: {reason} {about}") from None
+
+
+def _reason(name: str, error: msgspec.ValidationError) -> str:
+    """What is wrong with a value, in few words."""
+    kind = get_args(get_type_hints(Settings, include_extras=True)[name])[0]
+    if get_origin(kind) is Literal:
+        return f"no such choice; there are {', '.join(get_args(kind))}"
+    return re.sub("Expected `str` matching regex .*", "no such text", str(error).split(" - at")[0])
 
 
 def _printed(text: str) -> str:

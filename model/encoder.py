@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from model.cache import Cache
+from model.schema import HeadraceError
 
 if TYPE_CHECKING:
     import torch
@@ -30,9 +31,26 @@ _READ_BY_OTHERS = ["*.h5", "*.msgpack", "*.ot", "*.onnx", "onnx/*", "openvino/*"
 _CHUNK = 2**20
 MOST_UNKNOWN, LEAST_TOKENS = 0.3, 200
 """Where a larger share of so many tokens is unknown to the tokenizer, the log says that vectors say little."""
+_WHY_CHARS = 200
 _told: set[str] = set()  # encoder versions of which this process has said so
 
 logger = logging.getLogger(__name__)
+
+
+class EncoderError(HeadraceError):
+    """A model cannot be read: by which setting it was named, which it is, and why."""
+
+
+def unreadable(setting: str, name: str | Path, wanted: str, error: Exception) -> EncoderError:
+    """What to raise where a model cannot be read.
+
+    >>> unreadable("encoder", "/m", "a model", KeyError("size"))
+    EncoderError("encoder=/m: cannot be read: 'size'; a model is wanted, a folder or a name of Hugging Face's hub")
+    """
+    why = " ".join(str(error).split())[:_WHY_CHARS] or type(error).__name__
+    return EncoderError(
+        f"{setting}={name}: cannot be read: {why}; {wanted} is wanted, a folder or a name of Hugging Face's hub"
+    )
 
 
 class Encoder:
@@ -122,10 +140,20 @@ class Encoder:
             self._memory |= computed
 
     def load(self) -> "LanguageModel":
-        """Load the model, if it is not loaded yet; any thread may ask for it."""
+        """Load the model, if it is not loaded yet; any thread may ask for it.
+
+        Raises:
+            EncoderError: its tokenizer or its weights cannot be read.
+        """
         with self._loading:
-            self._loaded = self._loaded or LanguageModel(self._folder, self._device, self._threads, self._precision)
+            self._loaded = self._loaded or self._load()
         return self._loaded
+
+    def _load(self) -> "LanguageModel":
+        try:
+            return LanguageModel(self._folder, self._device, self._threads, self._precision)
+        except Exception as error:  # of transformers, of the tokenizer, of torch
+            raise unreadable("encoder", self._folder, "a model with its tokenizer", error) from error
 
     def close(self) -> None:
         """Let go of the folder where embeddings are kept."""

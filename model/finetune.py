@@ -195,9 +195,9 @@ class Learner:
         if families:
             self.use_optional([family.open(read) for family in families])
         if joint is not None:
-            from model.scoring.joint import CrossEncoder
+            from model.scoring.joint import open_encoder
 
-            self.use_joint(CrossEncoder(joint), read)
+            self.use_joint(open_encoder(joint), read)
 
     def use_optional(self, optional: Sequence[Optional]) -> None:
         """Learn the signals that are switched on too, from now on; a scorer to go on from was loaded with them."""

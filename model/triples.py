@@ -28,7 +28,7 @@ MOST_TRIPLES = 10_000_000
 EVERYWHERE, FEW, MANY = 0.05, 10, 2_000
 """An entity says nothing that more than this share of the items have, unless they are few, or that too many have."""
 MOST_FACTS = 64
-_SHOWN = 100  # characters of a cell in a message
+_WHY_CHARS = 200  # of what a reader says of a file, in a message
 
 logger = logging.getLogger(__name__)
 
@@ -168,7 +168,12 @@ def read(file: str) -> Triples:
 def tell_unknown(file: str, triples: Triples, known: Mapping[int, str]) -> None:
     """Log once how many triples name no item that is known, and the first of them."""
     unknown = triples.unknown(list(known))
-    if len(unknown):
+    if known and len(unknown) == len(triples):
+        logger.warning(
+            "%s: none of %s triples names one of %s items, so triples= changes nothing: `head` or `tail` has to be the "
+            "item_id of an item", file, f"{len(triples):,}", f"{len(known):,}",
+        )  # fmt: skip
+    elif len(unknown):
         logger.warning(
             "%s: %s of %s triples name no item so far and are passed over until it comes; the first: row %s",
             file, f"{len(unknown):,}", f"{len(triples):,}", f"{unknown[0] + 1:,}",
@@ -206,16 +211,25 @@ def _text(file: str) -> Iterator[list[str]]:
                 if cells:  # a line without anything is no row
                     row += 1
                     yield cells
-    except (csv.Error, OSError, ValueError, ImportError) as error:
-        raise TriplesError(f"{file}: cannot be read as {'TSV' if tabs else 'CSV'} after row {row}: {error}") from None
+    except Exception as error:  # every protocol and every compression has errors of its own
+        raise _unreadable(file, "TSV" if tabs else "CSV", row, error) from None
 
 
 def _parquet(file: str) -> Iterator[list]:
-    from pyarrow import ArrowException, parquet
+    from pyarrow import parquet
 
     try:
         table = parquet.read_table(file)
         yield table.column_names
-        yield from (list(cells) for cells in zip(*(column.to_pylist() for column in table.columns)))
-    except (ArrowException, OSError, ValueError) as error:
-        raise TriplesError(f"{file}: cannot be read as Parquet: {str(error)[:_SHOWN]}") from None
+        for cells in zip(*(column.to_pylist() for column in table.columns)):
+            yield list(cells)
+    except Exception as error:  # pyarrow's, the file system's, Python's
+        raise _unreadable(file, "Parquet", 0, error) from None
+
+
+def _unreadable(file: str, form: str, row: int, error: Exception) -> TriplesError:
+    why = " ".join(str(error).split())[:_WHY_CHARS] or type(error).__name__
+    return TriplesError(
+        f"{file}: cannot be read as {form} after row {row:,}: {why}; "
+        f"CSV, TSV or Parquet with {', '.join(COLUMNS)}, or RecBole's .kg with its .link, is wanted"
+    )

@@ -36,7 +36,7 @@ TOLD_EVERY = 10  # steps
 
 def main(argv: list[str] | None = None) -> None:
     arguments, rest = options.adapt(argv, __doc__)
-    settings = load_or_exit(rest, os.environ, __doc__, check_encoder, check_peft)
+    settings = load_or_exit(rest, os.environ, __doc__, check_encoder, check_peft, check_texts_alone)
     device.use_threads(settings.learner_threads)
     try:
         print(json.dumps(_adapt(arguments, settings, rest)))
@@ -49,6 +49,12 @@ def check_peft(settings: Settings) -> None:
     """Raise a SettingsError where adapters cannot be made."""
     if find_spec("peft") is None:
         raise SettingsError("peft cannot be imported here: pip install '.[lora]'")
+
+
+def check_texts_alone(settings: Settings) -> None:
+    """Raise a SettingsError where media are on: adapters are learnt of texts."""
+    if settings.media() is not None:
+        raise SettingsError("media_prefix, vector_dim: adapters are learnt of texts alone: leave them out")
 
 
 def _adapt(arguments: Namespace, settings: Settings, rest: list[str]) -> dict:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from jobs.settings import check_encoder, load_or_exit
+from jobs.settings import check_encoder, check_media, load_or_exit
 from model import device
 from model.evaluate import Protocol
 from model.evaluation.behaviour import PROBES, Behaviour, measure
@@ -27,7 +27,7 @@ from scripts.evaluate import check_device, encoder_of
 
 def main(argv: list[str] | None = None) -> None:
     arguments, rest = options.behaviour(argv, __doc__, PROBES)
-    settings = load_or_exit(rest, dict(os.environ), __doc__, check_encoder, check_device)
+    settings = load_or_exit(rest, dict(os.environ), __doc__, check_encoder, check_media, check_device)
     device.use_threads(settings.learner_threads)
     began = time.perf_counter()
     shop = make_shop(arguments.shop, arguments.events)

@@ -14,6 +14,7 @@ import tempfile
 import time
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from importlib.util import find_spec
@@ -28,6 +29,7 @@ import numpy as np
 import pandas as pd
 from msgspec import Raw
 
+from jobs.settings import Settings
 from model.schema import (
     LEAST_TIME_MS,
     REASON_CHARS,
@@ -66,6 +68,10 @@ class DataError(HeadraceError):
 
     def __init__(self, message: str) -> None:
         super().__init__("".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in message))
+
+
+class UnreadableError(DataError):
+    """A file is no CSV and no Parquet."""
 
 
 def _package(requirement: str, member: str) -> Path:
@@ -262,6 +268,25 @@ def users(name: str | None, file: str | Path | None) -> list[User]:
     return PUBLIC_USERS[name]() if name in PUBLIC_USERS else []
 
 
+def check_users(file: str | None, is_on: bool) -> None:
+    """Raise a DataError where a file of users is named that nobody would read."""
+    if file and not is_on:
+        raise DataError(f"--users {file}: it is read with `--user_facts on` only: add that, or leave --users out")
+
+
+def tell_unused(settings: Settings, items: pd.DataFrame) -> None:
+    """Say once on stderr which media are switched on that no item has."""
+    media = settings.media()
+    missing = [kind for kind in (media.kinds if media else ()) if kind not in items or items[kind].isna().all()]
+    if missing:
+        off = ["vector_dim=0" if kind == "vector" else f"{kind}_encoder=none" for kind in missing]
+        print(
+            f"headrace: warning: no item has {' or '.join(missing)}, so what is switched on for it changes nothing: "
+            f"columns {', '.join(missing)} of the items are wanted, or {', '.join(off)}",
+            file=sys.stderr,
+        )
+
+
 def read_users(file: str | Path) -> list[User]:
     """Read a CSV or Parquet file with a column `user_id`: every other one is an attribute. An empty cell is none.
 
@@ -293,16 +318,25 @@ def _attribute(cell: Any) -> Any:
     >>> _attribute("24"), _attribute("01234"), _attribute("a|b"), _attribute(True)
     (24.0, '01234', ['a', 'b'], True)
     """
-    if isinstance(cell, Decimal):
-        return float(cell)
     if not isinstance(cell, str):
-        return cell
+        return _plain(cell)
     if "|" in cell:
         return _categories(cell)
     try:
         return cell if cell[:1] == "0" and cell[1:2].isdigit() else _number(cell)
     except ValueError:
         return cell
+
+
+def _plain(cell: Any) -> Any:
+    """A cell of a Parquet file as JSON has it: Python's own numbers.
+
+    >>> _plain([Decimal(1), np.float16(2), "a"])
+    [1.0, 2.0, 'a']
+    """
+    if isinstance(cell, list):
+        return [_plain(one) for one in cell]
+    return float(cell) if isinstance(cell, Decimal | np.floating) else cell
 
 
 def read(events_file: str | Path, items_file: str | Path, media: bool = False) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -401,8 +435,8 @@ def _contexts(file: str | Path, cells: dict[str, Sequence]) -> dict[str, list]:
 def _json(cell: Any) -> dict:
     try:
         return msgspec.json.decode(cell, type=dict)
-    except (msgspec.DecodeError, TypeError):
-        raise ValueError("is no JSON object") from None
+    except (msgspec.DecodeError, TypeError, RecursionError):
+        raise ValueError("is no JSON object, or is nested too deeply") from None
 
 
 def media_of(item: Any) -> dict[str, Any]:
@@ -453,24 +487,30 @@ def _columns(
     Args:
         others: columns that begin so are read too, and `context` where they are those of contexts.
     """
-    names, column = _open_parquet(file) if str(file).lower().endswith((".parquet", ".pq")) else _open_csv(file)
+    open_ = _open_parquet if str(file).lower().endswith((".parquet", ".pq")) else _open_csv
+    try:
+        names, column = open_(file)
+    except UnreadableError as error:
+        raise DataError(f"{error}; a file with the columns {', '.join(needed)} is wanted") from None
     if others is not None:
         more = [name for name in dict.fromkeys(names) if name.startswith(others) or name == others.rstrip(".")]
         known = [*known, *(name for name in more if name and name not in known)]
-    twice = sorted({name for name in names if name in known and names.count(name) > 1})
+    of_known = set(known)
+    twice = sorted(name for name, count in Counter(names).items() if count > 1 and name in of_known)
     if twice:
-        raise DataError(f"{file}: column {', '.join(twice)} comes more than once")
+        raise DataError(f"{file}: column {_listed(twice)} comes more than once")
     missing = [name for name in needed if name not in names]
     if missing:
         hint = "; in a CSV, commas separate the columns" if len(names) == 1 else ""
         raise DataError(f"{file}: no column {', '.join(missing)}; there are {_listed(names)}{hint}")
-    cells = {name: column(name) for name in known if name in names}
+    there = set(names)
+    cells = {name: column(name) for name in known if name in there}
     rows = len(cells[needed[0]])
     if not rows:
         raise DataError(f"{file}: no rows; at least one is needed")
-    others = [name or "(unnamed)" for name in names if name not in known]
-    if others:
-        print(f"{file}: columns passed over: {_listed(others)}", file=sys.stderr)
+    passed_over = [name or "(unnamed)" for name in names if name not in of_known]
+    if passed_over:
+        print(f"{file}: columns passed over: {_listed(passed_over)}", file=sys.stderr)
     return dict.fromkeys(known, [None] * rows) | cells
 
 
@@ -492,15 +532,15 @@ def _open_csv(file: str | Path) -> tuple[list[str], Callable[[str], Sequence[str
                 rows += [cells] if cells else []  # a line without anything is no row
     except csv.Error as error:
         line = f", line {reader.line_num}" if reader else ""
-        raise DataError(f"{file}: cannot be read as CSV: row {len(rows) + 1}{line}: {error}") from None
+        raise UnreadableError(f"{file}: cannot be read as CSV: row {len(rows) + 1}{line}: {error}") from None
     except DataError:
         raise
     except Exception as error:  # every protocol and every compression has errors of its own
         raise _unreadable(file, error) from None
     if not header:
-        raise DataError(f"{file}: cannot be read as CSV or Parquet: there is nothing in it")
-    columns = list(zip(*rows)) or [()] * len(header)
-    return header, lambda name: columns[header.index(name)]
+        raise UnreadableError(f"{file}: cannot be read as CSV or Parquet: there is nothing in it")
+    columns = dict(zip(header, list(zip(*rows)) or [()] * len(header)))
+    return header, columns.__getitem__
 
 
 def _open_parquet(file: str | Path) -> tuple[list[str], Callable[[str], Sequence]]:
@@ -517,11 +557,11 @@ def _open_parquet(file: str | Path) -> tuple[list[str], Callable[[str], Sequence
         if not _is_plain(cells.type):
             kind = f"dates ({cells.type})" if types.is_temporal(cells.type) else str(cells.type)
             wanted = "milliseconds since 1970" if name == "event_time_ms" else "text or numbers"
-            raise DataError(f"{file}: column {name} holds {kind}; {wanted} are wanted")
+            raise DataError(f"{file}: column {_listed([name])} holds {kind[:_CELL_CHARS]}; {wanted} are wanted")
         try:
             return cells.to_pylist()
         except ValueError as error:  # text that is no UTF-8
-            raise DataError(f"{file}: column {name} cannot be read: {_why(error)}") from None
+            raise DataError(f"{file}: column {_listed([name])} cannot be read: {_why(error)}") from None
 
     return table.column_names, column
 
@@ -581,8 +621,8 @@ def _why(error: Exception) -> str:
     return next(filter(None, str(error).splitlines()), type(error).__name__)[:REASON_CHARS]
 
 
-def _unreadable(file: str | Path, error: Exception) -> DataError:
-    return DataError(f"{file}: cannot be read as CSV or Parquet: {_why(error)}")
+def _unreadable(file: str | Path, error: Exception) -> UnreadableError:
+    return UnreadableError(f"{file}: cannot be read as CSV or Parquet: {_why(error)}")
 
 
 def _text(cell) -> str:
@@ -644,10 +684,10 @@ def _times(file: str | Path, cells: Iterable) -> np.ndarray:
 def _vector(cell) -> Any:
     """An array; what is none stays as it is, and the item goes on without it."""
     if not isinstance(cell, str):
-        return cell
+        return _plain(cell)
     try:
         return msgspec.json.decode(cell)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return cell
 
 

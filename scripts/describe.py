@@ -16,10 +16,20 @@ import sys
 import time
 from collections import Counter
 
-from jobs.settings import Settings, help_or_go_on, load_or_exit, usage
+from jobs.settings import (
+    Settings,
+    check_describer,
+    check_encoder,
+    check_media,
+    help_or_go_on,
+    load_or_exit,
+    usage,
+)
 
 if __name__ == "__main__":
     help_or_go_on(sys.argv[1:], f"{__doc__}\n{usage()}")
+
+from msgspec import structs
 
 from model import device
 from model.causal import CausalModel
@@ -29,6 +39,7 @@ from model.schema import HeadraceError
 from model.score import score
 from scripts import data
 from scripts.evaluate import embed, encoder_of
+from scripts.options import number_from
 
 CHUNK = 2_000
 ITEMS = 2
@@ -69,15 +80,20 @@ def figures(facts: list[Facts], sentences: list[Sentence], describer: Describer,
     }
 
 
+def check_named(settings: Settings) -> None:
+    """Raise a SettingsError where the model that writes is none; here it writes whatever `describe_first` is."""
+    check_describer(structs.replace(settings, describe_first=1))
+
+
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, add_help=False, allow_abbrev=False)
-    parser.add_argument("--sentences", type=int, default=100)
+    parser.add_argument("--sentences", type=number_from(1), default=100)
     parser.add_argument("--data", choices=list(data.PUBLIC), default="ml-100k")
-    parser.add_argument("--limit", type=int, default=20_000)
+    parser.add_argument("--limit", type=number_from(1), default=20_000)
     parser.add_argument("--free", action="store_true")
     parser.add_argument("--show", action="store_true")
     arguments, rest = parser.parse_known_args(argv)
-    settings = load_or_exit(rest, os.environ, __doc__)
+    settings = load_or_exit(rest, os.environ, __doc__, check_encoder, check_media, check_named)
     device.use_threads(settings.describer_threads)
     try:
         facts = listed_facts(arguments, settings, rest)

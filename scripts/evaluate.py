@@ -37,7 +37,7 @@ from msgspec import structs
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from jobs.settings import CHECKS, Settings, SettingsError, load_or_exit
+from jobs.settings import CHECKS, Settings, SettingsError, check_joint_opens, load_or_exit
 from model import device
 from model.catalogue import Catalogue
 from model.evaluate import METHODS, Outcome, Protocol, evaluate, leave_one_out, new_learner
@@ -48,7 +48,7 @@ from model.evaluation.shop import make_shop
 from model.facts import Facts
 from model.finetune import Learner
 from model.keywords import keywords
-from model.schema import Event, HeadraceError, Item, ItemVector, item_key
+from model.schema import Event, HeadraceError, Item, ItemVector, User, item_key
 from scripts import data, offline, report, switches
 from scripts.data import check_events
 
@@ -63,10 +63,11 @@ SHOP, SHOP_EVENTS = 1, 12_000
 
 def main(argv: list[str] | None = None) -> None:
     arguments, rest = options.evaluate(argv, __doc__)
-    settings = load_or_exit(rest, os.environ, __doc__, *CHECKS, check_device)
+    settings = load_or_exit(rest, os.environ, __doc__, *CHECKS, check_device, check_joint_opens)
     device.use_threads(settings.learner_threads)
     try:
-        if arguments.switches:
+        data.check_users(arguments.users, settings.user_facts == "on")
+        if arguments.switches is not None:
             result = switches.compare(arguments, rest)
         else:
             result = _run(arguments, settings, rest)
@@ -85,6 +86,8 @@ def _run(arguments: argparse.Namespace, settings: Settings, rest: list[str]) -> 
         report.check_drawing(arguments.plot)
     arguments.baselines = _methods(arguments.baselines)
     name, events, items = read_source(arguments, media=settings.media() is not None)
+    users = data.users(arguments.data, arguments.users) if settings.user_facts == "on" else []
+    data.tell_unused(settings, items)
     encoder = encoder_of(settings, rest)
     valid, refused = check_events(events, max_future_s=settings.max_future_s)
     data.tell_refused(name, valid, refused)
@@ -93,7 +96,7 @@ def _run(arguments: argparse.Namespace, settings: Settings, rest: list[str]) -> 
     began = time.perf_counter()
     run = _leave_one_out if arguments.protocol == "leave-one-out" else _prequential
     settings = structs.replace(settings, encoder=_encoder_name(settings, rest))
-    learner = _learner(arguments, settings, catalogue, items, protocol)
+    learner = _learner(users, settings, catalogue, items, protocol)
     outcome = run(arguments, valid, learner, protocol, _queries(valid, encoder))
     seconds = time.perf_counter() - began
     if arguments.plot:
@@ -118,7 +121,7 @@ def behaviour_of(encoder: "Encoder | FusedEncoder", protocol: Protocol) -> dict[
 
 
 def _learner(
-    arguments: argparse.Namespace, settings: Settings, catalogue: Catalogue, items: pd.DataFrame, protocol: Protocol
+    users: list[User], settings: Settings, catalogue: Catalogue, items: pd.DataFrame, protocol: Protocol
 ) -> Learner:
     """A learner that has seen nothing, with what is switched on."""
 
@@ -126,14 +129,14 @@ def _learner(
         return {item_key(row.item_id): data.as_item(row).as_text() for row in items.itertuples(index=False)}
 
     learner = new_learner(catalogue, protocol)
-    learner.switch_on(settings.switches(settings.device), texts, lambda: _facts(arguments))
+    learner.switch_on(settings.switches(settings.device), texts, lambda: _facts(users))
     return learner
 
 
-def _facts(arguments: argparse.Namespace) -> Facts:
-    """What is known of users, from the file given or the public data set's own table."""
+def _facts(users: list[User]) -> Facts:
+    """What is known of users."""
     facts = Facts()
-    for user in data.users(arguments.data, arguments.users):
+    for user in users:
         facts.put(user.user_id, user.attributes)
     return facts
 
@@ -181,7 +184,8 @@ def _methods(given: str | None) -> tuple[str, ...]:
     unknown = [name for name in names if name not in METHODS]
     if unknown:
         raise data.DataError(
-            f"--baselines: no baseline {', '.join(unknown)}; there are all, none, {', '.join(METHODS)}"
+            f"--baselines: no baseline {', '.join(name or 'without a name' for name in unknown)[:100]}; "
+            f"there are all, none, {', '.join(METHODS)}"
         )
     return names
 
@@ -220,9 +224,13 @@ def _text_encoder(settings: Settings, rest: list[str]) -> "Encoder":
     from model.cache import is_held
     from model.encoder import Encoder  # takes seconds: not before the files have been read
 
-    name = _encoder_name(settings, rest)
+    name, kept = _encoder_name(settings, rest), Path(settings.replica_path) / "evaluate"
     try:
-        kept = Path(settings.replica_path) / "evaluate"
+        kept.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = f"cannot be written ({error.strerror}); a local folder is wanted"
+        raise SettingsError(f"--replica_dir {settings.replica_dir}: {why}") from None
+    try:
         return Encoder(name, settings.device, kept, precision=settings.encoder_precision)
     except (OSError, ValueError, KeyError) as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]

@@ -293,7 +293,9 @@ def main(argv: list[str]) -> int:
     arguments, given = options.replay(argv, __doc__)
     settings = load_or_exit(given, os.environ, __doc__, *CHECKS, check_describer)
     try:
+        data.check_users(arguments.users, settings.user_facts == "on")
         events, items = _read(arguments, settings)
+        data.tell_unused(settings, items)
         users = data.users(arguments.data, arguments.users) if settings.user_facts == "on" else []
         with running(stack.Stack(arguments=given)) as (place, submitted):
             settings = load_or_exit([*given, "--bootstrap_servers", place.bootstrap_servers], os.environ)

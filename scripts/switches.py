@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,16 +78,25 @@ class Measured:
 
 
 def chosen(names: str) -> list[str]:
-    """The switches of `all`, or of names separated by commas.
+    """The switches of `all`, or of names separated by commas, each once.
 
     Raises:
         DataError: there is no such switch.
     """
-    wanted = list(SWITCHES) if names == "all" else [name.strip() for name in names.split(",")]
+    wanted = list(SWITCHES) if names.strip() == "all" else [name.strip() for name in names.split(",")]
     unknown = [name for name in wanted if name not in SWITCHES]
     if unknown:
-        raise DataError(f"--switches: no switch {', '.join(unknown)[:100]}; there are all, {', '.join(SWITCHES)}")
-    return wanted
+        what = ", ".join(dict.fromkeys(name or "without a name" for name in unknown))[:100]
+        raise DataError(f"--switches: no switch {what}; there are all, {', '.join(SWITCHES)}")
+    return list(dict.fromkeys(wanted))
+
+
+def _check_streams(names: Iterable[str], streams: Sequence[str]) -> None:
+    """Raise a DataError where a switch is named that none of the streams has anything for."""
+    for name in names:
+        its = SWITCHES[name].streams
+        if its and not set(its) & set(streams):
+            raise DataError(f"--switches {name}: it is measured on {', '.join(its)} only: --data {its[0]} is wanted")
 
 
 def compare(arguments: Namespace, rest: Sequence[str]) -> dict:
@@ -100,8 +109,12 @@ def compare(arguments: Namespace, rest: Sequence[str]) -> dict:
         Figures by stream and switch, as JSON values.
     """
     found: dict[str, dict] = {}
-    names = chosen(arguments.switches)
-    for stream in _streams(arguments):
+    names, streams = chosen(arguments.switches), _streams(arguments)
+    if arguments.users:
+        raise DataError("--users: --switches measures `user-facts` on ml-100k, by its own table: leave --users out")
+    if arguments.switches.strip() != "all":
+        _check_streams(names, streams)
+    for stream in streams:
         default = _measure(arguments, stream, rest)
         rows = {DEFAULT: _row(default, default)}
         for name in names:

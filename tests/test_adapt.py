@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from jobs.settings import SettingsError
+from jobs.settings import Settings, SettingsError
 from model.encoder import Encoder
 from model.learning.adapt import AdaptConfig, adapt, pairs_of
 from model.schema import Event, StateError
@@ -102,3 +102,11 @@ def test_it_wants_its_package(monkeypatch):
 
     with pytest.raises(SettingsError, match=r"peft cannot be imported here: pip install '\.\[lora\]'"):
         command.check_peft(None)
+
+
+def test_adapters_are_of_texts_alone():
+    """Media that are on are refused before anything is read."""
+    command.check_texts_alone(Settings())
+    for given in ({"vector_dim": 3}, {"media_prefix": "/srv"}):
+        with pytest.raises(SettingsError, match="adapters are learnt of texts alone: leave them out"):
+            command.check_texts_alone(Settings(**given))

@@ -406,6 +406,10 @@ def test_a_file_that_no_codec_and_no_protocol_can_open_is_refused_in_a_sentence(
 ENDLESS = {
     "names of columns": ",".join(f"column{number}" for number in range(9_000)) + "\n",
     "one name": "x" * 90_000 + ",b\n1,2\n",
+    "a name twice": f"user_id,item_id,event_time_ms,context.{'x' * 10**6},context.{'x' * 10**6}\nu,1,{T},1,2\n",
+    "a name 10,000 times": f"user_id,item_id,event_time_ms{',user_id' * 10_000}\nu,1,{T}{',1' * 10_000}\n",
+    "zeros": "\0" * 90_000,
+    "rows of zeros": "user_id,item_id,event_time_ms\n" + "\0\n" * 9_000,
     "a time": f"user_id,item_id,event_time_ms\nu,1,{'z' * 90_000}\n",
     "an id": f"user_id,item_id,event_time_ms\nu,{'z' * 90_000},{T}\n",
 }

@@ -21,6 +21,7 @@ from model.schema import (
     decode_item,
     encode_json,
 )
+from scripts import describe as measure
 from tests.brokers import Broker, Written
 from udfs import reader
 from udfs.texts import NamesFollower
@@ -469,3 +470,12 @@ def test_names_of_items_are_followed(broker):
 
     assert {"m1": ("Fargo", ("Crime",))} == follower.names
     assert "Fargo" == decode_item(items[0]).title
+
+
+@pytest.mark.parametrize("words", [["--sentences", "0"], ["--limit", "x"], ["--describer", "/nowhere"]])
+def test_what_measures_descriptions_refuses_what_cannot_be_meant(words, capsys):
+    """Before it learns; whatever `describe_first` is."""
+    with pytest.raises(SystemExit) as stopped:
+        measure.main(words)
+
+    assert 2 == stopped.value.code and f"{words[0]}" in capsys.readouterr().err

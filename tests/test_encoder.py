@@ -1,12 +1,14 @@
 """The language model: a tiny one with random weights, whose vectors mean nothing but must behave."""
 
 import logging
+import shutil
 
 import numpy as np
 import pytest
 from rocksdict import Options, Rdict
 
 from model.cache import is_held
+from model.encoder import Encoder, EncoderError
 
 WORDS = [
     "[PAD]",
@@ -204,6 +206,20 @@ def test_embeddings_that_another_holds_are_left_to_it(make, tmp_path):
 
     assert is_held(raised.value)
     first.close()
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "model.safetensors"])
+def test_a_model_that_cannot_be_read_is_told_by_its_setting(folders, tmp_path, file):
+    broken = tmp_path / "broken"
+    shutil.copytree(folders[0], broken)
+    (broken / file).write_text("{")
+    with pytest.raises(EncoderError) as refused:
+        Encoder(broken).embed(["two men"])
+
+    assert str(refused.value).startswith(f"encoder={broken}: cannot be read: ") and "\n" not in str(refused.value)
+    assert str(refused.value).endswith(
+        "; a model with its tokenizer is wanted, a folder or a name of Hugging Face's hub"
+    )
 
 
 def test_the_version_names_the_weights(make, folders):

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from msgspec import structs
 
+from jobs.settings import Settings, SettingsError
 from model.evaluate import METHODS, PARTS, Protocol, Users, alone, drawn_order, evaluate, leave_one_out, new_learner
 from model.interest import FOREVER, Rules
 from model.metrics import hit_rate_at_k
@@ -16,7 +17,7 @@ from model.score import score
 from model.scoring.batch import open_requests
 from model.scoring.ranker import find
 from model.signals import FINDING
-from scripts.evaluate import _bar, check_events, main
+from scripts.evaluate import _bar, check_events, encoder_of, main
 from scripts.report import explain, summarise
 from tests.test_score import ITEMS, make_catalogue
 
@@ -454,3 +455,59 @@ def test_a_baseline_that_there_is_not_is_refused(capsys):
     with pytest.raises(SystemExit):
         main(["--data", "ml-100k", "--baselines", "popularity,svd"])
     assert "no baseline svd; there are all, none, popularity" in capsys.readouterr().err
+
+
+USERS = {
+    "users.csv: it is read with `--user_facts on` only: add that": ("user_id,age\nu,3\n", []),
+    "users.csv: no column user_id; there are id, age": ("id,age\nu,3\n", ["--user_facts", "on"]),
+    "a file with the columns user_id is wanted": ("", ["--user_facts", "on"]),
+}
+
+
+@pytest.mark.parametrize("message", USERS)
+def test_a_file_of_users_that_would_not_be_read_is_refused_before_the_work(monkeypatch, tmp_path, capsys, message):
+    """Nothing is embedded."""
+    file, options = tmp_path / "users.csv", USERS[message][1]
+    file.write_text(USERS[message][0])
+    monkeypatch.setattr("scripts.evaluate.embed", lambda *_: pytest.fail("embedded"))
+    with pytest.raises(SystemExit) as stopped:
+        run(monkeypatch, tmp_path, capsys, f"{HEAD}\nu,i0,{T}\n", CATALOGUE, "--users", str(file), *options)
+    out, err = capsys.readouterr()
+
+    assert (2, "") == (stopped.value.code, out)
+    assert message in err and str(file) in err
+
+
+def test_a_folder_that_cannot_be_written_is_told_by_its_setting(tmp_path):
+    """Not as a fault of the encoder."""
+    (tmp_path / "file").touch()
+    with pytest.raises(SettingsError, match=r"^--replica_dir .*/file/x: cannot be written \(.*\); a local folder"):
+        encoder_of(Settings(replica_dir=str(tmp_path / "file" / "x")), ["--encoder", "nosuch"])
+
+
+@pytest.mark.parametrize(
+    "words", [["--baselines", ""], ["--switches", ""], ["--switches", ","], ["--limit", "0"], ["--users", ""]]
+)
+def test_an_option_without_a_meaning_is_refused(words, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([*words, *([] if "--switches" in words else ["--data", "ml-100k"])])
+    err = capsys.readouterr().err
+
+    assert 2 == stopped.value.code
+    assert words[0] in err and ("there are all, " in err or "is wanted" in err)
+
+
+def test_what_is_switched_on_and_has_nothing_to_read_is_told_once(monkeypatch, tmp_path, capsys, caplog):
+    """And the run goes on: media of no item, triples of no item."""
+    (tmp_path / "t.csv").write_text("head,relation,tail\nfilm 1,director,d\n")
+    options = ["--vector_dim", "3", "--media_prefix", str(tmp_path), "--triples", str(tmp_path / "t.csv")]
+    monkeypatch.setattr("jobs.settings.find_spec", lambda _: object())
+    options += ["--baselines", "none"]
+    result, err = run(monkeypatch, tmp_path, capsys, f"{HEAD}\nu,i0,{T}\nu,i1,{T + 1}\n", CATALOGUE, *options)
+
+    assert 1 == err.count(
+        "headrace: warning: no item has image or audio or vector, so what is switched on for it changes nothing: "
+        "columns image, audio, vector of the items are wanted, or image_encoder=none, audio_encoder=none, vector_dim=0"
+    )
+    assert 1 == caplog.text.count("none of 1 triples names one of 6 items, so triples= changes nothing")
+    assert "headrace" in result["methods"]

@@ -349,6 +349,46 @@ def test_types_of_a_parquet_file_stay(tmp_path):
     assert {"age": 3.5, "vip": True, "zip": 12.0} == data.users(None, file)[0].attributes
 
 
+def test_odd_values_of_a_file_of_users_are_facts_or_passed_over(tmp_path, passed_over):
+    """What is no number in a CSV is a text; of many columns the first 16 count; nothing ends the reading."""
+    file, wide = tmp_path / "users.csv", [f"c{number}" for number in range(10_000)]
+    for head, cells, facts in (
+        ("a,b,c,d", "nan,inf,-Infinity,1e999", 4), ("a\0,b", "\0,x\0y", 2),
+        (",".join(wide), ",".join(["1"] * 10_000), 16),
+        ("x" * 1_000, "1", 0), ("a", "x" * 1_000, 0), ("a", "1" * 400, 0), (",a", "1,2", 1),
+    ):  # fmt: skip
+        file.write_text(f"user_id,{head}\nu,{cells}\n")
+        (user,) = data.users(None, file)
+        assert facts == len(buckets(user.attributes)), (head[:9], cells[:9])
+
+
+def test_odd_columns_of_a_parquet_file_are_facts_passed_over_or_told(tmp_path, passed_over):
+    file = tmp_path / "users.parquet"
+    half = np.array([1.5], np.float16)
+    for column, facts in (
+        (half, 1), ([float("nan")], 0), ([float("inf")], 0), ([2**63], 1), ([[1, 2]], 0), ([["a", "b"]], 2),
+        ([None], 0),
+    ):  # fmt: skip
+        pd.DataFrame({"user_id": ["u"], "a": column}).to_parquet(file)
+        (user,) = data.users(None, file)
+        assert facts == len(buckets(user.attributes)), column
+    pd.DataFrame({"user_id": ["u"], "x" * 1_000_000: [{"city": "Ulm"}]}).to_parquet(file)
+    with pytest.raises(data.DataError, match=r"users.parquet: column 'x+… holds struct.*; text or numbers") as refused:
+        data.users(None, file)
+    assert len(str(refused.value)) < 400
+
+
+def test_a_context_that_is_nested_too_deeply_is_told(tmp_path):
+    events, items = tmp_path / "events.csv", tmp_path / "items.csv"
+    items.write_text("item_id,title\na,A\n")
+    deep = '{""a"":' * 5_000 + "1" + "}" * 5_000
+    events.write_text(f'user_id,item_id,event_time_ms,context\nu,a,1700000000000,"{deep}"\n')
+
+    with pytest.raises(data.DataError, match="is no JSON object, or is nested too deeply") as refused:
+        data.read(events, items)
+    assert len(str(refused.value)) < 400
+
+
 def test_a_file_of_users_without_an_id_is_refused(tmp_path):
     file = tmp_path / "users.csv"
     file.write_text("user_id,age\n,24\n")

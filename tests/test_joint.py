@@ -1,6 +1,7 @@
 """The joint scorer: an encoder with random weights that must behave, and a world that only pairs of texts decide."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ import udfs.statistics
 import udfs.texts
 import udfs.worker
 from jobs.finetune import switch_on
-from jobs.settings import Settings, SettingsError, check_joint
+from jobs.settings import Settings, SettingsError, check_joint, check_joint_opens
 from model import registry
 from model.bounds import JointConfig
 from model.finetune import Learner
@@ -27,7 +28,7 @@ from model.learning import train_joint
 from model.learning.train_joint import JointTrainer, Looked
 from model.schema import decode_packed_request, decode_recommendation, encode_packed, item_key
 from model.score import JOINT, Scorer, load, save, score
-from model.scoring.joint import HISTORY_TOKENS, ITEM_TOKENS, CrossEncoder, Joint, history
+from model.scoring.joint import HISTORY_TOKENS, ITEM_TOKENS, CrossEncoder, Joint, history, open_encoder
 from model.statistics import ItemStatistics
 from scripts.benchmarks import joint as benchmark
 from tests.test_score import ITEMS, make_catalogue, make_request
@@ -190,6 +191,24 @@ def test_a_folder_that_cannot_be_read_is_refused_before_the_start(folder, tmp_pa
         check_joint(Settings(joint_encoder=str(path)))  # off
 
     check_joint(Settings(joint_first=10, joint_encoder=str(folder)))
+
+
+def test_a_model_that_reads_no_pairs_is_told_by_its_setting_before_the_work(folder, tmp_path):
+    """Weights that are none; a whole one is opened once."""
+    broken = tmp_path / "broken"
+    shutil.copytree(folder, broken)
+    (broken / "model.safetensors").write_bytes(b"no weights")
+    on = {"joint_first": 10, "device": "cpu"}
+    with pytest.raises(SettingsError) as refused:
+        check_joint_opens(Settings(**on, joint_encoder=str(broken)))
+    said = str(refused.value)
+
+    assert said.startswith(f"joint_encoder={broken}: cannot be read: ") and "\n" not in said
+    assert said.endswith("; an encoder with its tokenizer is wanted, a folder or a name of Hugging Face's hub")
+    check_joint_opens(Settings(joint_encoder=str(broken)))  # off
+    check_joint_opens(Settings(**on, joint_encoder=str(folder)))
+    config = Settings(**on, joint_encoder=str(folder)).joint()
+    assert open_encoder(config) is open_encoder(config)
 
 
 def test_off_imports_nothing_of_it():

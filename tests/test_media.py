@@ -2,9 +2,13 @@
 
 import json
 import os
+import shutil
+import socket
 import subprocess
 import sys
 import threading
+import time
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
@@ -20,6 +24,7 @@ from PIL import Image
 from jobs.settings import Settings, SettingsError, check_media
 from model.bounds import MediaConfig
 from model.catalogue import Catalogue
+from model.encoder import EncoderError
 from model.evaluation.gallery import LOOKS, PITCHES, gallery, picture, sound
 from model.finetune import Learner
 from model.media import encoders, fetch, fusion
@@ -297,6 +302,81 @@ def test_addresses_outside_the_prefix_are_not_asked(server):
         assert reason in reason_of(name, server), name
 
 
+@pytest.fixture(scope="module")
+def slow_server():
+    """It accepts at once, then sends a byte every 50 ms: of the body, of the headers, or of a handshake's 16 KB."""
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def drip(line: socket.socket) -> None:
+        with line, suppress(OSError):
+            asked = line.recv(1_000)
+            begun = b"HTTP/1.1 200 OK\r\n\r\n" if b"/body" in asked else b"HTTP/1.1 200 OK\r\nX-Slow: "
+            line.sendall(b"\x16\x03\x03\x3f\xff" if asked[:1] == b"\x16" else begun)
+            while line.send(b"x"):
+                time.sleep(0.05)
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=drip, args=[server.accept()[0]], daemon=True).start()
+
+    threading.Thread(target=serve, daemon=True).start()
+    yield f"127.0.0.1:{server.getsockname()[1]}"
+    server.close()
+
+
+def fetching() -> int:
+    return sum(thread.name == "fetch-media" for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize("address", ["http://{}/body", "http://{}/headers", "https://{}/handshake"])
+def test_a_slow_server_is_given_up_at_the_deadline(slow_server, address):
+    """Wherever it is slow; its connection is cut, so that no thread is left."""
+    began = time.monotonic()
+    with pytest.raises(InvalidMedia, match=r"not here after 0\.3 s"):
+        fetch.fetch("a.png", address.format(slow_server), MOST, 0.3)
+
+    assert time.monotonic() - began < 2
+    while fetching() and time.monotonic() - began < 5:
+        time.sleep(0.02)
+    assert 0 == fetching()
+
+
+def test_a_name_server_or_a_store_that_hangs_is_given_up(monkeypatch):
+    """Threads that nobody can end are bounded in number: when all hang, the next fetch says so, no later."""
+    end = threading.Event()
+    monkeypatch.setattr(fetch, "_FREE", threading.BoundedSemaphore(2))
+    monkeypatch.setattr(fetch, "MOST_FETCHES", 2)
+    monkeypatch.setattr(fetch, "_of_store", lambda *_: end.wait(30))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: end.wait(30))
+    began, reasons = time.monotonic(), []
+    for prefix in ("http://shop.example/media", "memory://media", "memory://media"):
+        with pytest.raises(InvalidMedia) as refused:
+            fetch.fetch("a.png", prefix, MOST, 0.2)
+        reasons.append(str(refused.value))
+    threads = [thread for thread in threading.enumerate() if thread.name == "fetch-media"]
+    seconds = time.monotonic() - began
+    end.set()
+    for thread in threads:
+        thread.join()
+
+    assert seconds < 2 and 2 == len(threads) and all(thread.daemon for thread in threads)
+    assert ["'a.png': not here after 0.2 s; send the item again"] * 2 == reasons[:2]
+    assert "'a.png': not fetched: 2 others hang; send the item again" == reasons[2]
+
+
+def test_a_fetch_that_hangs_does_not_keep_a_process_from_ending():
+    asked = (
+        "import time; from model.media import fetch; fetch._of_store = lambda *_: time.sleep(60)\n"
+        "try: fetch.fetch('a.png', 'memory://media', 9, 0.1)\n"
+        "except fetch.InvalidMedia as error: print(error)"
+    )
+    root = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", asked], cwd=root, capture_output=True, text=True, timeout=30)
+
+    assert (0, "'a.png': not here after 0.1 s; send the item again\n") == (done.returncode, done.stdout), done.stderr
+
+
 # What becomes of an item
 
 
@@ -328,7 +408,7 @@ def test_broken_media_leave_an_item_without_that_part(folder, monkeypatch):
     made = encoder.embed_items([*broken, Item("n", vector=Raw(b"null"))])
 
     for one, reason in zip(made, bad.values()):
-        assert ["image: no media at all"] == one.reasons[:1] and one.reasons[1].startswith("vector: ")
+        assert ["image: 'broken.png': no media at all"] == one.reasons[:1] and one.reasons[1].startswith("vector: ")
         assert reason in one.reasons[1]
         assert not one.vector[DIM : DIM + 4].any() and [0, 1, 0, 0, 0, 0] == one.vector[DIM + 4 :].tolist()
     assert [] == made[-1].reasons
@@ -359,7 +439,38 @@ def test_a_micro_batch_ends_whatever_a_server_does(folder, monkeypatch):
     monkeypatch.setattr(fusion, "PATIENCE_S", -1.0)
     (made,) = fused(folder, monkeypatch).embed_items([Item("a", image="a.png")])
 
-    assert ["image: not fetched: others took -1 s; send the item again"] == made.reasons
+    assert ["image: 'a.png': not fetched: others took -1 s; send the item again"] == made.reasons
+
+
+def test_pictures_and_sounds_share_the_time_of_a_micro_batch(slow_server, monkeypatch):
+    """20 items with both, of a server that never ends: each has its reasons, and all together take no longer."""
+    monkeypatch.setattr(fusion, "PATIENCE_S", 0.6)
+    encoder = fused(f"http://{slow_server}/body", monkeypatch)
+    began = time.monotonic()
+    made = encoder.embed_items([Item(f"i{at}", image=f"{at}.png", audio=f"{at}.wav") for at in range(20)])
+
+    assert time.monotonic() - began < 2
+    assert [2] * 20 == [len(one.reasons) for one in made]
+    assert made[0].reasons[0].startswith("image: '0.png': not here after 0.")
+    assert "audio: '19.wav': not fetched: others took 0.6 s; send the item again" == made[19].reasons[1]
+
+
+def test_media_that_a_model_cannot_take_spoil_no_other(folder, monkeypatch):
+    """They have a reason each."""
+    (folder / "odd.png").write_bytes(b"\x07")
+
+    class Picky(Bytes):
+        def encode(self, opened):
+            if 7 in opened:
+                raise RuntimeError("kernel size can't be\ngreater than the input")
+            return super().encode(opened)
+
+    encoder = fused(folder, monkeypatch)
+    encoder._encoders["image"] = Picky()
+    good, odd = encoder.embed_items([Item("a", image="a.png"), Item("o", image="odd.png")])
+
+    assert [] == good.reasons and good.vector[DIM : DIM + 4].any()
+    assert ["image: 'odd.png': bytes-1 cannot encode it: kernel size can't be greater than the input"] == odd.reasons
 
 
 def rows_of(encoder, media: MediaConfig | None, *values: bytes | None) -> list[tuple]:
@@ -564,6 +675,14 @@ def test_columns_of_media_are_read_where_they_are_wanted(tmp_path, capsys):
     assert [*data.ITEM_COLUMNS] == [*off.columns] and "passed over: image, vector" in capsys.readouterr().err
 
 
+def test_a_vector_that_is_nested_too_deeply_stays_as_it_is(tmp_path):
+    (tmp_path / "e.csv").write_text("user_id,item_id,event_time_ms\nu,a,1700000000000\n")
+    (tmp_path / "i.csv").write_text(f"item_id,title,vector\na,A,{'[' * 5_000}\n")
+    _, items = data.read(tmp_path / "e.csv", tmp_path / "i.csv", media=True)
+
+    assert "[" * 5_000 == items["vector"][0]
+
+
 # Any model of transformers
 
 
@@ -608,6 +727,46 @@ def test_any_model_of_transformers_by_folder(models, name, made, media):
     assert np.abs(vectors[0] - vectors[1]).max() > 1e-3
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("setting, name", [("image_encoder", "vit"), ("audio_encoder", "wav2vec")])
+def test_a_model_that_cannot_be_read_is_no_fault_of_a_file(models, tmp_path, setting, name):
+    """It is told by its setting, once, and ends the work."""
+    random = np.random.default_rng(0)
+    (tmp_path / "a.png").write_bytes(picture(3, random))
+    (tmp_path / "a.wav").write_bytes(sound(3, random))
+    broken = tmp_path / "broken"
+    shutil.copytree(models / name, broken)
+    (broken / "model.safetensors").write_bytes(b"no weights")
+    encoder = FusedEncoder(Text(), MediaConfig(str(tmp_path), **{setting: str(broken)}))
+
+    with pytest.raises(
+        EncoderError, match=f"^{setting}={broken}: cannot be read: .*; an? (vision|audio) model is wanted"
+    ):
+        encoder.embed_items([Item("a", image="a.png", audio="a.wav")])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_odd_pictures_and_sounds_stop_no_model(models, tmp_path):
+    """One pixel, one line of pixels, one sample: a vector or a reason each, and the others have theirs."""
+    import soundfile
+
+    random = np.random.default_rng(0)
+    for name, size in (("dot", (1, 1)), ("line", (1, 90)), ("row", (90, 1)), ("three", (3, 3))):
+        Image.new("RGB", size, "red").save(tmp_path / f"{name}.png")
+    (tmp_path / "good.png").write_bytes(picture(3, random))
+    (tmp_path / "good.wav").write_bytes(sound(3, random))
+    soundfile.write(tmp_path / "short.wav", np.ones(1) * 0.1, 16_000)
+    soundfile.write(tmp_path / "nine.wav", np.ones(9) * 0.1, 16_000)
+    pictures = [Item(name, image=f"{name}.png") for name in ("dot", "line", "good", "row", "three")]
+    sounds = [Item(name, audio=f"{name}.wav") for name in ("short", "good", "nine")]
+    for encoders_ in ({}, {"image_encoder": str(models / "vit"), "audio_encoder": str(models / "wav2vec")}):
+        made = FusedEncoder(Text(), MediaConfig(str(tmp_path), **encoders_)).embed_items([*pictures, *sounds])
+        for item, one in zip([*pictures, *sounds], made):
+            assert one.vector[DIM:].any() or one.reasons or item.item_id in ("short", "nine")
+            assert all(reason.startswith((f"image: '{item.image}", f"audio: '{item.audio}")) for reason in one.reasons)
+        assert made[2].vector[DIM:].any() and made[6].vector[DIM:].any()
+
+
 # Settings
 
 
@@ -615,6 +774,7 @@ def test_what_is_missing_is_told_before_the_start(tmp_path, monkeypatch):
     (tmp_path / "model").mkdir()
     wanted = {
         "no such folder": {"media_prefix": str(tmp_path / "nowhere")},
+        "fsspec knows no foo": {"media_prefix": "foo://x"},
         "no address": {"media_prefix": "https://"},
         "there is no config.json": {"image_encoder": str(tmp_path / "model")},
         "no such folder here": {"audio_encoder": "/nowhere/model"},

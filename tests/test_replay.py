@@ -190,3 +190,9 @@ def test_model_versions_are_printed_as_text(capsys):
     out = capsys.readouterr().out
 
     assert all(text in out for text in ("[/v1]", "[/]", "[x]y[/x]", ":smile:"))
+
+
+def test_a_file_of_users_that_would_not_be_read_is_refused_before_anything_starts(capsys):
+    """What to add is said."""
+    assert 2 == replay.main(["--events", "e.csv", "--items", "i.csv", "--users", "u.csv"])
+    assert "replay: --users u.csv: it is read with `--user_facts on` only: add that" in capsys.readouterr().err

@@ -4,12 +4,25 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
 from jobs import settings as settings_module
-from jobs.settings import PREFIX, Settings, SettingsError, check_encoder, load, load_or_exit, no_settings, rows
+from jobs.settings import (
+    PREFIX,
+    Settings,
+    SettingsError,
+    check_describer,
+    check_encoder,
+    check_joint,
+    check_media,
+    check_registry,
+    load,
+    load_or_exit,
+    no_settings,
+    rows,
+)
 from model.interest import EXCLUDE_S, FOREVER, Rules
 from scripts import options
 from scripts.processes import Place
@@ -108,8 +121,9 @@ WRONG = {
     "none of the choices": (
         ["--delivery", "maybe"],
         (
-            "--delivery=maybe: Invalid enum value 'maybe' (delivery: at-least-once is fresh; exactly-once shows lists"
-            " at the next checkpoint; default at-least-once)"
+            "--delivery=maybe: no such choice; there are at-least-once, exactly-once"
+            " (delivery: at-least-once is fresh; exactly-once shows lists at the next checkpoint;"
+            " default at-least-once)"
         ),
     ),
 }
@@ -194,7 +208,8 @@ def test_an_encoder_at_a_path_where_nothing_is_stops_the_program(capsys, tmp_pat
             f"headrace: --encoder {folder}: {why}; the folder of a model or a name of Hugging Face's hub is wanted\n"
         )
         assert expected == capsys.readouterr().err
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "config.json").write_text('{"hidden_size": 8}')
+    (tmp_path / "model.safetensors").touch()
     assert Settings().encoder == load_or_exit([], {}, "", check_encoder).encoder
     assert str(tmp_path) == load_or_exit(["--encoder", str(tmp_path)], {}, "", check_encoder).encoder
     assert "/nowhere" == load_or_exit(["--encoder", "/nowhere"], {}).encoder
@@ -318,15 +333,103 @@ def test_int8_on_a_gpu_is_refused_with_what_is_wanted():
     assert "int8" == load(["--encoder_precision", "int8"], {}).encoder_precision
 
 
-@pytest.mark.parametrize("name", ["encoder_precision", "network_precision", "answers"])
-def test_a_choice_that_is_none_is_told_with_those_there_are(name):
-    """The meaning of such a setting names each of them."""
-    choices = get_args(get_args(get_type_hints(Settings, include_extras=True)[name])[0])
-    with pytest.raises(SettingsError) as wrong:
-        load([f"--{name}", "some"], {})
+CHOICES = {
+    name: get_args(get_args(hint)[0])
+    for name, hint in get_type_hints(Settings, include_extras=True).items()
+    if get_origin(get_args(hint)[0]) is Literal
+}
 
-    assert f"--{name}=some: Invalid enum value 'some' ({name}: " in str(wrong.value)
-    assert [True] * len(choices) == [choice in str(wrong.value) for choice in choices]
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_a_choice_that_is_none_is_told_with_those_there_are(name):
+    """However long it is."""
+    for value, shown in (("some", "some"), ("x" * 1_000_000, "x" * 100 + "…")):
+        with pytest.raises(SettingsError) as wrong:
+            load([f"--{name}", value], {})
+        wanted = f"--{name}={shown}: no such choice; there are {', '.join(CHOICES[name])} ({name}: "
+        assert wanted == str(wrong.value)[: len(wanted)]
+        assert len(str(wrong.value)) < 600
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "0.0009", "100.1", "1e9", "inf", "nan"])
+def test_how_much_media_count_is_bounded(value):
+    with pytest.raises(SettingsError, match=rf"^--media_scale={value}: Expected `float` [<>]= (0\.001|100\.0) \("):
+        load(["--media_scale", value], {})
+
+    assert 0.001 == load(["--media_scale", "0.001"], {}).media_scale
+
+
+MODELS = {
+    "encoder": (check_encoder, {}, "the folder of a model or a name of Hugging Face's hub is wanted"),
+    "joint_encoder": (check_joint, {"joint_first": 3}, "the folder of an encoder with its tokenizer"),
+    "describer": (check_describer, {"describe_first": 3}, "the folder of a causal language model with its tokenizer"),
+    "image_encoder": (check_media, {"media_prefix": "/"}, "efficientnet-lite0, none, the folder of a model with its"),
+    "audio_encoder": (check_media, {"media_prefix": "/"}, "log-mel, none, the folder of a model with its"),
+}
+
+
+@pytest.mark.parametrize("setting", MODELS)
+def test_a_model_that_is_none_is_told_by_its_setting_before_the_start(setting, tmp_path, monkeypatch):
+    """A typing error in a name, a folder without a model: which setting, which value, what is wanted."""
+    check, on, wanted = MODELS[setting]
+    monkeypatch.setattr(settings_module, "find_spec", lambda name: object())
+    monkeypatch.setattr(settings_module, "_not_to_be_had", lambda name: "Hugging Face's hub has no such model")
+    (tmp_path / "file").touch()
+    (tmp_path / "broken").mkdir()
+    for file in ("config.json", "preprocessor_config.json", "tokenizer.json", "model.safetensors"):
+        (tmp_path / "broken" / file).write_text("{")
+    values = {
+        "nosuch": "no such folder here, and Hugging Face's hub has no such model",
+        "some/no-such": "no such folder here, and Hugging Face's hub has no such model",
+        "a/b/c": "no such folder here",
+        "two words": "no such folder here",
+        "/nowhere": "no such folder here",
+        str(tmp_path): "there is no config.json in this folder",
+        str(tmp_path / "file"): "that is a file",
+        str(tmp_path / "broken"): "its config.json cannot be read: Input data was truncated",
+    }
+    for value, why in values.items():
+        with pytest.raises(SettingsError) as refused:
+            check(Settings(**on, **{setting: value}))
+        assert f"--{setting} {value}: {why}; {wanted}" in str(refused.value)
+
+
+def test_a_name_is_one_that_the_hub_has_or_this_machine_keeps(monkeypatch):
+    """Where the hub cannot be asked that is the reason; a default is not looked up."""
+    import huggingface_hub
+
+    def refuse(*_, **__):
+        raise OSError("the network is away")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", refuse)
+    check_encoder(Settings())
+    with pytest.raises(SettingsError, match=r"hub cannot be asked for it \(the network is away\); the folder"):
+        check_encoder(Settings(encoder="some/model"))
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: None)
+    check_encoder(Settings(encoder="some/model"))
+
+
+def test_an_encoder_that_is_nearly_a_built_in_one_is_told_with_that():
+    with pytest.raises(SettingsError, match=r"; did you mean efficientnet-lite0\?"):
+        check_media(Settings(media_prefix="/", image_encoder="efficient net-lite0"))
+
+
+@pytest.mark.parametrize("setting, check", [("media_prefix", check_media), ("registry", check_registry)])
+def test_an_address_that_nothing_reads_is_refused_before_the_start(setting, check, monkeypatch):
+    """An unknown scheme, one whose package is not here, and a folder by an address."""
+    import fsspec
+
+    def missing(scheme):
+        raise ImportError("Install s3fs to access S3")
+
+    for value, why in (("foo://x", "fsspec knows no foo://; "), ("local:///srv", "a folder is given by its path; ")):
+        with pytest.raises(SettingsError) as refused:
+            check(Settings(**{setting: value}))
+        assert f"--{setting} {value}: {why}" in str(refused.value)
+    monkeypatch.setattr(fsspec, "get_filesystem_class", missing)
+    with pytest.raises(SettingsError, match=r"a package is missing on this machine: Install s3fs to access S3"):
+        check(Settings(**{setting: "s3://bucket/path"}))
 
 
 def test_int8_without_its_packages_is_refused_before_anything_starts(monkeypatch):

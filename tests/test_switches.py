@@ -19,7 +19,7 @@ FIGURES = {
     "learning_s_per_1000_events": 0.8,
     "new_users": {"events": 2, "hr_at_10": 0.25},
 }
-ARGUMENTS = Namespace(data="ml-100k", events=None, items=None, limit=None, order_seed=0, switches="all")
+ARGUMENTS = Namespace(data="ml-100k", events=None, items=None, users=None, limit=None, order_seed=0, switches="all")
 
 
 def measured(ranks: list[int]) -> Measured:
@@ -70,6 +70,30 @@ def test_without_data_there_are_two_streams(asked):
 def test_a_name_that_is_no_switch_ends_it_before_the_work(asked):
     with pytest.raises(DataError, match="no switch c; there are all, a, b"):
         compare(Namespace(**vars(ARGUMENTS) | {"switches": "a,c"}), [])
+
+    assert [] == asked
+
+
+@pytest.mark.parametrize("names", ["", ",", " ", "a,", ",,b"])
+def test_a_switch_without_a_name_is_told_with_those_there_are(asked, names):
+    with pytest.raises(DataError, match="no switch without a name; there are all, a, b"):
+        compare(Namespace(**vars(ARGUMENTS) | {"switches": names}), [])
+
+    assert [] == asked
+
+
+def test_names_that_come_twice_are_measured_once(asked):
+    compare(Namespace(**vars(ARGUMENTS) | {"switches": "a, a"}), [])
+
+    assert ["--a"] == [settings[0] for _, *settings in asked if settings]
+
+
+def test_a_switch_that_no_stream_has_anything_for_is_refused(asked):
+    """It would be passed over in silence; of `all` those are measured that can be."""
+    with pytest.raises(DataError, match="--switches b: it is measured on s only: --data s is wanted"):
+        compare(Namespace(**vars(ARGUMENTS) | {"switches": "a,b"}), [])
+    with pytest.raises(DataError, match="leave --users out"):
+        compare(Namespace(**vars(ARGUMENTS) | {"users": "u.csv"}), [])
 
     assert [] == asked
 

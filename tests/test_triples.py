@@ -1,6 +1,7 @@
 """A knowledge graph: what items share, in lists and reasons; a tiny world in which the right answer is known."""
 
 import copy
+import gzip
 import logging
 
 import numpy as np
@@ -184,6 +185,20 @@ def test_triples_of_unknown_items_are_counted_and_passed_over(tmp_path, caplog):
     assert record.getMessage().endswith("the first: row 2")
 
 
+def test_triples_that_name_no_item_at_all_are_told_once(tmp_path, caplog):
+    """And lists go on."""
+    file = write(tmp_path / "t.csv", [("film 1", "director", "d"), ("film 2", "director", "d")])
+    with caplog.at_level(logging.WARNING):
+        families(file, {item_key("i1"): "", item_key("i2"): ""})
+
+    (record,) = caplog.records
+    assert (
+        f"{file}: none of 2 triples names one of 2 items, so triples= changes nothing: `head` or `tail` has to be the "
+        "item_id of an item"
+    ) == record.getMessage()
+    assert 2 == len(best([("film 1", "director", "d")], ["i4"]))
+
+
 def test_every_form_says_the_same(tmp_path):
     import pandas as pd
 
@@ -216,17 +231,35 @@ def test_every_form_says_the_same(tmp_path):
         ("cell.csv", "head,relation,tail\na,b,c\na,,c\n", "row 2: relation is empty"),
         ("quote.csv", 'head,relation,tail\na,b,"c\n', "cannot be read as CSV after row 1"),
         ("bytes.csv", b"head,relation,tail\n\xff\xfe,b,c\n", "cannot be read as CSV"),
+        ("utf16.csv", "head,relation,tail\na,b,c\n".encode("utf-16"), "cannot be read as CSV"),
+        ("no.csv.gz", b"head,relation,tail\na,b,c\n", "cannot be read as CSV after row 0"),
+        ("cut.csv.gz", gzip.compress(b"head,relation,tail\n" + b"a,b,c\n" * 9, mtime=0)[:-12], "cannot be read as CSV"),
+        ("no.zip", b"PK\x03\x04 and no more", "cannot be read as CSV"),
+        ("no.csv.bz2", b"BZh9 and no more", "cannot be read as CSV"),
+        ("no.csv.xz", b"\xfd7zXZ\0 and no more", "cannot be read as CSV"),
+        ("noise.csv", bytes(range(256)) * 40, "cannot be read as CSV"),
+        ("zeros.csv", bytes(10_000), "no column head, relation, tail|cannot be read as CSV"),
+        ("folder.csv", "folder", "cannot be read as CSV"),
+        ("folder.tsv", "folder", "cannot be read as TSV"),
+        ("folder.parquet", "folder", "cannot be read as Parquet|no column head, relation, tail"),
+        ("folder.kg", "folder", "cannot be read as TSV"),
         ("no.parquet", b"head", "cannot be read as Parquet"),
+        ("cut.parquet", b"PAR1" + bytes(40) + b"\x10\0\0\0PAR1", "cannot be read as Parquet"),
         ("alone.kg", "head_id:token\trelation_id:token\ttail_id:token\na\tb\tc\n", "alone.link"),
     ],
 )
 def test_a_file_that_is_none_is_refused_before_the_start(tmp_path, name, text, why):
     file = tmp_path / name
-    if text is not None:
+    if text == "folder":
+        file.mkdir()
+    elif text is not None:
         file.write_bytes(text if isinstance(text, bytes) else text.encode())
 
-    with pytest.raises(SettingsError, match=why):
+    with pytest.raises(SettingsError, match=why) as refused:
         check_triples(Settings(triples=str(file)))
+    said = str(refused.value)
+    assert name.partition(".")[0] in said
+    assert len(said) < 600 + 2 * len(str(file)) and "\n" not in said
 
 
 def test_it_is_off_where_no_file_is_named():

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from model.encoder import fingerprint, folder_of
+from model.encoder import fingerprint, folder_of, unreadable
 from model.media.fetch import InvalidMedia
 
 if TYPE_CHECKING:
@@ -169,14 +169,20 @@ class HubImages:
         return open_picture(raw)
 
     def encode(self, opened: list["Image"]) -> np.ndarray:
-        if self._loaded is None:
-            from transformers import AutoImageProcessor
-
-            processor = AutoImageProcessor.from_pretrained(self._folder)
-            self._loaded = processor, _hub_model(self._folder, self._device)
-        processor, model = self._loaded
+        processor, model = self._load()
         inputs = processor(images=opened, return_tensors="pt")
         return unit(reduced(contrasted(_states(model, inputs, "get_image_features")), self.dim))
+
+    def _load(self) -> tuple[Any, Any]:
+        if self._loaded is None:
+            try:
+                from transformers import AutoImageProcessor
+
+                processor = AutoImageProcessor.from_pretrained(self._folder)
+                self._loaded = processor, _hub_model(self._folder, self._device)
+            except Exception as error:  # of transformers, of torch
+                raise unreadable("image_encoder", self._folder, "a vision model", error) from error
+        return self._loaded
 
 
 # Sounds
@@ -282,12 +288,15 @@ class HubAudio:
 
     def _load(self) -> tuple[Any, Any]:
         if self._loaded is None:
-            from transformers import AutoFeatureExtractor
+            try:
+                from transformers import AutoFeatureExtractor
 
-            extractor = AutoFeatureExtractor.from_pretrained(self._folder)
-            model = _hub_model(self._folder, self._device)
-            writes = getattr(model.config, "is_encoder_decoder", False)
-            self._loaded = extractor, model.get_encoder() if writes else model
+                extractor = AutoFeatureExtractor.from_pretrained(self._folder)
+                model = _hub_model(self._folder, self._device)
+                writes = getattr(model.config, "is_encoder_decoder", False)
+                self._loaded = extractor, model.get_encoder() if writes else model
+            except Exception as error:  # of transformers, of torch
+                raise unreadable("audio_encoder", self._folder, "an audio model", error) from error
         return self._loaded
 
 

@@ -10,8 +10,9 @@ which names every part of it (model/media/blocks.py). What media were encoded to
 Media that cannot be used give a reason, and the item goes on without them.
 """
 
+import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from hashlib import blake2b
@@ -23,10 +24,10 @@ import numpy as np
 
 from model.bounds import MediaConfig
 from model.cache import Cache, first_free
-from model.encoder import Encoder, LanguageModel
+from model.encoder import Encoder, EncoderError, LanguageModel
 from model.media.blocks import Block
 from model.media.encoders import MediaEncoder, audio_encoder, image_encoder, unit
-from model.media.fetch import InvalidMedia, fetch
+from model.media.fetch import DEADLINE_S, InvalidMedia, fetch, shown
 from model.schema import Item
 
 AT_ONCE = 16
@@ -34,6 +35,9 @@ AT_ONCE = 16
 PATIENCE_S = 60.0
 """So long the fetching of a call may take, all in all: a micro-batch must end, whatever a server does."""
 _FETCHERS = 8
+_WHY_CHARS = 200
+
+logger = logging.getLogger(__name__)
 
 
 class FusedItem(NamedTuple):
@@ -50,6 +54,22 @@ class Encoded(NamedTuple):
     vector: np.ndarray | None
     digest: bytes = b""
     reason: str = ""
+
+
+class Patience:
+    """How long may still be fetched, in seconds; encoding is not counted."""
+
+    def __init__(self, left_s: float) -> None:
+        self._left_s, self._end = left_s, 0.0
+
+    def __enter__(self) -> None:
+        self._end = time.monotonic() + self._left_s
+
+    def __exit__(self, *_: object) -> None:
+        self._left_s = self.left_s()
+
+    def left_s(self) -> float:
+        return self._end - time.monotonic()
 
 
 class FusedEncoder:
@@ -90,8 +110,9 @@ class FusedEncoder:
         vectors, at = self.embed(texts), self.dim - sum(block.dim for block in self.blocks)
         hashes = [blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8) for text in texts]
         reasons: list[list[str]] = [[] for _ in items]
+        patience = Patience(PATIENCE_S)
         for block in self.blocks:
-            for row, made in enumerate(self._encode(block, items)):
+            for row, made in enumerate(self._encode(block, items, patience)):
                 if made is None:
                     continue
                 if made.vector is None:
@@ -102,24 +123,26 @@ class FusedEncoder:
             at += block.dim
         return [FusedItem(vector, one.hexdigest(), why) for vector, one, why in zip(vectors, hashes, reasons)]
 
-    def _encode(self, block: Block, items: Sequence[Item]) -> list[Encoded | None]:
+    def _encode(self, block: Block, items: Sequence[Item], patience: Patience) -> list[Encoded | None]:
         """What became of the block of each item; None of one that has none."""
         if block.kind == "vector":
             return [_given(item, block.dim) for item in items]
         references = [item.image if block.kind == "image" else item.audio for item in items]
         wanted = list(dict.fromkeys(one for one in references if one and isinstance(one, str)))
-        encoder, end = self._encoders[block.kind], time.monotonic() + PATIENCE_S
+        encoder = self._encoders[block.kind]
         made: dict[str, Encoded] = {}
         for start in range(0, len(wanted), AT_ONCE):
             group = wanted[start : start + AT_ONCE]
-            made |= zip(group, self._encode_group(encoder, group, end))
+            made |= zip(group, self._encode_group(encoder, group, self._fetched(group, patience)))
         none = Encoded(None, reason="a file or an address is wanted, as text")
         return [(made[one] if isinstance(one, str) else none) if one else None for one in references]
 
-    def _encode_group(self, encoder: MediaEncoder, references: list[str], end: float) -> list[Encoded]:
+    def _encode_group(
+        self, encoder: MediaEncoder, references: list[str], raws: list[bytes | InvalidMedia]
+    ) -> list[Encoded]:
         made: dict[int, Encoded] = {}
         opened, digests = {}, {}
-        for at, raw in enumerate(self._fetched(references, end)):
+        for at, raw in enumerate(raws):
             digest = b"" if isinstance(raw, InvalidMedia) else blake2b(raw, digest_size=16).digest()
             vector = self._find(encoder, digest) if digest else None
             try:
@@ -130,22 +153,24 @@ class FusedEncoder:
                 else:
                     made[at] = Encoded(vector, digest)
             except InvalidMedia as error:
-                made[at] = Encoded(None, reason=str(error))
-        if opened:
-            for at, vector in zip(opened, encoder.encode([*opened.values()])):
-                made[at] = Encoded(vector, digests[at])
-                self._keep(encoder, digests[at], vector)
+                made[at] = Encoded(None, reason=_named(references[at], str(error)))
+        for at, found in zip(opened, _encoded(encoder, [*opened.values()])):
+            if isinstance(found, InvalidMedia):
+                made[at] = Encoded(None, reason=_named(references[at], str(found)))
+                continue
+            made[at] = Encoded(found, digests[at])
+            self._keep(encoder, digests[at], found)
         return [made[at] for at in range(len(references))]
 
-    def _fetched(self, references: list[str], end: float) -> Iterator[bytes | InvalidMedia]:
-        with ThreadPoolExecutor(_FETCHERS) as pool:
-            yield from pool.map(partial(self._fetch, end=end), references)
+    def _fetched(self, references: list[str], patience: Patience) -> list[bytes | InvalidMedia]:
+        with patience, ThreadPoolExecutor(_FETCHERS) as pool:
+            return list(pool.map(partial(self._fetch, patience=patience), references))
 
-    def _fetch(self, reference: str, end: float) -> bytes | InvalidMedia:
+    def _fetch(self, reference: str, patience: Patience) -> bytes | InvalidMedia:
         try:
-            if time.monotonic() > end:
+            if (left_s := patience.left_s()) <= 0:
                 raise InvalidMedia(f"not fetched: others took {PATIENCE_S:g} s; send the item again")
-            return fetch(reference, self._config.prefix, self._config.most_bytes)
+            return fetch(reference, self._config.prefix, self._config.most_bytes, min(DEADLINE_S, left_s))
         except InvalidMedia as error:
             return error
 
@@ -176,6 +201,32 @@ class FusedEncoder:
 def fused(text: Encoder, config: MediaConfig | None, keep: Path | None = None) -> "Encoder | FusedEncoder":
     """The encoder of texts itself where no media are wanted."""
     return text if config is None else FusedEncoder(text, config, keep)
+
+
+def _encoded(encoder: MediaEncoder, opened: list) -> list[np.ndarray | InvalidMedia]:
+    """The vector of each. One that a model cannot take, as a sound shorter than its first window, spoils no other."""
+    if not opened:
+        return []
+    try:
+        return [*encoder.encode(opened)]
+    except EncoderError:  # no picture's fault
+        raise
+    except Exception as error:  # every model has errors of its own
+        if len(opened) > 1:
+            return [made for one in opened for made in _encoded(encoder, [one])]
+        why = " ".join(str(error).split())[:_WHY_CHARS] or type(error).__name__
+        logger.warning("%s cannot encode: %s", encoder.version, why)
+        return [InvalidMedia(f"{encoder.version} cannot encode it: {why}")]
+
+
+def _named(reference: str, why: str) -> str:
+    """A reason that names the file.
+
+    >>> _named("a.png", "cut short"), _named("a.png", "'a.png' is no regular file")
+    ("'a.png': cut short", "'a.png' is no regular file")
+    """
+    name = shown(reference)
+    return why if name in why else f"{name}: {why}"
 
 
 def _encoders(config: MediaConfig) -> dict[str, MediaEncoder]:

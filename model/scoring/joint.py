@@ -15,7 +15,7 @@ import copy
 import json
 import warnings
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +29,7 @@ from model import device as devices
 from model import interest
 from model.bounds import JointConfig
 from model.catalogue import Catalogue
-from model.encoder import fingerprint, folder_of
+from model.encoder import fingerprint, folder_of, unreadable
 from model.interest import ACTIONS
 from model.schema import Request
 from model.scoring.ranker import Scored
@@ -211,6 +211,22 @@ class CrossEncoder:
         user, item = nn.functional.normalize(parts @ hidden.float(), dim=2).unbind(1)
         scale = self.dim**0.5  # of unit vectors, so that the head's inputs are about 1
         return torch.cat((user * item * scale**2, item * scale), 1) @ weights["head.weight"] + weights["head.bias"]
+
+
+@lru_cache(maxsize=1)
+def open_encoder(config: JointConfig) -> CrossEncoder:
+    """The encoder with its tokenizer, a first pair read by it: what else would fail does so here, before the work.
+
+    Raises:
+        EncoderError: it is none.
+    """
+    try:
+        encoder = CrossEncoder(config)
+        with torch.no_grad():
+            encoder.logits(encoder.begin(), encoder.encoded([("one", "other")]))
+    except Exception as error:  # transformers', the hub's, the file system's
+        raise unreadable("joint_encoder", config.encoder, "an encoder with its tokenizer", error) from error
+    return encoder
 
 
 class Joint:
