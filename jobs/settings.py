@@ -181,7 +181,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = "bce"
     diversity: _real("a list's items differ: maximal marginal relevance with this share; 0: off", ge=0, le=1) = 0.0
     quota_category: _real("at most this share of a list is of one category; 1: off", gt=0, le=1) = 1.0
-    quota_new: _count("at least so many items of a list are hardly chosen yet; 0: off", ge=0, le=1_000) = 0
+    quota_new: _count(
+        "at least so many items of a list are hardly chosen yet, of a user with five events or more; 0: off",
+        ge=0,
+        le=1_000,
+    ) = 0
     quota_new_below: _count("... that is fewer times than this", ge=1) = 20
     explore: Annotated[
         Literal["off", "epsilon", "thompson"],

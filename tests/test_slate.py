@@ -75,6 +75,11 @@ def requests_of(events: int) -> list[Request]:
     return [structs.replace(request, event_id=f"event-{number}") for number in range(events)]
 
 
+def known_user() -> list[Request]:
+    """Of a user after five clicks on even items, who is new no more."""
+    return [make_request(CATALOGUE, [f"i{number}" for number in range(0, 10, 2)])]
+
+
 def listed(
     scorer: Scorer, config: SlateConfig | None, asked: list[Request], counted: ItemStatistics | None = None
 ) -> list[list[RecommendedItem]]:
@@ -158,7 +163,7 @@ def test_so_many_items_are_hardly_ever_chosen():
     """They take the last places, and no more of them than must."""
     scorer, counted = Scorer.untrained(DIM), statistics()
     for least in (1, 3, K):
-        made = ids(listed(scorer, SlateConfig(quota_new=least), requests_of(1), counted)[0])
+        made = ids(listed(scorer, SlateConfig(quota_new=least), known_user(), counted)[0])
         assert least <= sum(item not in CHOSEN for item in made)
         assert K == len(set(made))
 
@@ -166,8 +171,8 @@ def test_so_many_items_are_hardly_ever_chosen():
 def test_a_setting_says_what_is_hardly_ever_chosen():
     """Everything is, below more choices than anything has: then lists are the best ones."""
     scorer, counted = Scorer.untrained(DIM), statistics()
-    [best] = listed(scorer, None, requests_of(1), counted)
-    [made] = listed(scorer, SlateConfig(quota_new=K, quota_new_below=31), requests_of(1), counted)
+    [best] = listed(scorer, None, known_user(), counted)
+    [made] = listed(scorer, SlateConfig(quota_new=K, quota_new_below=31), known_user(), counted)
 
     assert ids(best) == ids(made)
     assert set(CHOSEN) & set(ids(best))
@@ -177,17 +182,25 @@ def test_rarely_chosen_items_that_are_no_candidates_are_looked_for(monkeypatch):
     """Two items are candidates, and both were chosen often: one near to the interest follows, the last, as new."""
     monkeypatch.setattr("model.scoring.ranker.CANDIDATES", 1)
     scorer, counted = Scorer.untrained(DIM), ItemStatistics()
-    [plain] = score(scorer, counted, CATALOGUE, requests_of(1), 2)
+    [plain] = score(scorer, counted, CATALOGUE, known_user(), 2)
     often = [Example(f"v{user}", f"v{user}-{item}", 1_000, item, "view") for item in ids(plain) for user in range(30)]
     counted.apply(often)
     scorer.slate = Slate(SlateConfig(quota_new=1), {})
-    [made] = score(scorer, counted, CATALOGUE, requests_of(1), 2)
+    [made] = score(scorer, counted, CATALOGUE, known_user(), 2)
 
     assert ids(plain)[0] == ids(made)[0]
     assert ids(made)[1] not in ids(plain)
     assert "even" == CATEGORIES[item_key(ids(made)[1])][0]
     assert 0 < made[1].probability < made[0].probability
     assert ["new"] == [reason.signal for reason in made[1].reasons]
+
+
+def test_a_new_users_list_has_no_places_for_what_is_hardly_chosen():
+    """Of a user with fewer than five events nobody knows which of them would be taken."""
+    scorer, counted = Scorer.untrained(DIM), statistics()
+    [best] = listed(scorer, None, requests_of(1), counted)
+
+    assert [best] == listed(scorer, SlateConfig(quota_new=K), requests_of(1), counted)
 
 
 def test_what_must_not_be_listed_is_not(trained):

@@ -81,6 +81,11 @@ class MicroBatch:
     excluded: torch.Tensor
     excluded_owner: torch.Tensor
 
+    @property
+    def is_new(self) -> np.ndarray:
+        """Which users have fewer than `NEW_USER` events; (B,)."""
+        return self.context[:, 1].numpy() > 0
+
 
 def gap_number(gap_ms: np.ndarray) -> np.ndarray:
     """The number of a time gap's embedding: log2 of the seconds; (...) int64 ms -> (...) int64."""

@@ -65,7 +65,7 @@ class Slate:
         known = scored.rows.shape[1]
         if self.config.quota_new:
             rows, scores = _with_rare(table, batch, rows, scores, self.config)
-        places = self._places(table, rows, k)
+        places = self._places(table, batch, rows, k)
         draw = batch.draw.numpy()
         precision = table.scorer.precision
 
@@ -93,7 +93,7 @@ class Slate:
         over_users(fill, len(scores), order, scores.numpy(), places, columns)
         return columns
 
-    def _places(self, table: ItemTable, rows: torch.Tensor, k: int) -> Places | None:
+    def _places(self, table: ItemTable, batch: MicroBatch, rows: torch.Tensor, k: int) -> Places | None:
         """What the places are filled from; None where the best are simply listed."""
         config, host = self.config, rows.numpy()
         if not (config.diversity or config.quota_new or config.quota_category < 1):
@@ -102,6 +102,7 @@ class Slate:
         rare = np.zeros(host.shape, bool)
         if config.quota_new:
             rare = (table.chosen(host.ravel(), EVER) < config.quota_new_below).reshape(host.shape)
+            rare[batch.is_new] = False  # there is no telling yet which of them such a user would take
         vectors = table.index.contrast
         return Places(host, vectors, codes, rare, len(self._codes), config.diversity, most, config.quota_new, POOL)
 
@@ -131,7 +132,7 @@ def _with_rare(
     interests = batch.interests[torch.arange(len(rows)), strongest] - table.mean
     near = table.index.nearest(F.normalize(interests, dim=1).numpy(), _NEAREST)
     rare = (table.chosen(near.clip(min=0).ravel(), EVER) < config.quota_new_below).reshape(near.shape) & (near >= 0)
-    rare &= (batch.weights.amax(1) > 0).numpy()[:, None]
+    rare &= (batch.weights.amax(1) > 0).numpy()[:, None] & ~batch.is_new[:, None]
     more = np.zeros((len(rows), wanted), np.int64)
     level = np.full((len(rows), wanted), -np.inf, np.float32)
     lowest = scores.masked_fill(scores.isneginf(), torch.inf).amin(1).numpy()
