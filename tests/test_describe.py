@@ -2,15 +2,29 @@
 
 import json
 import re
+import string
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import jobs.describe
 from jobs import writer
 from jobs.describe import Describe, Waiting, check_on, written_before
 from jobs.settings import Settings, SettingsError, check_describer
-from model.describe import MOST_TOKENS, Describer, Facts, check, clean, facts_of, may_go_on, plain
+from model.describe import (
+    MOST_TOKENS,
+    SHOTS,
+    Describer,
+    Facts,
+    as_text,
+    check,
+    clean,
+    facts_of,
+    may_go_on,
+    plain,
+)
 from model.schema import (
     Description,
     Reason,
@@ -21,6 +35,7 @@ from model.schema import (
     decode_item,
     encode_json,
 )
+from model.signals import ALL
 from tests.brokers import Broker, Written
 from udfs import reader
 from udfs.texts import NamesFollower
@@ -41,7 +56,7 @@ class Model:
     version = "fake-1"
 
     def __init__(self, *answers: str | Exception) -> None:
-        self.answers = answers or (' is a crime drama close to your interest in "Heat".',)
+        self.answers = answers or (' is a crime drama that is close to your interest in "Heat".',)
         self.asked, self.calls = [], 0
 
     def chat(self, turns, answer):
@@ -67,51 +82,230 @@ class Model:
 @pytest.mark.parametrize(
     "sentence",
     [
-        '"Fargo" is a crime drama close to your interest in "Heat" and "Bean".',
-        '"Fargo" is trending now.',
-        'You may like "Fargo" for your interest in "Bean"!',
-        '"Fargo" is a dramatic crime film that is trending now.',
+        '"Fargo" is close to your interest in "Heat" and "Bean".',
+        '"Fargo" is close to your interest in "Bean" and trending now.',
+        '"Fargo" is trending now, and it is close to your interest in "Heat".',
+        '"Fargo" is a dramatic crime item, which is close to your interest in "Heat".',
+        '"Fargo" is a crime drama that is close to your interest in "Bean" and "Heat" and is trending now.',
     ],
 )
 def test_what_the_facts_say_is_shown(sentence):
     assert "" == check(sentence, FARGO)
 
 
+IS_CLOSE = 'is close to your interest in "Heat"'
+
+
 @pytest.mark.parametrize(
     "sentence, reason",
     [
-        ("", "title: not named"),
-        ("This one is trending now.", "title: not named"),
-        ('"Fargo" is trending now with the Coens.', "word: Coens"),
-        ('"Fargo" is a drama of 1996, close to "Heat".', "word: 1996"),
-        ('"Fargo" is close to "Heat" and "Casino".', "quotes: of no title"),
-        ('"Fargo" is close to your interest in "Heat" and it is "Bean".', "title: of another reason"),
+        # claims
+        (f'"Fargo" {IS_CLOSE}, a great movie you watched.', "word: great"),
+        (f'"Fargo" is a great drama that {IS_CLOSE}.', "word: great"),
+        (f'"Fargo" is a drama that people love and that {IS_CLOSE}.', "word: people"),
+        (f'"Fargo" {IS_CLOSE} and trending now with the Coens.', "word: with"),
+        ('"Fargo" is not close to your interest in "Heat".', "word: not"),
+        ('"Fargo" is popular.', "word: popular"),
+        (f'"Fargo" is a film that {IS_CLOSE}.', "word: film"),
+        # reasons in part, and mixed
         ('"Fargo" is closed to your interest in "Heat".', "word: closed"),
-        ('"Fargo" is popular.', "word: popular"),  # another reason than those given
-        ('"Fargo" is not close to "Heat".', "word: not"),
-        ('"Fargo" is trending now. It is a drama.', "sentence: not one"),
-        ('"Fargo" is trending now', "sentence: not one"),
-        ('"Fargo" is trending now at www.fargo.com.', "address: www."),
-        ('"Fargo" is trending now at evil.com.', "address: evil.com"),
-        ('"Fargo" is trending\u202e now.', "control character"),
-        ('"Fargo" is a crime drama.', "reason: not told"),
-        ('"Fargo" is "Fargo" and trending now.', "title: named again"),
-        ('"Fargo" is a drama that is a drama that is a drama trending now.', "words: come again"),
-        (f'"Fargo" is {"a drama " * 60}trending now.', "length: 504 characters"),
-        ('"Fargo" 是 trending now.', "word: 是"),
+        ('"Fargo" is close now to your interest in "Heat".', "word: now"),
+        ('"Fargo" is trending to your interest in "Heat".', "word: to"),
+        ('"Fargo" is close to your interest.', "sentence: ends too early"),
+        ('"Fargo" is trending now.', "sentence: ends too early"),  # the first reason is not told
+        ('"Fargo" is a crime drama.', "sentence: ends too early"),
+        # titles
+        ("HACKED.", "word: HACKED"),
+        ("This one is trending now.", "word: This"),
+        ('"Fargo" is close to your interest in "Casino".', 'word: "Casino"'),
+        (f'"Fargo" {IS_CLOSE} and "Casino".', 'word: "Casino"'),
+        (f'"Fargo" {IS_CLOSE} and it is "Bean".', 'word: "Bean"'),
+        (f'"Fargo" {IS_CLOSE} and is a Fargo drama.', "word: a"),
+        (f'"Fargo" is a fargo drama that {IS_CLOSE}.', "word: fargo"),
+        (f'"Fargo" {IS_CLOSE} that is trending now.', "word: that"),
+        # hyphens, numbers, signs
+        (f'"Fargo" is a crime-drama that {IS_CLOSE}.', "word: crime-drama"),
+        (f'"Fargo" is a drama of 1996 that {IS_CLOSE}.', "word: of"),
+        (f'"Fargo" is a 100% drama that {IS_CLOSE}.', "word: 100%"),
+        (f'"Fargo" is a ★★★★★ drama that {IS_CLOSE}.', "word: ★★★★★"),
+        (f'"Fargo" {IS_CLOSE} 🙂.', "word: 🙂"),
+        (f'"Fargo" is a drama: it {IS_CLOSE}.', "word: drama:"),
+        ('"Fargo" is close\u202e to your interest in "Heat".', "word: close\u202e"),
+        (f'"Fargo" 是 a drama that {IS_CLOSE}.', "word: 是"),
+        (f'"Fargo" {IS_CLOSE} at www.fargo.com.', "word: at"),
+        (f'"Fargo" {IS_CLOSE}.com.', 'word: "Heat".com'),
+        # other forms
+        (f'"Fargo" is a criminal item that {IS_CLOSE}.', "word: criminal"),
+        (f'"Fargo" is a criticism that {IS_CLOSE}.', "word: criticism"),
+        # repeats and junk
+        (f'"Fargo" is a a a the of crime drama that {IS_CLOSE}.', "word: a"),
+        (f'"Fargo" is a drama drama that {IS_CLOSE}.', "word: drama"),
+        (f'"Fargo" is a dramatic drama that {IS_CLOSE}.', "word: drama"),
+        (f'"Fargo" {IS_CLOSE} and {IS_CLOSE}.', "word: close"),
+        ('"Fargo" is "Fargo".', 'word: "Fargo"'),
+        ('"Fargo" is an item that it is and that is it.', "word: an"),
+        (f'"Fargo"  {IS_CLOSE}.', "word: is"),
+        # ends
+        ("", "sentence: has no end"),
+        (f'"Fargo" {IS_CLOSE}', "sentence: has no end"),
+        (f'"Fargo" {IS_CLOSE}. It is a drama.', "word: It"),
+        (f'"Fargo" {IS_CLOSE} and.', "sentence: ends too early"),
+        (f'"Fargo" is {"a drama " * 600}.', "word: drama"),
     ],
 )
 def test_what_they_do_not_say_is_not(sentence, reason):
     assert reason == check(sentence, FARGO)
 
 
-def test_a_sentence_is_cut_after_the_last_clause_that_passes():
-    """Where none is left the model is asked again, with one reason alone."""
-    model = Model(" is trending now, and it is trending now")
-    told = Describer(model).describe([FARGO])
-    assert [('"Fargo" is trending now.', "written")] == [(one.text, one.why) for one in told]
+def test_words_of_two_reasons_do_not_mix():
+    facts = Facts("Fargo", (), (("often follows {}", ("Heat",)), ("lately comes after {}", ("Bean",))))
 
-    model = Model(" often")
+    assert "" == check('"Fargo" often follows "Heat" and lately comes after "Bean".', facts)
+    for mixed in ('often comes after "Bean"', 'lately follows "Heat"', 'often follows "Bean"', "often follows"):
+        assert check(f'"Fargo" {mixed}.', facts)
+
+
+@pytest.mark.parametrize(
+    "category, form",
+    [
+        ("Romance", "romantic"),
+        ("Comedy", "comedic"),
+        ("Drama", "dramatic"),
+        ("Adventure", "adventurous"),
+        ("Mystery", "mysterious"),
+        ("Sci-Fi", "sci-fi"),
+        ("Children's", "children's"),
+        ("1980s", "1980s"),
+        ("Home and Garden", "home and garden"),
+    ],
+)
+def test_a_category_is_said_as_it_stands_or_as_its_adjective(category, form):
+    assert may_be_called(form, category)
+
+
+@pytest.mark.parametrize(
+    "category, form",
+    [
+        ("War", "warning"),
+        ("Comedy", "come"),
+        ("Action", "actual"),
+        ("Crime", "criticism"),
+        ("Science", "sci"),
+        ("Sci-Fi", "fi-sci"),
+        ("Not For Kids", "for kids"),
+        ("100%", "100%"),
+        ("Buy at evil.com", "buy at evil.com"),
+        ("★", "★"),
+    ],
+)
+def test_what_merely_looks_like_a_category_is_none(category, form):
+    assert not may_be_called(form, category)
+
+
+def may_be_called(form: str, category: str) -> bool:
+    facts = Facts("Fargo", (category,), (("popular", ()),))
+    return any(not check(f'"Fargo" is {article} {form} item that is popular.', facts) for article in ("a", "an"))
+
+
+def test_what_an_item_is_called_is_english():
+    """`a` or `an`; a war is no item, a drama is."""
+    facts = Facts("Fargo", ("Action", "War", "Drama"), (("popular", ()),))
+
+    for said in ("an action item", "a war drama", "a drama", "an action, war and drama item", "a drama action item"):
+        assert "" == check(f'"Fargo" is {said} that is popular.', facts)
+    for said in ("a action item", "an drama", "a war", "an action", "a war and", "action", "items"):
+        assert check(f'"Fargo" is {said} that is popular.', facts)
+
+
+@pytest.mark.parametrize(
+    "title", ["www.foo.com", "Monsters, Inc.com", "2001: A Space Odyssey (1968)", "東京物語", "a.b?c!"]
+)
+def test_whatever_stands_in_a_title_is_the_title(title):
+    """Addresses, numbers, points: in the quotes all are data, outside of them none is said."""
+    facts = Facts(title, (), (("often follows {}", ("L.A. Confidential (1997)",)),))
+
+    assert "" == check(f'"{title}" often follows "L.A. Confidential (1997)".', facts)
+    assert check(f'{title} often follows "L.A. Confidential (1997)".', facts)
+    assert check(f'"{title}" often follows "L.A. Confidential (1997)" at {title}.', facts)
+
+
+@pytest.mark.parametrize("reason", ["c++", "see evil.com", "★", ""])
+def test_a_reason_with_other_signs_is_left_to_the_plain_reason(reason):
+    facts = Facts("Fargo", ("Drama",), ((reason, ()),))
+
+    assert check(f'"Fargo" is {reason}.', facts)
+    assert check(f'"Fargo" is a drama that is {reason}.', facts)
+    assert not may_go_on('"', facts)
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("items", [["m2", "m3"], ["m2"], []])
+def test_every_reason_can_be_told(name, items):
+    """In a sentence of its own, after `is` or without."""
+    facts = facts_of("m1", [Reason(name, 1.0, 0, items)], {"m1": ("Fargo", ()), "m2": ("Heat", ()), "m3": ("Bean", ())})
+
+    assert 1 == sum(not check(f'"Fargo"{verb} {facts.why()[0]}.', facts) for verb in ("", " is"))
+
+
+def test_the_examples_that_a_model_reads_pass():
+    assert [""] * len(SHOTS) == [check(f'"{facts.title}"{rest}', facts) for facts, rest in SHOTS]
+
+
+titles = st.text('ab .!"東', min_size=1, max_size=4)
+categories = st.sampled_from(
+    ["Drama", "War", "Crime", "Crime Drama", "Sci-Fi", "Action", "a", "is", "item", "and", "100%"]
+)
+reasons = st.builds(
+    Reason,
+    st.sampled_from([*ALL, "trending-so", "item"]),
+    st.just(0.5),
+    items=st.lists(st.sampled_from(["m1", "m2", "m3"]), max_size=3),
+    keywords=st.lists(st.sampled_from(["space", "a war", "c++", "{}"]), max_size=4),
+    relation=st.sampled_from(["", "film.directed_by", "director", "{}"]),
+)
+facts = st.builds(
+    lambda about, why, names: facts_of("m1", why, {f"m{at}": (name, about) for at, name in enumerate(names)}),
+    st.lists(categories, max_size=4),
+    st.lists(reasons, max_size=4),
+    st.lists(titles, min_size=1, max_size=4),
+)
+
+
+@given(facts, st.randoms())
+def test_what_may_go_on_ends_and_passes_and_every_beginning_of_it_may_go_on(facts, random):
+    """Sign by sign, as a model with any taste writes it: no way leads into what cannot be ended."""
+    signs = sorted({*string.ascii_letters, *as_text(facts), *" ,.'-!?100%★\"\n"})
+    text = ""
+    while allowed := [sign for sign in signs if may_go_on(text + sign, facts)]:
+        if (sign := random.choice(allowed)) == "\n":
+            break
+        text += sign
+
+    assert may_go_on("", facts) == bool(text)
+    assert not text or ("" == check(text, facts) and all(may_go_on(text[:end], facts) for end in range(len(text))))
+
+
+@given(facts, st.lists(st.sampled_from([*"abw. ,\"'-", " is", " a", " and", " it", " item", " drama"])))
+def test_only_what_may_go_on_from_its_beginning_passes(facts, texts):
+    sentence = f'"{facts.title}"{"".join(texts)}'
+
+    assert check(sentence, facts) or all(may_go_on(sentence[:end], facts) for end in range(len(sentence) + 1))
+
+
+def test_half_of_a_character_may_begin_one_of_a_title_only():
+    facts = Facts("Fargo", (), (("often follows {}", ("東京",)),))
+
+    assert may_go_on('"Fargo" often follows "\ufffd', facts)
+    assert not may_go_on('"Fargo" often\ufffd', facts)
+
+
+def test_a_sentence_is_cut_where_it_does_not_pass_any_more():
+    """Where nothing is left the model is asked again, with one reason alone."""
+    model = Model(' is close to your interest in "Heat" and "Bean", as it is great')
+    told = Describer(model).describe([FARGO])
+    assert [('"Fargo" is close to your interest in "Heat" and "Bean".', "written")] == [(x.text, x.why) for x in told]
+
+    model = Model()
     answers = {True: " often", False: " is trending now."}
     model.write = lambda prompts, most_tokens, may: [answers["Heat" in one] for one in prompts]
     describer = Describer(model)
@@ -119,23 +313,8 @@ def test_a_sentence_is_cut_after_the_last_clause_that_passes():
     assert {"written": 1, "again": 1} == describer.counts
 
 
-def test_numbers_and_points_of_titles_are_titles():
-    facts = Facts("2001: A Space Odyssey (1968)", (), (("often follows {}", ("L.A. Confidential (1997)", "東京物語")),))
-
-    assert "" == check(f'"{facts.title}" often follows "L.A. Confidential (1997)" and "東京物語".', facts)
-    assert "word: 1997" == check(f'"{facts.title}" often follows "東京物語" of 1997.', facts)
-
-
-def test_a_sentence_that_passes_may_be_written_sign_by_sign():
-    sentence = '"Fargo" is a romantic crime drama that is close to your interest in "Heat" and "Bean".'.replace(
-        "romantic ", ""
-    )
-
-    assert all(may_go_on(sentence[:end], FARGO) for end in range(len('"Fargo"'), len(sentence) + 1))
-
-
 @pytest.mark.parametrize(
-    "begun", ["is a cra", "is a drama. It", 'is "Casi', 'is "Fargo', "is (a", "is a drama.", "is\n"]
+    "begun", ["is a cra", "is a drama. It", 'is "Casi', 'is "Fargo', "is (a", "is a drama.", "is\n", "is  "]
 )
 def test_what_cannot_pass_is_not_begun(begun):
     assert not may_go_on(f'"Fargo" {begun}', FARGO)
@@ -364,12 +543,12 @@ def start(broker, tmp_path):
 
 def test_the_first_items_of_a_list_are_described(broker, start):
     say(broker, b"{", recommendation("ann", "m1", "m3", "m2"))
-    start(Model(' is a crime film close to your interest in "Heat".')).turn(1)
+    start(Model(' is a crime item that is close to your interest in "Heat".')).turn(1)
 
     ann = told(broker)
     assert {("ann", "m1"), ("ann", "m3")} == set(ann)
     assert ("written", "r-ann-1", "fake-1") == (ann["ann", "m1"].why, ann["ann", "m1"].rec_id, ann["ann", "m1"].model)
-    assert '"Fargo" is a crime film close to your interest in "Heat".' == ann["ann", "m1"].text
+    assert '"Fargo" is a crime item that is close to your interest in "Heat".' == ann["ann", "m1"].text
     assert ("plain", '"Bean" (Comedy): close to your interest in "Heat".') == (
         ann["ann", "m3"].why,
         ann["ann", "m3"].text,
