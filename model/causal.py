@@ -57,11 +57,17 @@ class Held(LogitsProcessor):
         return held  # type: ignore[return-value]
 
     def _next(self, at: int, written: list[int], tokens: Iterable[int]) -> int:
-        for token in tokens:
-            text = self._tokenizer.decode([*written, token], skip_special_tokens=True)
-            if self._may(at, f"{text}\n" if token in self._ends else text):
-                return token
-        return next(iter(self._ends), 0)
+        """A token that is no end and adds nothing, as a special one does, leads nowhere."""
+        end, so_far = next(iter(self._ends), 0), self._text(written)
+        if written[-1:] != [end] and self._may(at, so_far):
+            for token in tokens:
+                text = f"{so_far}\n" if token in self._ends else self._text([*written, token])
+                if text != so_far and self._may(at, text):
+                    return token
+        return end
+
+    def _text(self, tokens: list[int]) -> str:
+        return self._tokenizer.decode(tokens, skip_special_tokens=True)
 
 
 def _by_likelihood(scores: torch.Tensor) -> Iterator[int]:

@@ -211,7 +211,7 @@ class Grammar:
     wanted: frozenset[str]
 
     @classmethod
-    @lru_cache(1_000)
+    @lru_cache(64)
     def of(cls, facts: Facts) -> "Grammar":
         """Where nothing that is wanted can be said there is no sentence."""
         categories = [lower for lower in map(str.lower, facts.categories) if _SAYABLE.fullmatch(lower)]

@@ -1,20 +1,24 @@
 """Descriptions: what a model writes is shown if all of it is accounted for, and nothing waits for it."""
 
+import copy
 import json
 import re
 import string
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+import torch
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jobs.describe
+import scripts.describe
 from jobs import writer
 from jobs.describe import Describe, Waiting, check_on, written_before
 from jobs.settings import Settings, SettingsError, check_describer
 from model.describe import (
     MOST_TOKENS,
+    PLAIN_CHARS,
     SHOTS,
     Describer,
     Facts,
@@ -36,6 +40,7 @@ from model.schema import (
     encode_json,
 )
 from model.signals import ALL
+from serving import words
 from tests.brokers import Broker, Written
 from udfs import reader
 from udfs.texts import NamesFollower
@@ -271,6 +276,7 @@ facts = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(facts, st.randoms())
 def test_what_may_go_on_ends_and_passes_and_every_beginning_of_it_may_go_on(facts, random):
     """Sign by sign, as a model with any taste writes it: no way leads into what cannot be ended."""
@@ -285,6 +291,7 @@ def test_what_may_go_on_ends_and_passes_and_every_beginning_of_it_may_go_on(fact
     assert not text or ("" == check(text, facts) and all(may_go_on(text[:end], facts) for end in range(len(text))))
 
 
+@settings(deadline=None)
 @given(facts, st.lists(st.sampled_from([*"abw. ,\"'-", " is", " a", " and", " it", " item", " drama"])))
 def test_only_what_may_go_on_from_its_beginning_passes(facts, texts):
     sentence = f'"{facts.title}"{"".join(texts)}'
@@ -343,6 +350,47 @@ def test_a_title_is_data_in_quotes(title):
     assert facts.title == clean(facts.title)
 
 
+LONG = {f"m{at}": (f"{at}" + "x y" * 60, ("c" * 40, "d" * 40, "e" * 40, "Horror")) for at in range(9)}
+
+
+def test_a_plain_reason_is_bounded():
+    """Whatever a list says: reasons that are too long are left out as a whole, and the first one stays."""
+    whys = [Reason(name, 0.1, 0, [f"m{at}" for at in range(9)], ["k" * 99] * 9) for name in ALL]
+    lists = [[why, *whys] for why in whys]
+    lists += [[Reason("n-" * 100, 0.1)] * 9, [Reason("related", 0.1, items=["m1", "m2"], relation="r" * 256)]]
+
+    for reasons in lists:
+        facts = facts_of("m0", reasons, LONG)
+        assert 0 < len(facts.reasons) <= 3 and len(plain(facts)) <= PLAIN_CHARS
+        assert plain(facts).endswith(f"{facts.why()[-1]}.")
+
+
+def test_what_a_reason_carries_is_a_fact():
+    """Keywords and a relation, as the page words them."""
+    names = {"m1": ("Fargo", ("Crime",)), "m2": ("Heat", ())}
+    keywords = Reason("keywords", 0.4, items=["m2"], keywords=["space", "bank robbery"])
+    directed = Reason("related", 0.3, items=["m2"], relation="film.film.directed_by")
+    related = Reason("related", 0.2, items=["m2"], relation="director")
+
+    for reason, said in (
+        (keywords, 'about space, bank robbery, like "Heat"'),
+        (directed, 'directed by the same as "Heat"'),
+        (related, 'with the same director as "Heat"'),
+    ):
+        facts = facts_of("m1", [reason], names)
+        assert [said] == facts.why()
+        assert "" == check(f'"Fargo" is {said}.', facts)
+        assert said.replace('"', "").endswith(words.say(reason, {"m2": "Heat"}.get))
+    facts = facts_of("m1", [Reason("keywords", 0.4, items=["m2"], keywords=['{}"', "{0}"])], names)
+    assert ["about ''', '0', like \"Heat\""] == facts.why()
+
+
+def test_a_past_event_of_the_item_itself_is_not_named():
+    facts = facts_of("m1", [Reason("had", 0.4, items=["m1"])], {"m1": ("Fargo", ())})
+
+    assert ["was chosen often before"] == facts.why()
+
+
 # The describer
 
 
@@ -394,6 +442,26 @@ def test_a_model_that_fails_gives_plain_reasons(caplog):
 
     assert [(plain(FARGO), "plain")] == [(one.text, one.why) for one in told]
     assert "the language model fails, plain reasons are given: RuntimeError: out of memory" in caplog.text
+
+
+@pytest.mark.parametrize("fails", ["chat", "keep_head"])
+def test_a_model_that_fails_at_the_start_fails_no_start(fails, caplog, monkeypatch):
+    def fail(*about):
+        raise IndexError("out of range")
+
+    model = Model()
+    monkeypatch.setattr(model, fails, fail)
+    told = Describer(model).describe([FARGO])
+
+    assert ("plain" if fails == "chat" else "written") == told[0].why
+    assert "the language model fails: IndexError: out of range" in caplog.text
+
+
+def test_a_model_that_answers_less_than_it_is_asked_gives_plain_reasons(monkeypatch):
+    model = Model()
+    monkeypatch.setattr(model, "write", lambda *about: [])
+
+    assert [plain(FARGO)] == [one.text for one in Describer(model).describe([FARGO])]
 
 
 def test_a_sentence_is_computed_once():
@@ -448,6 +516,21 @@ def test_a_network_that_knows_nothing_writes_only_what_can_pass(network):
     assert may_go_on(f'"Fargo"{begun}', FARGO)
 
 
+def test_where_no_sentence_can_be_written_none_is_looked_for(network):
+    """Of the facts nothing can be said outside of quotes: nobody goes through all tokens, again and again."""
+    facts, asked = Facts("Fargo", ("Drama",), (("100%", ()),)), []
+    told = network.write(["Item", "Why"], 20, lambda at, text: bool(asked.append(text)) or may_go_on(text, facts))
+
+    assert (["", ""], True) == (told, len(asked) <= 4)
+
+
+def test_the_likeliest_word_may_be_an_unlikely_one(network):
+    """Where none of the likeliest tokens may follow, all are looked at, and the end is no way out."""
+    answer = network.write(['Item: "Fargo"'], 300, lambda at, text: may_go_on(f'"Fargo"{text}', FARGO))[0]
+
+    assert "" == check(f'"Fargo"{answer}', FARGO)
+
+
 def test_a_batch_and_a_kept_head_change_no_answer(network):
     """Prompts of any length, with what they begin with read once and with it read each time."""
     prompts = [f"Item Kind Why {'is close to your ' * at}interest" for at in range(20)]
@@ -479,6 +562,52 @@ def test_a_folder_without_a_whole_model_is_refused_before_the_start(folder, tmp_
     check_describer(Settings(describe_first=3, describer=str(folder)))
     with pytest.raises(SettingsError, match="nothing is described"):
         check_on(Settings())
+
+
+@pytest.mark.parametrize("broken", ["nan", "index"])
+def test_a_network_that_fails_gives_plain_reasons_from_the_start(network, caplog, monkeypatch, broken):
+    """Weights that are no numbers, and tokens that the network does not know."""
+    monkeypatch.setattr(network, "_network", copy.deepcopy(network._network))
+    embedding = network._network.get_input_embeddings()
+    embedding.weight = torch.nn.Parameter(embedding.weight * torch.nan if broken == "nan" else embedding.weight[:1])
+
+    told = Describer(network).describe([FARGO])
+
+    assert all(one.text == plain(FARGO) or not check(one.text, FARGO) for one in told)
+    if broken == "index":
+        assert [("plain", "error: IndexError")] == [(one.why, one.refused) for one in told]
+        assert "every prompt is read from its beginning: IndexError" in caplog.text
+
+
+# The script
+
+
+@pytest.mark.parametrize("option", [["--sentences", "0"], ["--sentences", "-3"], ["--limit", "0"]])
+def test_the_script_refuses_a_number_that_is_none(option, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        scripts.describe.main(option)
+    assert f"{option[0]}: {option[1]}: a number from 1 on is wanted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "files, said",
+    [
+        ([], "there is no config.json in this folder"),
+        (["config.json"], "there is no tokenizer in this folder"),
+        (["config.json", "tokenizer.json"], "it cannot be loaded: "),
+    ],
+)
+def test_the_script_refuses_a_folder_without_a_model_before_it_learns(
+    files, said, folder, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(scripts.describe, "listed_facts", lambda *about: pytest.fail("it learns"))
+    for file in files:
+        (tmp_path / file).write_bytes((folder / file).read_bytes())
+
+    with pytest.raises(SystemExit, match="2"):
+        scripts.describe.main(["--describer", str(tmp_path)])
+    error = capsys.readouterr().err
+    assert f"--describer {tmp_path}: " in error and said in error and "language model with its tokenizer" in error
 
 
 # The job
