@@ -112,7 +112,7 @@ def facts_of(item_id: str, reasons: Sequence[Reason], known: Mapping[str, tuple[
             reason, signal=clean(reason.signal), items=list(past), relation=clean(reason.relation, WORD_CHARS),
             keywords=[clean(word, WORD_CHARS) for word in reason.keywords[:KEYWORDS]],
         )  # fmt: skip
-        told.append((_spoken(in_words(words)), past))
+        told.append((in_words(words) if reason.keywords else _spoken(in_words(words)), past))
     told.sort(key=lambda one: not one[1])
     facts = Facts(own, tuple(filter(None, categories)), tuple(dict.fromkeys(told)))
     while len(plain(facts)) > PLAIN_CHARS and len(facts.reasons) > 1:
