@@ -8,8 +8,9 @@ that have no such cache, every prompt is read from its beginning.
 import copy
 import inspect
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ PROMPT_TOKENS = 2_048
 """A longer prompt is not read: its answer is empty."""
 
 LIKELIEST = 64
-"""So many tokens are looked at for one that may follow."""
+"""So many tokens are looked at first for one that may follow; then the end of the answer, then all others."""
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ def _of(may: Callable[[int, str], bool], numbers: Sequence[int], at: int, text: 
 
 
 class Held(LogitsProcessor):
-    """Leaves of each row's next tokens the likeliest one with which the answer may go on; else its end.
+    """Leaves of each row's next tokens the likeliest one with which the answer may go on or end; else its end.
 
     Args:
         longest: tokens of the prompts.
@@ -47,17 +48,31 @@ class Held(LogitsProcessor):
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         """Shape: input_ids (B, T), scores (B, tokens) -> (B, tokens)."""
         likeliest = scores.topk(min(LIKELIEST, scores.shape[1])).indices.tolist()
-        chosen = [self._next(at, row.tolist(), likeliest[at]) for at, row in enumerate(input_ids[:, self._longest :])]
+        chosen = [
+            self._next(at, row.tolist(), chain(likeliest[at], self._ends, _by_likelihood(scores[at])))
+            for at, row in enumerate(input_ids[:, self._longest :])
+        ]
         held = torch.full_like(scores, -torch.inf)
         held[torch.arange(len(chosen)), chosen] = 0.0
         return held  # type: ignore[return-value]
 
-    def _next(self, at: int, written: list[int], likeliest: list[int]) -> int:
-        for token in likeliest:
-            text = self._tokenizer.decode([*written, token], skip_special_tokens=True)
-            if token in self._ends or self._may(at, text):
-                return token
-        return (self._ends or likeliest)[0]
+    def _next(self, at: int, written: list[int], tokens: Iterable[int]) -> int:
+        """A token that is no end and adds nothing, as a special one does, leads nowhere."""
+        end, so_far = next(iter(self._ends), 0), self._text(written)
+        if written[-1:] != [end] and self._may(at, so_far):
+            for token in tokens:
+                text = f"{so_far}\n" if token in self._ends else self._text([*written, token])
+                if text != so_far and self._may(at, text):
+                    return token
+        return end
+
+    def _text(self, tokens: list[int]) -> str:
+        return self._tokenizer.decode(tokens, skip_special_tokens=True)
+
+
+def _by_likelihood(scores: torch.Tensor) -> Iterator[int]:
+    """All tokens, sorted only where somebody asks."""
+    yield from scores.argsort(descending=True).tolist()
 
 
 class CausalModel:
@@ -105,11 +120,11 @@ class CausalModel:
 
     def keep_head(self, one: str, another: str, most_tokens: int = 16) -> None:
         """Read what these two prompts, and so all that follow, begin with."""
-        ids = self._ids([one, another])
-        same = next((at for at, (a, b) in enumerate(zip(*ids)) if a != b), 0)
-        alone = self._answers(ids[:1], most_tokens)
+        self._head, self._kept = [], None
         try:
-            kept = DynamicCache(config=self._network.config)
+            ids = self._ids([one, another])
+            same = next((at for at, (a, b) in enumerate(zip(*ids)) if a != b), 0)
+            alone, kept = self._answers(ids[:1], most_tokens), DynamicCache(config=self._network.config)
             with torch.inference_mode():
                 self._network(input_ids=torch.tensor([ids[0][:same]], device=self.device), **{self._cache_name: kept})
             self._head, self._kept = ids[0][:same], kept
@@ -125,8 +140,8 @@ class CausalModel:
         """What the model writes next, greedily: for each prompt until its end or so many tokens.
 
         Args:
-            may: whether the answer to a prompt, by its number, may begin so; asked of the likeliest tokens, one after
-                the other. Where none may follow the answer ends.
+            may: whether the answer to a prompt, by its number, may begin so, or be so before a line end; asked of
+                the likeliest tokens, one after the other. Where none may follow the answer ends.
         """
         ids = self._ids(prompts)
         readable = [at for at, tokens in enumerate(ids) if 0 < len(tokens) <= PROMPT_TOKENS]

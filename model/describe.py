@@ -3,9 +3,9 @@
 facts (title, categories, reasons) ─► prompt, each item alone ─► sentence ─► check ─► written
                                                                                └────► the plain reason
 
-A small model writes what is not so, and a title may give it orders. So nothing that it writes is shown unless every
-word of it is accounted for: a title of the facts in quotes and in full, a word of the categories or of the reasons, or
-one of the plain words of talk below. A name, a number, a claim and an order obeyed are none of these.
+A small model writes what is not so, and a title may give it orders. So a sentence is shown only if a small grammar
+makes it out of the facts: the title, categories and reasons, each as a whole and once, and a few words that join them.
+A name, a number, praise and an order obeyed are none of these.
 """
 
 import logging
@@ -14,15 +14,21 @@ import unicodedata
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import permutations
 from typing import Literal, Protocol
 
-from model.schema import Reason
-from model.signals import ALL, Signal
+from msgspec import structs
 
-TITLE_CHARS, CATEGORY_CHARS, CATEGORIES = 100, 30, 3
-"""So much is read of a title and of a category, and so many of these."""
-SENTENCE_CHARS = 400
-"""A longer sentence is not shown."""
+from model.schema import Reason
+from model.signals import in_words
+
+TITLE_CHARS, WORD_CHARS = 100, 30
+"""So much is read of a title; of a category, a keyword and a relation."""
+CATEGORIES, REASONS, PAST, KEYWORDS = 3, 3, 2, 3
+"""So many are read, of an item; of a reason past events and keywords."""
+PLAIN_CHARS = 600
+"""Reasons that make the plain reason longer are left out; the first one always fits."""
 MOST_TOKENS = 80
 KEPT = 100_000
 """Sentences kept in memory; beyond, the one that was asked for longest ago goes."""
@@ -42,17 +48,17 @@ class Facts:
     categories: tuple[str, ...] = ()
     reasons: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
-    def titles(self) -> list[str]:
-        """The longest first."""
-        return sorted({self.title, *(title for _, past in self.reasons for title in past)}, key=len, reverse=True)
-
     def why(self) -> list[str]:
         """The reasons in words.
 
         >>> Facts("Fargo", (), (("close to {}", ("Heat", "Bean")),)).why()
         ['close to "Heat" and "Bean"']
         """
-        return [words.format(" and ".join(f'"{title}"' for title in past)) for words, past in self.reasons]
+        return [_told(words, past) for words, past in self.reasons]
+
+
+def _told(words: str, past: Sequence[str]) -> str:
+    return words.replace("{}", " and ".join(f'"{title}"' for title in past))
 
 
 @dataclass(frozen=True)
@@ -98,31 +104,43 @@ def facts_of(item_id: str, reasons: Sequence[Reason], known: Mapping[str, tuple[
     def title(item_id: str) -> str:
         return clean(known.get(item_id, ("", ()))[0]) or clean(item_id) or "?"
 
-    categories = (clean(one, CATEGORY_CHARS) for one in known.get(item_id, ("", ()))[1][:CATEGORIES])
-    said = []
-    for reason in reasons:
-        signal = ALL.get(reason.signal) or Signal("because of {}", clean(reason.signal.replace("-", " ")))
-        past = tuple(title(one) for one in reason.items)
-        said.append((_spoken(signal.because), past) if past else (_spoken(signal.alone), ()))
-    said.sort(key=lambda one: not one[1])
-    return Facts(title(item_id), tuple(filter(None, categories)), tuple(said))
+    own, categories = title(item_id), (clean(one, WORD_CHARS) for one in known.get(item_id, ("", ()))[1][:CATEGORIES])
+    told = []
+    for reason in reasons[:REASONS]:
+        past = tuple(dict.fromkeys(title(one) for one in reason.items if title(one) != own))[:PAST]
+        words = structs.replace(
+            reason, signal=clean(reason.signal), items=list(past), relation=clean(reason.relation, WORD_CHARS),
+            keywords=[clean(word, WORD_CHARS) for word in reason.keywords[:KEYWORDS]],
+        )  # fmt: skip
+        told.append((in_words(words) if reason.keywords else _spoken(in_words(words)), past))
+    told.sort(key=lambda one: not one[1])
+    facts = Facts(own, tuple(filter(None, categories)), tuple(dict.fromkeys(told)))
+    while len(plain(facts)) > PLAIN_CHARS and len(facts.reasons) > 1:
+        facts = replace(facts, reasons=facts.reasons[:-1])
+    return facts
 
 
-_SPOKEN = {"those of": "people who chose", "users alike": "people like you", "an interest": "your interest"}
+_SPOKEN = {
+    "those of": "people who chose",
+    "users alike": "people like you",
+    "an interest": "your interest",
+    "the (latest|interests|whole)": r"your \1",
+    "^because of": "here because of",
+    "^how new": "here for how new",
+    "^same": "with the same",
+    "^(first chosen|chosen (often|before|a few))": r"was \1",
+}
+"""What a reader of lists is told, and the person."""
 
 
 def _spoken(words: str) -> str:
-    """The words of a signal as one says them to the person.
+    """The words of a reason as one says them to the person.
 
-    >>> _spoken("popular with those of {}"), _spoken("close to an interest in {}")
-    ('popular with people who chose {}', 'close to your interest in {}')
+    >>> _spoken("popular with those of {}"), _spoken("same director as {}")
+    ('popular with people who chose {}', 'with the same director as {}')
     """
-    for written, said in (
-        ("those of", "people who chose"),
-        ("users alike", "people like you"),
-        ("an interest", "your interest"),
-    ):
-        words = words.replace(written, said)
+    for written, said in _SPOKEN.items():
+        words = re.sub(written, said, words)
     return words
 
 
@@ -139,176 +157,144 @@ def plain(facts: Facts) -> str:
 
 # The check
 
-_PLAIN = """
-a an the this that these those it its it's they them their and or so as of in on at to for from with by because when
-which who what too also both each all one is are was were be been being has have had having do does may might can could
-will would you your you've you're if like likes enjoy enjoyed enjoys enjoying love want watch watched watching film
-films movie movies item items kind kinds choice genre people person users good great nice well suit suits
+_TITLE, _KIND, _NOUN, _A_KIND, _A_NOUN = "a title", "war", "drama", "a war", "a drama"
+_STATE, _VERB = "close to …", "often follows …"
+_MORE = {".": "end", " and": "it", " and it": "it", ", and": "it", ", and it": "it"}
+_GRAMMAR: dict[str, dict[str, str]] = {
+    "begin": {_TITLE: "item"},
+    "item": {" is": "is", _VERB: "told"},
+    "is": {_STATE: "so", _A_KIND: "kind", _A_NOUN: "noun"},
+    "kind": {_KIND: "kind", " and": "kinds", ",": "kinds", _NOUN: "noun", " item": "noun"},
+    "kinds": {_KIND: "kind", _NOUN: "noun"},
+    "noun": {**_MORE, " that": "it", ", which": "it"},
+    "it": {" is": "it is", _VERB: "told"},
+    "it is": {_STATE: "so"},
+    "so": {**_MORE, " and": "and so"},
+    "and so": {_STATE: "so", " is": "it is", _VERB: "told"},
+    "told": _MORE,
+}
+"""Of each state with what a sentence may go on, and the state after it; no way leads back but past a fact.
+
+What comes after a title of a past event may not be said of that: no `that`, no `which`.
 """
-PLAIN_WORDS = frozenset(_PLAIN.split())
-"""Words of talk, which claim nothing."""
-_WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
-_ADDRESS = re.compile(r"://|www\.|\b[\w-]+\.(?:[a-z]{2,})\b", re.IGNORECASE)
-_CLAUSE = re.compile(r",? (?:and|that|which|but)\b|,")
-_END = re.compile("[.!?\u3002\uff01\uff1f]+")
+_VERBS = re.compile(r" (?:often |lately )?(?:follows|comes|came|goes|reads|fits|looks|sounds|was)\b")
+"""How a reason begins that stands without `is`."""
+_SAYABLE = re.compile(r"[^\W_]+(?:(?:, | |['-])[^\W_]+)*")
+"""What may stand outside of quotes; facts with other signs are left to the plain reason."""
+_NOUNS = {
+    "adventure", "comedy", "documentary", "drama", "fantasy", "musical", "mystery", "romance", "thriller", "tragedy",
+    "western",
+}  # fmt: skip
+"""Categories after which an item of them is called; one of another is an item: a drama, a war item."""
+_ADJECTIVES = {
+    "adventure": "adventurous", "animation": "animated", "comedy": "comedic", "drama": "dramatic",
+    "history": "historical", "music": "musical", "mystery": "mysterious", "romance": "romantic",
+    "science": "scientific", "tragedy": "tragic",
+}  # fmt: skip
+"""Categories that may be said in another form. What merely begins alike is something else: a crime is no criticism."""
+
+Way = tuple[str, frozenset[str]]
+"""A text, and what it tells; a sentence tells nothing twice."""
+_NOTHING: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """The sentences on the facts of an item.
+
+    Attributes:
+        steps: of each state the ways to go on, and the state after each.
+        wanted: of this a sentence tells some: the first reason, or, where there is none, a category.
+    """
+
+    steps: dict[str, list[tuple[Way, str]]]
+    wanted: frozenset[str]
+
+    @classmethod
+    @lru_cache(64)
+    def of(cls, facts: Facts) -> "Grammar":
+        """Where nothing that is wanted can be said there is no sentence."""
+        categories = [lower for lower in map(str.lower, facts.categories) if _SAYABLE.fullmatch(lower)]
+        forms = [(form, lower) for lower in categories for form in {lower, _ADJECTIVES.get(lower, lower)}]
+        kinds = [(f" {form}", frozenset(lower.split())) for form, lower in forms]
+        nouns = [(f" {lower}", frozenset({lower})) for lower in categories if lower in _NOUNS]
+        said = [(words, past) for words, past in facts.reasons if _SAYABLE.fullmatch(words.replace("{}", "x"))]
+        reasons = [way for words, past in said for way in _reasons(words, past)]
+        first = {words for words, _ in said[:1]}
+        wanted = first if facts.reasons else {one for _, tells in kinds for one in tells}
+        ways = {
+            _TITLE: [(f'"{facts.title}"', _NOTHING)] if wanted else [],
+            _KIND: kinds,
+            _NOUN: nouns,
+            _A_KIND: [(_article(text) + text, tells) for text, tells in kinds],
+            _A_NOUN: [(_article(text) + text, tells) for text, tells in nouns],
+            _STATE: [way for way in reasons if not _VERBS.match(way[0])],
+            _VERB: [way for way in reasons if _VERBS.match(way[0])],
+        }
+        steps = {
+            state: [(way, after) for one, after in following.items() for way in ways.get(one, [(one, _NOTHING)])]
+            for state, following in _GRAMMAR.items()
+        }
+        return cls(steps, frozenset(wanted))
+
+    def leads(self, text: str, whole: bool, state: str = "begin", told: frozenset[str] = _NOTHING) -> bool:
+        """Whether it leads through a text, that is a whole sentence or the beginning of one, to an end."""
+        if state == "end":
+            return not text and not told.isdisjoint(self.wanted)
+        return any(
+            self.leads(text[len(step) :], whole, after, told | tells)
+            for (step, tells), after in self.steps[state]
+            if told.isdisjoint(tells) and (text.startswith(step) or (not whole and step.startswith(text)))
+        )
+
+
+def _article(text: str) -> str:
+    return " an" if text[1] in "aeiou" else " a"
+
+
+def _reasons(words: str, past: Sequence[str]) -> list[Way]:
+    """A reason with some of its titles, in any order."""
+    some = [one for many in range(1, len(past) + 1) for one in permutations(past, many)] or [()]
+    return [(f" {_told(words, one)}", frozenset((words, *(f'"{title}"' for title in one)))) for one in some]
 
 
 def check(sentence: str, facts: Facts) -> str:
     """Why a sentence is not shown; empty if it may be.
 
     >>> facts = Facts("Fargo", ("Crime",), (("close to {}", ("Heat",)),))
-    >>> check('"Fargo" is a crime film close to "Heat".', facts)
+    >>> check('"Fargo" is a crime item that is close to "Heat".', facts)
     ''
-    >>> check('"Fargo" is a crime film by the Coens.', facts), check("HACKED.", facts)
-    ('word: Coens', 'title: not named')
+    >>> check('"Fargo" is a crime item by the Coens.', facts), check('"Fargo" is a crime item.', facts)
+    ('word: by', 'sentence: ends too early')
     """
-    if len(sentence) > SENTENCE_CHARS:
-        return f"length: {len(sentence)} characters"
-    if any(unicodedata.category(sign)[0] == "C" for sign in sentence):
-        return "control character"
-    if f'"{facts.title}"' not in sentence:
-        return "title: not named"
-    if any(sentence.count(f'"{title}"') > 1 for title in facts.titles()):
-        return "title: named again"
-    if found := _ADDRESS.search(sentence):
-        return f"address: {found[0]}"
-    rest = _without_titles(sentence, facts)
-    if re.search(f"[{_QUOTES}]", rest):
-        return "quotes: of no title"
-    if not (end := _END.search(rest)) or rest[end.end() :].strip() or not _WORD.search(rest):
-        return "sentence: not one"
-    words, given = _WORD.findall(rest), Words.of(facts)
-    if unknown := [word for word in words if not _is_accounted_for(word, given)]:
-        return f"word: {unknown[0]}"
-    if _repeats(words):
-        return "words: come again"
-    if any(_is_misplaced(before, title, facts) for before, title in _named(sentence, facts)):
-        return "title: of another reason"
-    return "" if _says_why(sentence, words, facts) else "reason: not told"
+    if Grammar.of(facts).leads(sentence, whole=True):
+        return ""
+    end = _furthest(sentence, facts)
+    if end == len(sentence):
+        return "sentence: has no end"
+    if sentence[end] == ".":
+        return "sentence: ends too early"
+    return f"word: {sentence[sentence.rfind(' ', 0, end + 1) + 1 :].strip().partition(' ')[0].rstrip('.,')}"
+
+
+def _furthest(text: str, facts: Facts) -> int:
+    """So many characters of a text may begin a sentence."""
+    return next((at for at in range(len(text)) if not may_go_on(text[: at + 1], facts)), len(text))
 
 
 def may_go_on(begun: str, facts: Facts) -> bool:
     """Whether the beginning of a sentence can become one that passes: what the model may write is held to it.
 
+    With a line end it is the whole of one.
+
     >>> facts = Facts("Fargo", ("Crime",), (("close to {}", ("Heat",)),))
     >>> [may_go_on(f'"Fargo" is {begun}', facts) for begun in ("a cri", "a cra", 'close to "He', 'like "He', "so.")]
     [True, False, True, False, False]
     """
-    begun = begun.rstrip("\ufffd")  # half of a character
-    rest, quote, open_title = _without_titles(begun, facts).partition('"')
-    if _END.search(rest):
-        return not check(begun.rstrip(), facts)
-    may_be = [title for title in facts.titles() if f'{title}"'.startswith(open_title) and f'"{title}"' not in begun]
-    before = begun[: len(begun) - len(open_title) - 1]
-    if quote and all(_is_misplaced(before, title, facts) for title in may_be):
-        return False
-    words, given = _WORD.findall(rest), Words.of(facts)
-    last = words.pop() if words and rest.endswith(words[-1]) and not quote else ""
-    known = all(_is_accounted_for(word, given) for word in words) and _may_become_known(last, given)
-    strange = re.search(f"[{_QUOTES}\n:;()]", rest) or any(unicodedata.category(sign)[0] == "C" for sign in rest)
-    again = any(begun.count(f'"{title}"') > 1 for title in facts.titles()) or _repeats(words)
-    again = again or any(_is_misplaced(before, title, facts) for before, title in _named(begun, facts))
-    return known and not strange and not again and len(begun) <= SENTENCE_CHARS
-
-
-def first_sentence(text: str, facts: Facts) -> str:
-    """The first sentence of the first line; titles hold points of their own.
-
-    >>> first_sentence('"Mr. Bean" is fun. It is', Facts("Mr. Bean"))
-    '"Mr. Bean" is fun.'
-    """
-    line = text.strip().split("\n")[0].strip()
-    hidden = line
-    for title in facts.titles():
-        hidden = hidden.replace(f'"{title}"', "\0" * (len(title) + 2))
-    end = _END.search(hidden)
-    return line[: end.end()] if end else line
-
-
-def _without_titles(sentence: str, facts: Facts) -> str:
-    for title in facts.titles():
-        sentence = sentence.replace(f'"{title}"', " ")
-    return sentence
-
-
-def _repeats(words: Sequence[str]) -> bool:
-    """Whether three words come again in their order: a model that goes in circles."""
-    threes = list(zip(words, words[1:], words[2:]))
-    return len(set(threes)) < len(threes)
-
-
-def _says_why(sentence: str, words: Sequence[str], facts: Facts) -> bool:
-    """Whether it names a past event, or a word of a reason that is no word of talk."""
-    if any(f'"{title}"' in sentence for _, past in facts.reasons for title in past) or not facts.reasons:
-        return True
-    said = {word for reason, _ in facts.reasons for word in _split(reason)} - PLAIN_WORDS
-    return not said.isdisjoint(word.casefold() for word in words)
-
-
-def _named(sentence: str, facts: Facts) -> list[tuple[str, str]]:
-    """The titles of past events that are named, each with what stands before it."""
-    past = {title for _, titles in facts.reasons for title in titles} - {facts.title}
-    return [(sentence.partition(f'"{title}"')[0], title) for title in past if f'"{title}"' in sentence]
-
-
-def _is_misplaced(before: str, title: str, facts: Facts) -> bool:
-    """Whether a title of a past event does not follow the words of a reason that names it, or another title of that.
-
-    >>> facts = Facts("Fargo", (), (("often follows {}", ("Heat", "Bean")), ("close to {}", ("Casino",))))
-    >>> [_is_misplaced(before, "Bean", facts) for before in ("often follows ", 'follows "Heat" and ', "close to ")]
-    [False, False, True]
-    """
-    before = before.rstrip()
-    for words, past in facts.reasons:
-        last = words.partition("{}")[0].split()[-2:]
-        lead = " ".join(last[-1:] if "," in "".join(last) else last)
-        if title in past and before.endswith((lead, *(f'"{one}" and' for one in past))):
-            return False
-    return True
-
-
-@dataclass(frozen=True)
-class Words:
-    """What a sentence may be made of besides titles: words as they stand, and words any form of which will do."""
-
-    exact: frozenset[str]
-    forms: frozenset[str]
-
-    @classmethod
-    def of(cls, facts: Facts) -> "Words":
-        """A verb of a reason in another form says something else: what follows is not what is followed."""
-        reasons = _split(" ".join(words.replace("{}", " ") for words, _ in facts.reasons))
-        kinds = _split(" ".join(facts.categories))
-        return cls(PLAIN_WORDS | reasons | kinds, frozenset(kinds))
-
-
-def _split(text: str) -> set[str]:
-    return {part for word in _WORD.findall(text.casefold()) for part in (word, *word.split("-"))}
-
-
-def _is_accounted_for(word: str, given: Words) -> bool:
-    word = word.casefold().replace("\u2019", "'")
-    if word in given.exact:
-        return True
-    if "-" in word:
-        return all(_is_accounted_for(part, given) for part in word.split("-"))
-    return word.isalpha() and any(_is_form_of(word, one) for one in given.forms)
-
-
-def _may_become_known(word: str, given: Words) -> bool:
-    """Whether a word that is perhaps not at its end can become one that is accounted for."""
-    word = word.casefold().replace("\u2019", "'")
-    return any(one.startswith(word) for one in given.exact) or _is_accounted_for(word, given)
-
-
-def _is_form_of(word: str, other: str) -> bool:
-    """Whether two words begin alike and end differently, as forms of one word do.
-
-    >>> _is_form_of("romantic", "romance"), _is_form_of("interview", "interest")
-    (True, False)
-    """
-    same = next((at for at, (a, b) in enumerate(zip(word, other)) if a != b), min(len(word), len(other)))
-    return same >= 4 and max(len(word), len(other)) - same <= 3
+    grammar, text = Grammar.of(facts), begun.rstrip("\ufffd\n")
+    if begun.endswith("\ufffd"):  # half of a character
+        return any(grammar.leads(text + sign, False) for sign in set(as_text(facts)) if not sign.isascii())
+    return grammar.leads(text, whole=begun.endswith("\n"))
 
 
 # The prompt
@@ -320,7 +306,7 @@ TASK = (
 SHOTS = (
     (
         Facts("Brass Kettle", ("Kitchen", "Steel"), (("close to your interest in {}", ("Tea Pot",)), ("popular", ()))),
-        ' is a popular item of steel for the kitchen, and it is close to your interest in "Tea Pot".',
+        ' is a steel kitchen item that is close to your interest in "Tea Pot", and it is popular.',
     ),
     (
         Facts("Night Harbour", ("Drama", "War"), (("often follows {}", ("Long Road", "Grey Sky")),)),
@@ -328,7 +314,7 @@ SHOTS = (
     ),
     (
         Facts("Garden Song", ("Music",), (("lately popular with people who chose {}", ("Blue Hour",)),)),
-        ' is music that is lately popular with people who chose "Blue Hour".',
+        ' is a music item that is lately popular with people who chose "Blue Hour".',
     ),
 )
 """Facts, and what follows the title in a sentence on them."""
@@ -367,7 +353,10 @@ class Describer:
         self._kept: OrderedDict[Facts, Sentence] = OrderedDict()
         self.counts: Counter[str] = Counter()
         if model:
-            model.keep_head(prompt(Facts("Atlas"), model), prompt(Facts("Zebra"), model))
+            try:
+                model.keep_head(prompt(Facts("Atlas"), model), prompt(Facts("Zebra"), model))
+            except Exception as error:  # as below
+                logger.error("the language model fails: %s: %s", type(error).__name__, error)
 
     def describe(self, facts: Sequence[Facts]) -> list[Sentence]:
         """A sentence for each. What the model fails at is a plain reason too, and said in the log."""
@@ -398,21 +387,19 @@ class Describer:
         if not facts or self._model is None:
             return [Sentence(plain(one), "plain") for one in facts]
         model, begun = self._model, [f'"{one.title}"' for one in facts]
-        prompts = [prompt(one, model) for one in facts]
         may = (lambda at, text: may_go_on(begun[at] + text, facts[at])) if self._held else (lambda at, text: True)
         try:
-            written = model.write(prompts, MOST_TOKENS, may)
+            written = model.write([prompt(one, model) for one in facts], MOST_TOKENS, may)
+            return [_judged(first + text, one) for first, text, one in zip(begun, written, facts, strict=True)]
         except Exception as error:  # whatever a model fails at: there are reasons without it
             logger.error("the language model fails, plain reasons are given: %s: %s", type(error).__name__, error)
             return [Sentence(plain(one), "plain", f"error: {type(error).__name__}") for one in facts]
-        return [_judged(first + text.rstrip(), one) for first, text, one in zip(begun, written, facts)]
 
 
 def _judged(text: str, facts: Facts) -> Sentence:
-    """What the model has written, if it passes; else as many of its clauses as do; else the plain reason."""
-    whole = first_sentence(text, facts)
-    clauses = [whole[: end.start()] + "." for end in _CLAUSE.finditer(whole)]
-    for sentence in (whole, f"{whole}.", *reversed(clauses)):
-        if not check(sentence, facts):
-            return Sentence(sentence, "written")
-    return Sentence(plain(facts), "plain", check(whole, facts))
+    """As much from the beginning of what the model has written as passes; else the plain reason."""
+    for end in range(_furthest(text, facts), 0, -1):
+        for sentence in (text[:end], f"{text[:end]}."):
+            if Grammar.of(facts).leads(sentence, whole=True):
+                return Sentence(sentence, "written")
+    return Sentence(plain(facts), "plain", check(text, facts))

@@ -6,6 +6,8 @@ one: an entry here, and a function in model/scoring/signals.py. What is counted 
 
 from dataclasses import dataclass
 
+from model.schema import Reason
+
 
 @dataclass(frozen=True)
 class Signal:
@@ -86,3 +88,28 @@ POPULARITY = [name for name in SIGNALS if name.startswith("popularity")]
 """In the order in which they are counted."""
 COLUMN = {name: at for at, name in enumerate(NAMES)}
 FINDING = [name for name, signal in SIGNALS.items() if signal.finds]
+
+
+def in_words(reason: Reason) -> str:
+    """A reason in words, with `{}` for the titles of its past events; a signal that is not known goes by its name.
+
+    >>> in_words(Reason("keywords", 0.4, items=["m1"], keywords=["space", "robots"]))
+    'about space, robots, like {}'
+    >>> in_words(Reason("related", 0.4, items=["m1"], relation="film.film.directed_by"))
+    'directed by the same as {}'
+    """
+    signal = ALL.get(reason.signal) or Signal("because of {}", reason.signal.replace("-", " "))
+    if reason.items and reason.relation:
+        return f"{_same(reason.relation)} as {{}}"
+    said = signal.because if reason.items else signal.alone
+    return f"about {', '.join(reason.keywords)}, {said}" if reason.keywords else said
+
+
+def _same(relation: str) -> str:
+    """A relation of a knowledge graph as words: the last part of its name.
+
+    >>> _same("director"), _same("film.film.written_by")
+    ('same director', 'written by the same')
+    """
+    words = relation.rsplit(".", maxsplit=1)[-1].rsplit("/", maxsplit=1)[-1].replace("_", " ").strip() or relation
+    return f"{words} the same" if words.endswith(" by") else f"same {words}"

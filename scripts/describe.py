@@ -16,20 +16,14 @@ import sys
 import time
 from collections import Counter
 
-from jobs.settings import (
-    Settings,
-    check_describer,
-    check_encoder,
-    check_media,
-    help_or_go_on,
-    load_or_exit,
-    usage,
-)
+from msgspec import structs
+
+from jobs.settings import Settings, SettingsError, check_describer, check_encoder, check_media, load_or_exit
+from scripts import options
 
 if __name__ == "__main__":
-    help_or_go_on(sys.argv[1:], f"{__doc__}\n{usage()}")
+    options.describe(sys.argv[1:], __doc__)  # ends here for --help and for a wrong option
 
-from msgspec import structs
 
 from model import device
 from model.causal import CausalModel
@@ -39,7 +33,6 @@ from model.schema import HeadraceError
 from model.score import score
 from scripts import data
 from scripts.evaluate import embed, encoder_of
-from scripts.options import number_from
 
 CHUNK = 2_000
 ITEMS = 2
@@ -58,7 +51,7 @@ def listed_facts(arguments: argparse.Namespace, settings: Settings, rest: list[s
         learner.count()
     scorer = learner.fine_tune()
     last = {event.user_id: event for event in valid}
-    wanted = sorted(last.values(), key=lambda event: event.event_time_ms)[(-arguments.sentences // ITEMS) :]
+    wanted = sorted(last.values(), key=lambda event: event.event_time_ms)[-arguments.sentences // ITEMS :]
     lists = score(scorer, learner.statistics, catalogue, [users.request(event) for event in wanted], ITEMS)
     known = {row.item_id: (row.title, tuple(row.categories)) for row in items.itertuples(index=False)}
     facts = [facts_of(item.item_id, item.reasons, known) for made in lists for item in made]
@@ -80,29 +73,38 @@ def figures(facts: list[Facts], sentences: list[Sentence], describer: Describer,
     }
 
 
-def check_named(settings: Settings) -> None:
-    """Raise a SettingsError where the model that writes is none; here it writes whatever `describe_first` is."""
-    check_describer(structs.replace(settings, describe_first=1))
+def check(settings: Settings) -> None:
+    """Raise a SettingsError where the model is given as a folder that has none, as jobs/describe.py does."""
+    check_describer(structs.replace(settings, describe_first=ITEMS))
+
+
+def writer(settings: Settings) -> CausalModel:
+    """The model that is named, or that of the package.
+
+    Raises:
+        HeadraceError: there is none.
+    """
+    given = settings.describer != Settings().describer
+    name = settings.describer if given else str(data.describing_model())
+    try:
+        return CausalModel(name, settings.device)
+    except Exception as error:  # whatever a folder holds, and whatever the hub answers
+        raise SettingsError(
+            f"--describer {name}: a causal language model with its tokenizer is wanted; it cannot be loaded: "
+            f"{type(error).__name__}: {error}"
+        ) from None
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, add_help=False, allow_abbrev=False)
-    parser.add_argument("--sentences", type=number_from(1), default=100)
-    parser.add_argument("--data", choices=list(data.PUBLIC), default="ml-100k")
-    parser.add_argument("--limit", type=number_from(1), default=20_000)
-    parser.add_argument("--free", action="store_true")
-    parser.add_argument("--show", action="store_true")
-    arguments, rest = parser.parse_known_args(argv)
-    settings = load_or_exit(rest, os.environ, __doc__, check_encoder, check_media, check_named)
+    arguments, rest = options.describe(argv, __doc__)
+    settings = load_or_exit(rest, os.environ, "", check_encoder, check_media, check)
     device.use_threads(settings.describer_threads)
     try:
+        describer = Describer(writer(settings), held=not arguments.free)
         facts = listed_facts(arguments, settings, rest)
-        given = settings.describer != Settings().describer
-        name = settings.describer if given else str(data.describing_model())
     except HeadraceError as error:
         print(f"headrace: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    describer = Describer(CausalModel(name, settings.device), held=not arguments.free)
     began = time.perf_counter(), time.process_time()
     sentences = describer.describe(facts)
     seconds = time.perf_counter() - began[0], time.process_time() - began[1]

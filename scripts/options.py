@@ -64,6 +64,18 @@ def learn(argv: list[str] | None, about: str | None) -> tuple[argparse.Namespace
     return given, rest
 
 
+def describe(argv: list[str] | None, about: str | None) -> tuple[argparse.Namespace, list[str]]:
+    """The options of scripts/describe.py, and the words that are settings."""
+    parser = _parser(about)
+    parser.add_argument("--sentences", type=number_from(1), default=100, metavar="N", help="so many (default 100)")
+    parser.add_argument("--data", choices=PUBLIC, default=DEFAULT, help=f"a public stream (default {DEFAULT})")
+    events = "learn from the first N events only (default 20000)"
+    parser.add_argument("--limit", type=number_from(1), default=20_000, metavar="N", help=events)
+    parser.add_argument("--free", action="store_true", help="let the model write what it likes")
+    parser.add_argument("--show", action="store_true", help="print facts and sentences")
+    return parser.parse_known_args(argv)
+
+
 def adapt(argv: list[str] | None, about: str | None) -> tuple[argparse.Namespace, list[str]]:
     """The options of scripts/adapt.py, and the words that are settings."""
     parser = _parser(about)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from model.schema import Reason
-from model.signals import ALL, Signal
+from model.signals import in_words
 
 
 def say(reason: Reason, title: Callable[[str], str]) -> str:
@@ -22,19 +22,4 @@ def say(reason: Reason, title: Callable[[str], str]) -> str:
     >>> say(Reason("related", 0.4, items=["Heat"], relation="film.film.directed_by"), str)
     'directed by the same as Heat'
     """
-    signal = ALL.get(reason.signal) or Signal("because of {}", reason.signal.replace("-", " "))
-    titles = " and ".join(title(item_id) for item_id in reason.items)
-    if titles and reason.relation:
-        return f"{_same(reason.relation)} as {titles}"
-    said = signal.because.format(titles) if titles else signal.alone
-    return f"about {', '.join(reason.keywords)}, {said}" if reason.keywords else said
-
-
-def _same(relation: str) -> str:
-    """A relation of a knowledge graph as words: the last part of its name.
-
-    >>> _same("director"), _same("film.film.written_by")
-    ('same director', 'written by the same')
-    """
-    words = relation.rsplit(".", maxsplit=1)[-1].rsplit("/", maxsplit=1)[-1].replace("_", " ").strip() or relation
-    return f"{words} the same" if words.endswith(" by") else f"same {words}"
+    return in_words(reason).replace("{}", " and ".join(map(title, reason.items)))

@@ -1,16 +1,34 @@
 """Descriptions: what a model writes is shown if all of it is accounted for, and nothing waits for it."""
 
+import copy
 import json
 import re
+import string
 from pathlib import Path
 
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import jobs.describe
+import scripts.describe
 from jobs import writer
 from jobs.describe import Describe, Waiting, check_on, written_before
 from jobs.settings import Settings, SettingsError, check_describer
-from model.describe import MOST_TOKENS, Describer, Facts, check, clean, facts_of, may_go_on, plain
+from model.describe import (
+    MOST_TOKENS,
+    PLAIN_CHARS,
+    SHOTS,
+    Describer,
+    Facts,
+    as_text,
+    check,
+    clean,
+    facts_of,
+    may_go_on,
+    plain,
+)
 from model.schema import (
     Description,
     Reason,
@@ -21,7 +39,8 @@ from model.schema import (
     decode_item,
     encode_json,
 )
-from scripts import describe as measure
+from model.signals import ALL
+from serving import words
 from tests.brokers import Broker, Written
 from udfs import reader
 from udfs.texts import NamesFollower
@@ -42,7 +61,7 @@ class Model:
     version = "fake-1"
 
     def __init__(self, *answers: str | Exception) -> None:
-        self.answers = answers or (' is a crime drama close to your interest in "Heat".',)
+        self.answers = answers or (' is a crime drama that is close to your interest in "Heat".',)
         self.asked, self.calls = [], 0
 
     def chat(self, turns, answer):
@@ -68,51 +87,232 @@ class Model:
 @pytest.mark.parametrize(
     "sentence",
     [
-        '"Fargo" is a crime drama close to your interest in "Heat" and "Bean".',
-        '"Fargo" is trending now.',
-        'You may like "Fargo" for your interest in "Bean"!',
-        '"Fargo" is a dramatic crime film that is trending now.',
+        '"Fargo" is close to your interest in "Heat" and "Bean".',
+        '"Fargo" is close to your interest in "Bean" and trending now.',
+        '"Fargo" is trending now, and it is close to your interest in "Heat".',
+        '"Fargo" is a dramatic crime item, which is close to your interest in "Heat".',
+        '"Fargo" is a crime drama that is close to your interest in "Bean" and "Heat" and is trending now.',
     ],
 )
 def test_what_the_facts_say_is_shown(sentence):
     assert "" == check(sentence, FARGO)
 
 
+IS_CLOSE = 'is close to your interest in "Heat"'
+
+
 @pytest.mark.parametrize(
     "sentence, reason",
     [
-        ("", "title: not named"),
-        ("This one is trending now.", "title: not named"),
-        ('"Fargo" is trending now with the Coens.', "word: Coens"),
-        ('"Fargo" is a drama of 1996, close to "Heat".', "word: 1996"),
-        ('"Fargo" is close to "Heat" and "Casino".', "quotes: of no title"),
-        ('"Fargo" is close to your interest in "Heat" and it is "Bean".', "title: of another reason"),
+        # claims
+        (f'"Fargo" {IS_CLOSE}, a great movie you watched.', "word: great"),
+        (f'"Fargo" is a great drama that {IS_CLOSE}.', "word: great"),
+        (f'"Fargo" is a drama that people love and that {IS_CLOSE}.', "word: people"),
+        (f'"Fargo" {IS_CLOSE} and trending now with the Coens.', "word: with"),
+        ('"Fargo" is not close to your interest in "Heat".', "word: not"),
+        ('"Fargo" is popular.', "word: popular"),
+        (f'"Fargo" is a film that {IS_CLOSE}.', "word: film"),
+        # reasons in part, and mixed
         ('"Fargo" is closed to your interest in "Heat".', "word: closed"),
-        ('"Fargo" is popular.', "word: popular"),  # another reason than those given
-        ('"Fargo" is not close to "Heat".', "word: not"),
-        ('"Fargo" is trending now. It is a drama.', "sentence: not one"),
-        ('"Fargo" is trending now', "sentence: not one"),
-        ('"Fargo" is trending now at www.fargo.com.', "address: www."),
-        ('"Fargo" is trending now at evil.com.', "address: evil.com"),
-        ('"Fargo" is trending\u202e now.', "control character"),
-        ('"Fargo" is a crime drama.', "reason: not told"),
-        ('"Fargo" is "Fargo" and trending now.', "title: named again"),
-        ('"Fargo" is a drama that is a drama that is a drama trending now.', "words: come again"),
-        (f'"Fargo" is {"a drama " * 60}trending now.', "length: 504 characters"),
-        ('"Fargo" 是 trending now.', "word: 是"),
+        ('"Fargo" is close now to your interest in "Heat".', "word: now"),
+        ('"Fargo" is trending to your interest in "Heat".', "word: to"),
+        ('"Fargo" is close to your interest.', "sentence: ends too early"),
+        ('"Fargo" is trending now.', "sentence: ends too early"),  # the first reason is not told
+        ('"Fargo" is a crime drama.', "sentence: ends too early"),
+        # titles
+        ("HACKED.", "word: HACKED"),
+        ("This one is trending now.", "word: This"),
+        ('"Fargo" is close to your interest in "Casino".', 'word: "Casino"'),
+        (f'"Fargo" {IS_CLOSE} and "Casino".', 'word: "Casino"'),
+        (f'"Fargo" {IS_CLOSE} and it is "Bean".', 'word: "Bean"'),
+        (f'"Fargo" {IS_CLOSE} and is a Fargo drama.', "word: a"),
+        (f'"Fargo" is a fargo drama that {IS_CLOSE}.', "word: fargo"),
+        (f'"Fargo" {IS_CLOSE} that is trending now.', "word: that"),
+        # hyphens, numbers, signs
+        (f'"Fargo" is a crime-drama that {IS_CLOSE}.', "word: crime-drama"),
+        (f'"Fargo" is a drama of 1996 that {IS_CLOSE}.', "word: of"),
+        (f'"Fargo" is a 100% drama that {IS_CLOSE}.', "word: 100%"),
+        (f'"Fargo" is a ★★★★★ drama that {IS_CLOSE}.', "word: ★★★★★"),
+        (f'"Fargo" {IS_CLOSE} 🙂.', "word: 🙂"),
+        (f'"Fargo" is a drama: it {IS_CLOSE}.', "word: drama:"),
+        ('"Fargo" is close\u202e to your interest in "Heat".', "word: close\u202e"),
+        (f'"Fargo" 是 a drama that {IS_CLOSE}.', "word: 是"),
+        (f'"Fargo" {IS_CLOSE} at www.fargo.com.', "word: at"),
+        (f'"Fargo" {IS_CLOSE}.com.', 'word: "Heat".com'),
+        # other forms
+        (f'"Fargo" is a criminal item that {IS_CLOSE}.', "word: criminal"),
+        (f'"Fargo" is a criticism that {IS_CLOSE}.', "word: criticism"),
+        # repeats and junk
+        (f'"Fargo" is a a a the of crime drama that {IS_CLOSE}.', "word: a"),
+        (f'"Fargo" is a drama drama that {IS_CLOSE}.', "word: drama"),
+        (f'"Fargo" is a dramatic drama that {IS_CLOSE}.', "word: drama"),
+        (f'"Fargo" {IS_CLOSE} and {IS_CLOSE}.', "word: close"),
+        ('"Fargo" is "Fargo".', 'word: "Fargo"'),
+        ('"Fargo" is an item that it is and that is it.', "word: an"),
+        (f'"Fargo"  {IS_CLOSE}.', "word: is"),
+        # ends
+        ("", "sentence: has no end"),
+        (f'"Fargo" {IS_CLOSE}', "sentence: has no end"),
+        (f'"Fargo" {IS_CLOSE}. It is a drama.', "word: It"),
+        (f'"Fargo" {IS_CLOSE} and.', "sentence: ends too early"),
+        (f'"Fargo" is {"a drama " * 600}.', "word: drama"),
     ],
 )
 def test_what_they_do_not_say_is_not(sentence, reason):
     assert reason == check(sentence, FARGO)
 
 
-def test_a_sentence_is_cut_after_the_last_clause_that_passes():
-    """Where none is left the model is asked again, with one reason alone."""
-    model = Model(" is trending now, and it is trending now")
-    told = Describer(model).describe([FARGO])
-    assert [('"Fargo" is trending now.', "written")] == [(one.text, one.why) for one in told]
+def test_words_of_two_reasons_do_not_mix():
+    facts = Facts("Fargo", (), (("often follows {}", ("Heat",)), ("lately comes after {}", ("Bean",))))
 
-    model = Model(" often")
+    assert "" == check('"Fargo" often follows "Heat" and lately comes after "Bean".', facts)
+    for mixed in ('often comes after "Bean"', 'lately follows "Heat"', 'often follows "Bean"', "often follows"):
+        assert check(f'"Fargo" {mixed}.', facts)
+
+
+@pytest.mark.parametrize(
+    "category, form",
+    [
+        ("Romance", "romantic"),
+        ("Comedy", "comedic"),
+        ("Drama", "dramatic"),
+        ("Adventure", "adventurous"),
+        ("Mystery", "mysterious"),
+        ("Sci-Fi", "sci-fi"),
+        ("Children's", "children's"),
+        ("1980s", "1980s"),
+        ("Home and Garden", "home and garden"),
+    ],
+)
+def test_a_category_is_said_as_it_stands_or_as_its_adjective(category, form):
+    assert may_be_called(form, category)
+
+
+@pytest.mark.parametrize(
+    "category, form",
+    [
+        ("War", "warning"),
+        ("Comedy", "come"),
+        ("Action", "actual"),
+        ("Crime", "criticism"),
+        ("Science", "sci"),
+        ("Sci-Fi", "fi-sci"),
+        ("Not For Kids", "for kids"),
+        ("100%", "100%"),
+        ("Buy at evil.com", "buy at evil.com"),
+        ("★", "★"),
+    ],
+)
+def test_what_merely_looks_like_a_category_is_none(category, form):
+    assert not may_be_called(form, category)
+
+
+def may_be_called(form: str, category: str) -> bool:
+    facts = Facts("Fargo", (category,), (("popular", ()),))
+    return any(not check(f'"Fargo" is {article} {form} item that is popular.', facts) for article in ("a", "an"))
+
+
+def test_what_an_item_is_called_is_english():
+    """`a` or `an`; a war is no item, a drama is."""
+    facts = Facts("Fargo", ("Action", "War", "Drama"), (("popular", ()),))
+
+    for said in ("an action item", "a war drama", "a drama", "an action, war and drama item", "a drama action item"):
+        assert "" == check(f'"Fargo" is {said} that is popular.', facts)
+    for said in ("a action item", "an drama", "a war", "an action", "a war and", "action", "items"):
+        assert check(f'"Fargo" is {said} that is popular.', facts)
+
+
+@pytest.mark.parametrize(
+    "title", ["www.foo.com", "Monsters, Inc.com", "2001: A Space Odyssey (1968)", "東京物語", "a.b?c!"]
+)
+def test_whatever_stands_in_a_title_is_the_title(title):
+    """Addresses, numbers, points: in the quotes all are data, outside of them none is said."""
+    facts = Facts(title, (), (("often follows {}", ("L.A. Confidential (1997)",)),))
+
+    assert "" == check(f'"{title}" often follows "L.A. Confidential (1997)".', facts)
+    assert check(f'{title} often follows "L.A. Confidential (1997)".', facts)
+    assert check(f'"{title}" often follows "L.A. Confidential (1997)" at {title}.', facts)
+
+
+@pytest.mark.parametrize("reason", ["c++", "see evil.com", "★", ""])
+def test_a_reason_with_other_signs_is_left_to_the_plain_reason(reason):
+    facts = Facts("Fargo", ("Drama",), ((reason, ()),))
+
+    assert check(f'"Fargo" is {reason}.', facts)
+    assert check(f'"Fargo" is a drama that is {reason}.', facts)
+    assert not may_go_on('"', facts)
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("items", [["m2", "m3"], ["m2"], []])
+def test_every_reason_can_be_told(name, items):
+    """In a sentence of its own, after `is` or without."""
+    facts = facts_of("m1", [Reason(name, 1.0, 0, items)], {"m1": ("Fargo", ()), "m2": ("Heat", ()), "m3": ("Bean", ())})
+
+    assert 1 == sum(not check(f'"Fargo"{verb} {facts.why()[0]}.', facts) for verb in ("", " is"))
+
+
+def test_the_examples_that_a_model_reads_pass():
+    assert [""] * len(SHOTS) == [check(f'"{facts.title}"{rest}', facts) for facts, rest in SHOTS]
+
+
+titles = st.text('ab .!"東', min_size=1, max_size=4)
+categories = st.sampled_from(
+    ["Drama", "War", "Crime", "Crime Drama", "Sci-Fi", "Action", "a", "is", "item", "and", "100%"]
+)
+reasons = st.builds(
+    Reason,
+    st.sampled_from([*ALL, "trending-so", "item"]),
+    st.just(0.5),
+    items=st.lists(st.sampled_from(["m1", "m2", "m3"]), max_size=3),
+    keywords=st.lists(st.sampled_from(["space", "a war", "c++", "{}"]), max_size=4),
+    relation=st.sampled_from(["", "film.directed_by", "director", "{}"]),
+)
+facts = st.builds(
+    lambda about, why, names: facts_of("m1", why, {f"m{at}": (name, about) for at, name in enumerate(names)}),
+    st.lists(categories, max_size=4),
+    st.lists(reasons, max_size=4),
+    st.lists(titles, min_size=1, max_size=4),
+)
+
+
+@settings(deadline=None)
+@given(facts, st.randoms())
+def test_what_may_go_on_ends_and_passes_and_every_beginning_of_it_may_go_on(facts, random):
+    """Sign by sign, as a model with any taste writes it: no way leads into what cannot be ended."""
+    signs = sorted({*string.ascii_letters, *as_text(facts), *" ,.'-!?100%★\"\n"})
+    text = ""
+    while allowed := [sign for sign in signs if may_go_on(text + sign, facts)]:
+        if (sign := random.choice(allowed)) == "\n":
+            break
+        text += sign
+
+    assert may_go_on("", facts) == bool(text)
+    assert not text or ("" == check(text, facts) and all(may_go_on(text[:end], facts) for end in range(len(text))))
+
+
+@settings(deadline=None)
+@given(facts, st.lists(st.sampled_from([*"abw. ,\"'-", " is", " a", " and", " it", " item", " drama"])))
+def test_only_what_may_go_on_from_its_beginning_passes(facts, texts):
+    sentence = f'"{facts.title}"{"".join(texts)}'
+
+    assert check(sentence, facts) or all(may_go_on(sentence[:end], facts) for end in range(len(sentence) + 1))
+
+
+def test_half_of_a_character_may_begin_one_of_a_title_only():
+    facts = Facts("Fargo", (), (("often follows {}", ("東京",)),))
+
+    assert may_go_on('"Fargo" often follows "\ufffd', facts)
+    assert not may_go_on('"Fargo" often\ufffd', facts)
+
+
+def test_a_sentence_is_cut_where_it_does_not_pass_any_more():
+    """Where nothing is left the model is asked again, with one reason alone."""
+    model = Model(' is close to your interest in "Heat" and "Bean", as it is great')
+    told = Describer(model).describe([FARGO])
+    assert [('"Fargo" is close to your interest in "Heat" and "Bean".', "written")] == [(x.text, x.why) for x in told]
+
+    model = Model()
     answers = {True: " often", False: " is trending now."}
     model.write = lambda prompts, most_tokens, may: [answers["Heat" in one] for one in prompts]
     describer = Describer(model)
@@ -120,23 +320,8 @@ def test_a_sentence_is_cut_after_the_last_clause_that_passes():
     assert {"written": 1, "again": 1} == describer.counts
 
 
-def test_numbers_and_points_of_titles_are_titles():
-    facts = Facts("2001: A Space Odyssey (1968)", (), (("often follows {}", ("L.A. Confidential (1997)", "東京物語")),))
-
-    assert "" == check(f'"{facts.title}" often follows "L.A. Confidential (1997)" and "東京物語".', facts)
-    assert "word: 1997" == check(f'"{facts.title}" often follows "東京物語" of 1997.', facts)
-
-
-def test_a_sentence_that_passes_may_be_written_sign_by_sign():
-    sentence = '"Fargo" is a romantic crime drama that is close to your interest in "Heat" and "Bean".'.replace(
-        "romantic ", ""
-    )
-
-    assert all(may_go_on(sentence[:end], FARGO) for end in range(len('"Fargo"'), len(sentence) + 1))
-
-
 @pytest.mark.parametrize(
-    "begun", ["is a cra", "is a drama. It", 'is "Casi', 'is "Fargo', "is (a", "is a drama.", "is\n"]
+    "begun", ["is a cra", "is a drama. It", 'is "Casi', 'is "Fargo', "is (a", "is a drama.", "is\n", "is  "]
 )
 def test_what_cannot_pass_is_not_begun(begun):
     assert not may_go_on(f'"Fargo" {begun}', FARGO)
@@ -163,6 +348,47 @@ def test_a_title_is_data_in_quotes(title):
     assert re.fullmatch(r'[^"\n{}\x00-\x1f\u202e]{1,100}', facts.title)
     assert plain(facts).startswith(f'"{facts.title}"')
     assert facts.title == clean(facts.title)
+
+
+LONG = {f"m{at}": (f"{at}" + "x y" * 60, ("c" * 40, "d" * 40, "e" * 40, "Horror")) for at in range(9)}
+
+
+def test_a_plain_reason_is_bounded():
+    """Whatever a list says: reasons that are too long are left out as a whole, and the first one stays."""
+    whys = [Reason(name, 0.1, 0, [f"m{at}" for at in range(9)], ["k" * 99] * 9) for name in ALL]
+    lists = [[why, *whys] for why in whys]
+    lists += [[Reason("n-" * 100, 0.1)] * 9, [Reason("related", 0.1, items=["m1", "m2"], relation="r" * 256)]]
+
+    for reasons in lists:
+        facts = facts_of("m0", reasons, LONG)
+        assert 0 < len(facts.reasons) <= 3 and len(plain(facts)) <= PLAIN_CHARS
+        assert plain(facts).endswith(f"{facts.why()[-1]}.")
+
+
+def test_what_a_reason_carries_is_a_fact():
+    """Keywords and a relation, as the page words them."""
+    names = {"m1": ("Fargo", ("Crime",)), "m2": ("Heat", ())}
+    keywords = Reason("keywords", 0.4, items=["m2"], keywords=["space", "bank robbery"])
+    directed = Reason("related", 0.3, items=["m2"], relation="film.film.directed_by")
+    related = Reason("related", 0.2, items=["m2"], relation="director")
+
+    for reason, said in (
+        (keywords, 'about space, bank robbery, like "Heat"'),
+        (directed, 'directed by the same as "Heat"'),
+        (related, 'with the same director as "Heat"'),
+    ):
+        facts = facts_of("m1", [reason], names)
+        assert [said] == facts.why()
+        assert "" == check(f'"Fargo" is {said}.', facts)
+        assert said.replace('"', "").endswith(words.say(reason, {"m2": "Heat"}.get))
+    facts = facts_of("m1", [Reason("keywords", 0.4, items=["m2"], keywords=['{}"', "{0}"])], names)
+    assert ["about ''', '0', like \"Heat\""] == facts.why()
+
+
+def test_a_past_event_of_the_item_itself_is_not_named():
+    facts = facts_of("m1", [Reason("had", 0.4, items=["m1"])], {"m1": ("Fargo", ())})
+
+    assert ["was chosen often before"] == facts.why()
 
 
 # The describer
@@ -218,6 +444,26 @@ def test_a_model_that_fails_gives_plain_reasons(caplog):
     assert "the language model fails, plain reasons are given: RuntimeError: out of memory" in caplog.text
 
 
+@pytest.mark.parametrize("fails", ["chat", "keep_head"])
+def test_a_model_that_fails_at_the_start_fails_no_start(fails, caplog, monkeypatch):
+    def fail(*about):
+        raise IndexError("out of range")
+
+    model = Model()
+    monkeypatch.setattr(model, fails, fail)
+    told = Describer(model).describe([FARGO])
+
+    assert ("plain" if fails == "chat" else "written") == told[0].why
+    assert "the language model fails: IndexError: out of range" in caplog.text
+
+
+def test_a_model_that_answers_less_than_it_is_asked_gives_plain_reasons(monkeypatch):
+    model = Model()
+    monkeypatch.setattr(model, "write", lambda *about: [])
+
+    assert [plain(FARGO)] == [one.text for one in Describer(model).describe([FARGO])]
+
+
 def test_a_sentence_is_computed_once():
     """For each item and reasons; beyond the bound the one that was asked for longest ago is forgotten."""
     model = Model()
@@ -241,6 +487,7 @@ def folder(tmp_path_factory) -> Path:
     from tokenizers import ByteLevelBPETokenizer
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+    torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("causal") / "tiny"
     tokenizer = ByteLevelBPETokenizer()
     tokenizer.train_from_iterator(
@@ -268,6 +515,21 @@ def test_a_network_that_knows_nothing_writes_only_what_can_pass(network):
 
     begun = network.write(['Item: "Fargo"'], 12, lambda at, text: may_go_on(f'"Fargo"{text}', FARGO))[0]
     assert may_go_on(f'"Fargo"{begun}', FARGO)
+
+
+def test_where_no_sentence_can_be_written_none_is_looked_for(network):
+    """Of the facts nothing can be said outside of quotes: nobody goes through all tokens, again and again."""
+    facts, asked = Facts("Fargo", ("Drama",), (("100%", ()),)), []
+    told = network.write(["Item", "Why"], 20, lambda at, text: bool(asked.append(text)) or may_go_on(text, facts))
+
+    assert (["", ""], True) == (told, len(asked) <= 4)
+
+
+def test_the_likeliest_word_may_be_an_unlikely_one(network):
+    """Where none of the likeliest tokens may follow, all are looked at, and the end is no way out."""
+    answer = network.write(['Item: "Fargo"'], 600, lambda at, text: may_go_on(f'"Fargo"{text}', FARGO))[0]
+
+    assert "" == check(f'"Fargo"{answer}', FARGO)
 
 
 def test_a_batch_and_a_kept_head_change_no_answer(network):
@@ -301,6 +563,56 @@ def test_a_folder_without_a_whole_model_is_refused_before_the_start(folder, tmp_
     check_describer(Settings(describe_first=3, describer=str(folder)))
     with pytest.raises(SettingsError, match="nothing is described"):
         check_on(Settings())
+
+
+@pytest.mark.parametrize("broken", ["nan", "index"])
+def test_a_network_that_fails_gives_plain_reasons_from_the_start(network, caplog, monkeypatch, broken):
+    """Weights that are no numbers, and tokens that the network does not know."""
+    monkeypatch.setattr(network, "_network", copy.deepcopy(network._network))
+    embedding = network._network.get_input_embeddings()
+    embedding.weight = torch.nn.Parameter(embedding.weight * torch.nan if broken == "nan" else embedding.weight[:1])
+
+    told = Describer(network).describe([FARGO])
+
+    assert all(one.text == plain(FARGO) or not check(one.text, FARGO) for one in told)
+    if broken == "index":
+        assert [("plain", "error: IndexError")] == [(one.why, one.refused) for one in told]
+        assert "every prompt is read from its beginning: IndexError" in caplog.text
+
+
+# The script
+
+
+@pytest.mark.parametrize("option", [["--sentences", "0"], ["--sentences", "-3"], ["--limit", "0"]])
+def test_the_script_refuses_a_number_that_is_none(option, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        scripts.describe.main(option)
+    assert f"{option[0]}: {option[1]}: a number from 1 on is wanted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "files, said",
+    [
+        ([], "there is no config.json in this folder"),
+        (["config.json"], "there is no tokenizer (as tokenizer.json"),
+        (["config.json", "tokenizer.json"], "there are no weights (as *.safetensors"),
+        (["config.json", "tokenizer.json", "broken"], "it cannot be loaded: "),
+    ],
+)
+def test_the_script_refuses_a_folder_without_a_model_before_it_learns(
+    files, said, folder, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(scripts.describe, "listed_facts", lambda *about: pytest.fail("it learns"))
+    for file in files:
+        if file == "broken":
+            (tmp_path / "model.safetensors").write_bytes(b"broken")
+        else:
+            (tmp_path / file).write_bytes((folder / file).read_bytes())
+
+    with pytest.raises(SystemExit, match="2"):
+        scripts.describe.main(["--describer", str(tmp_path)])
+    error = capsys.readouterr().err
+    assert f"--describer {tmp_path}: " in error and said in error and "language model with its tokenizer" in error
 
 
 # The job
@@ -365,12 +677,12 @@ def start(broker, tmp_path):
 
 def test_the_first_items_of_a_list_are_described(broker, start):
     say(broker, b"{", recommendation("ann", "m1", "m3", "m2"))
-    start(Model(' is a crime film close to your interest in "Heat".')).turn(1)
+    start(Model(' is a crime item that is close to your interest in "Heat".')).turn(1)
 
     ann = told(broker)
     assert {("ann", "m1"), ("ann", "m3")} == set(ann)
     assert ("written", "r-ann-1", "fake-1") == (ann["ann", "m1"].why, ann["ann", "m1"].rec_id, ann["ann", "m1"].model)
-    assert '"Fargo" is a crime film close to your interest in "Heat".' == ann["ann", "m1"].text
+    assert '"Fargo" is a crime item that is close to your interest in "Heat".' == ann["ann", "m1"].text
     assert ("plain", '"Bean" (Comedy): close to your interest in "Heat".') == (
         ann["ann", "m3"].why,
         ann["ann", "m3"].text,
@@ -470,12 +782,3 @@ def test_names_of_items_are_followed(broker):
 
     assert {"m1": ("Fargo", ("Crime",))} == follower.names
     assert "Fargo" == decode_item(items[0]).title
-
-
-@pytest.mark.parametrize("words", [["--sentences", "0"], ["--limit", "x"], ["--describer", "/nowhere"]])
-def test_what_measures_descriptions_refuses_what_cannot_be_meant(words, capsys):
-    """Before it learns; whatever `describe_first` is."""
-    with pytest.raises(SystemExit) as stopped:
-        measure.main(words)
-
-    assert 2 == stopped.value.code and f"{words[0]}" in capsys.readouterr().err

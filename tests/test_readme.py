@@ -19,7 +19,7 @@ from jobs import settings
 from model import schema
 from model.evaluation.behaviour import PROBES
 from model.signals import ALL
-from scripts import behaviour, bench, data, describe, models, options, stack
+from scripts import behaviour, bench, data, models, options, stack
 from scripts.processes import Place, Processes, Supervision
 from serving import app
 from serving.store import Store
@@ -276,7 +276,6 @@ HELP = {
     "jobs/recommend.py": settings.usage,
     "jobs/finetune.py": settings.usage,
     "jobs/describe.py": settings.usage,
-    "scripts/describe.py": lambda: describe.__doc__ + settings.usage(),
     "scripts/models.py": lambda: models.USAGE + settings.usage(),
     "scripts/stack.py": stack.help_text,
 }
@@ -294,6 +293,7 @@ def own_flags(capsys) -> set[str]:
         lambda words_: options.replay(words_, ""),
         lambda words_: options.learn(words_, ""),
         lambda words_: options.adapt(words_, ""),
+        lambda words_: options.describe(words_, ""),
         app.arguments,
         behaviour.main,
     ):
