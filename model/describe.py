@@ -212,7 +212,9 @@ _ADJECTIVES = {
 }  # fmt: skip
 """Categories that may be said in another form. What merely begins alike is something else: a crime is no criticism."""
 
-_A = re.compile(r"(?:e[uw]|uk|u[bcfgrst][aeiou]|uni(?![dmn])|(?:one|once|u|us|usb|ussr|uhd|uv|ux|ui)\b)", re.IGNORECASE)
+_A = re.compile(
+    r"(?:e[uw]|uk|ubi|u[fgrst][aeiou]|uni(?![dmn])|(?:mrs?|one|once|u|us|usb|ussr|uhd|uv|ux|ui)\b)", re.IGNORECASE
+)
 _UNCLEAR = re.compile(r"(?:U|[FHLMNRSX](?=[A-Z]*[AEIOUY]))[A-Z]{1,3}\b|[^0-9A-Za-z]")
 _AN = re.compile(
     r"[aeiou]|hour|honest|honou?r|heir|8|(?:11|18)(?:\d{2,3})?(?!\d)|[fhlmnrsx](?![a-z]*[aeiouy])", re.IGNORECASE

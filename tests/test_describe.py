@@ -237,7 +237,7 @@ def test_what_an_item_is_called_is_english():
     [
         ("a", "Used Books, European, Unisex, Uniforms, University, Ukulele, UK garage, US history, USB cables, UFO"),
         ("a", "Utensils, One-Piece, Once, 1980s, 4K, 110, TV, DVD, Science, Romance, Hats, My Music, Škoda, War"),
-        ("an", "Umbrellas, Urban, Underwear, Uninhabited, Unusual, Hour, Honest, Heirlooms, Honours, 8-bit, 80s"),
+        ("an", "Umbrellas, Uber, Urban, Underwear, Uninhabited, Unusual, Hour, Honest, Heirlooms, Honours, 8-bit, 80s"),
         ("an", "11, 18th century, 1850s, MP3 players, X-Ray, F, LP, HTML, NFL, mp3, Éclairs, e-books, iPhone, Art"),
         ("", "SALE, LED, Ørsted"),
     ],
