@@ -8,6 +8,7 @@ that have no such cache, every prompt is read from its beginning.
 import copy
 import inspect
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain
@@ -16,6 +17,7 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, LogitsProcessor, LogitsProcessorList
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 from transformers.utils import logging as transformers_logging
 
 from model import device as devices
@@ -31,8 +33,24 @@ LIKELIEST = 64
 logger = logging.getLogger(__name__)
 
 
-def _of(may: Callable[[int, str], bool], numbers: Sequence[int], at: int, text: str) -> bool:
+May = Callable[[int, bytes], bool]
+"""Whether the answer to a prompt, by its number, may begin so: UTF-8, which may end within a character."""
+_BYTES = {sign: bytes([byte]) for byte, sign in bytes_to_unicode().items()}
+
+
+def _of(may: May, numbers: Sequence[int], at: int, text: bytes) -> bool:
     return may(numbers[at], text)
+
+
+def _raw(token: str) -> bytes:
+    """The bytes of a token by its name, where each sign of it is a byte, or it is one byte, or text.
+
+    >>> _raw("Ġå").hex(), _raw("<0xE5>").hex(), _raw("東").hex()
+    ('20e5', 'e5', 'e69db1')
+    """
+    if byte := re.fullmatch("<0x([0-9A-F]{2})>", token):
+        return bytes.fromhex(byte[1])
+    return b"".join(_BYTES.get(sign, sign.encode()) for sign in token)
 
 
 class Held(LogitsProcessor):
@@ -42,7 +60,7 @@ class Held(LogitsProcessor):
         longest: tokens of the prompts.
     """
 
-    def __init__(self, tokenizer: Any, longest: int, ends: list[int], may: Callable[[int, str], bool]) -> None:
+    def __init__(self, tokenizer: Any, longest: int, ends: list[int], may: May) -> None:
         self._tokenizer, self._longest, self._ends, self._may = tokenizer, longest, ends, may
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
@@ -61,13 +79,18 @@ class Held(LogitsProcessor):
         end, so_far = next(iter(self._ends), 0), self._text(written)
         if written[-1:] != [end] and self._may(at, so_far):
             for token in tokens:
-                text = f"{so_far}\n" if token in self._ends else self._text([*written, token])
+                text = so_far + b"\n" if token in self._ends else self._text([*written, token])
                 if text != so_far and self._may(at, text):
                     return token
         return end
 
-    def _text(self, tokens: list[int]) -> str:
-        return self._tokenizer.decode(tokens, skip_special_tokens=True)
+    def _text(self, tokens: list[int]) -> bytes:
+        """A part of a character is U+FFFD as text, whichever part: then it is what the tokens' names say."""
+        text = self._tokenizer.decode(tokens, skip_special_tokens=True)
+        if not text.endswith("\ufffd"):
+            return text.encode()
+        last = self._tokenizer.convert_ids_to_tokens(tokens[-1:], skip_special_tokens=True)
+        return self._text(tokens[:-1]) + b"".join(map(_raw, filter(None, last)))
 
 
 def _by_likelihood(scores: torch.Tensor) -> Iterator[int]:
@@ -134,14 +157,12 @@ class CausalModel:
             logger.warning("every prompt is read from its beginning: %s: %s", type(error).__name__, error)
             self._head, self._kept = [], None
 
-    def write(
-        self, prompts: Sequence[str], most_tokens: int, may: Callable[[int, str], bool] = lambda at, text: True
-    ) -> list[str]:
+    def write(self, prompts: Sequence[str], most_tokens: int, may: May = lambda at, text: True) -> list[str]:
         """What the model writes next, greedily: for each prompt until its end or so many tokens.
 
         Args:
-            may: whether the answer to a prompt, by its number, may begin so, or be so before a line end; asked of
-                the likeliest tokens, one after the other. Where none may follow the answer ends.
+            may: whether the answer may begin so, or be so before a line end; asked of the likeliest tokens, one after
+                the other. Where none may follow the answer ends.
         """
         ids = self._ids(prompts)
         readable = [at for at, tokens in enumerate(ids) if 0 < len(tokens) <= PROMPT_TOKENS]
@@ -157,9 +178,7 @@ class CausalModel:
         special = self._tokenizer.chat_template is None
         return self._tokenizer(list(prompts), add_special_tokens=special)["input_ids"]
 
-    def _answers(
-        self, ids: list[list[int]], most_tokens: int, may: Callable[[int, str], bool] = lambda at, text: True
-    ) -> list[str]:
+    def _answers(self, ids: list[list[int]], most_tokens: int, may: May = lambda at, text: True) -> list[str]:
         """Shape: (B) lists of tokens, padded on the left, behind the head that is kept."""
         head = len(self._head) if all(one[: len(self._head)] == self._head for one in ids) else 0
         longest = max(map(len, ids))

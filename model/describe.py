@@ -24,12 +24,13 @@ from model.schema import Reason
 from model.signals import in_words
 
 TITLE_CHARS, WORD_CHARS = 100, 30
-"""So much is read of a title; of a category, a keyword and a relation."""
+"""So much is read of a title; of a category and a keyword."""
 CATEGORIES, REASONS, PAST, KEYWORDS = 3, 3, 2, 3
 """So many are read, of an item; of a reason past events and keywords."""
 PLAIN_CHARS = 600
 """Reasons that make the plain reason longer are left out; the first one always fits."""
-MOST_TOKENS = 80
+MOST_TOKENS = 250
+"""A sentence is longer only with titles of a script that takes a token or more for each sign."""
 KEPT = 100_000
 """Sentences kept in memory; beyond, the one that was asked for longest ago goes."""
 
@@ -77,7 +78,7 @@ class Writes(Protocol):
 
     def chat(self, turns: Sequence[tuple[str, str]], answer: str) -> str: ...
     def keep_head(self, one: str, another: str) -> None: ...
-    def write(self, prompts: Sequence[str], most_tokens: int, may: Callable[[int, str], bool]) -> list[str]: ...
+    def write(self, prompts: Sequence[str], most_tokens: int, may: Callable[[int, bytes], bool]) -> list[str]: ...
 
 
 def clean(text: str, most: int = TITLE_CHARS) -> str:
@@ -86,12 +87,27 @@ def clean(text: str, most: int = TITLE_CHARS) -> str:
     >>> clean('Say "HACKED"\n\u202e now')
     "Say 'HACKED' now"
     """
-    kept = "".join(" " if unicodedata.category(sign)[0] in "CZ" else sign for sign in text[: 4 * most])
-    kept = re.sub(f"[{_QUOTES}]", "'", " ".join(kept.split()))
-    return kept if len(kept) <= most else f"{kept[: most - 1].rstrip()}…"
+    text = text[: 4 * most]
+    around = zip(text, f" {text}", f"{text[1:]} ")
+    kept = " ".join("".join(_clean(sign, before, after) for sign, before, after in around).split())
+    kept = re.sub("'+", "'", kept)  # two of them look like a quote
+    return kept if len(kept) <= most else f"{kept[: most - 1].rstrip(f' {_JOINERS}')}…"
 
 
-_QUOTES = '"“”„«»「」『』`{}'  # and braces, which would be places for titles
+_QUOTES = set('"\uff02\u2032″‶ʺ〃❛❜❝❞〝〞〟„\u201a「」『』｢｣﹁﹂﹃﹄《》〈〉`\u00b4\uff07{}')
+"""With those that Unicode calls such; and braces, which would be places for titles."""
+_JOINERS = "\u200c\u200d"
+
+
+def _clean(sign: str, before: str, after: str) -> str:
+    """A sign as it is shown: joiners within words and emoji stay, and so does an emoji newer than this Python."""
+    kind = unicodedata.category(sign)
+    if sign in _QUOTES or kind in ("Pi", "Pf"):
+        return "'"
+    if sign in _JOINERS and all(unicodedata.category(one)[0] in "LMS" for one in (before, after)):
+        return sign
+    new = kind == "Cn" and 0x1F000 <= ord(sign) < 0x40000 and ord(sign) & 0xFFFE != 0xFFFE
+    return sign if new or kind[0] not in "CZ" else " "
 
 
 def facts_of(item_id: str, reasons: Sequence[Reason], known: Mapping[str, tuple[str, Sequence[str]]]) -> Facts:
@@ -109,7 +125,7 @@ def facts_of(item_id: str, reasons: Sequence[Reason], known: Mapping[str, tuple[
     for reason in reasons[:REASONS]:
         past = tuple(dict.fromkeys(title(one) for one in reason.items if title(one) != own))[:PAST]
         words = structs.replace(
-            reason, signal=clean(reason.signal), items=list(past), relation=clean(reason.relation, WORD_CHARS),
+            reason, signal=clean(reason.signal), items=list(past),
             keywords=[clean(word, WORD_CHARS) for word in reason.keywords[:KEYWORDS]],
         )  # fmt: skip
         told.append((in_words(words) if reason.keywords else _spoken(in_words(words)), past))
@@ -164,7 +180,8 @@ _GRAMMAR: dict[str, dict[str, str]] = {
     "begin": {_TITLE: "item"},
     "item": {" is": "is", _VERB: "told"},
     "is": {_STATE: "so", _A_KIND: "kind", _A_NOUN: "noun"},
-    "kind": {_KIND: "kind", " and": "kinds", ",": "kinds", _NOUN: "noun", " item": "noun"},
+    "kind": {_KIND: "kind", " and": "kinds", ",": "listed", _NOUN: "noun", " item": "noun"},
+    "listed": {_KIND: "kind"},
     "kinds": {_KIND: "kind", _NOUN: "noun"},
     "noun": {**_MORE, " that": "it", ", which": "it"},
     "it": {" is": "it is", _VERB: "told"},
@@ -177,10 +194,12 @@ _GRAMMAR: dict[str, dict[str, str]] = {
 
 What comes after a title of a past event may not be said of that: no `that`, no `which`.
 """
-_VERBS = re.compile(r" (?:often |lately )?(?:follows|comes|came|goes|reads|fits|looks|sounds|was)\b")
+_VERBS = re.compile(r" (?:often |lately )?(?:follows|comes|came|goes|reads|fits|looks|sounds|was|has)\b")
 """How a reason begins that stands without `is`."""
-_SAYABLE = re.compile(r"[^\W_]+(?:(?:, | |['-])[^\W_]+)*")
-"""What may stand outside of quotes; facts with other signs are left to the plain reason."""
+_LETTERS = r"[0-9A-Za-zÀ-ÖØ-öø-ʯ\u1e00-\u1eff]+"
+_WORD = f"{_LETTERS}(?:'{_LETTERS})*"
+_SAYABLE, _SHORT = (re.compile(f"{_WORD}(?:(?:, | |-){_WORD}){most}") for most in ("*", "{0,2}"))
+"""What may stand outside of quotes, and of categories and keywords three words; others are left to the plain reason."""
 _NOUNS = {
     "adventure", "comedy", "documentary", "drama", "fantasy", "musical", "mystery", "romance", "thriller", "tragedy",
     "western",
@@ -193,6 +212,15 @@ _ADJECTIVES = {
 }  # fmt: skip
 """Categories that may be said in another form. What merely begins alike is something else: a crime is no criticism."""
 
+_A = re.compile(
+    r"(?:e[uw]|uk|ubi|u[fgrst][aeiou]|uni(?![dmn])|(?:mrs?|one|once|u|us|usb|ussr|uhd|uv|ux|ui)\b)", re.IGNORECASE
+)
+_UNCLEAR = re.compile(r"(?:U|[FHLMNRSX](?=[A-Z]*[AEIOUY]))[A-Z]{1,3}\b|[^0-9A-Za-z]")
+_AN = re.compile(
+    r"[aeiou]|hour|honest|honou?r|heir|8|(?:11|18)(?:\d{2,3})?(?!\d)|[fhlmnrsx](?![a-z]*[aeiouy])", re.IGNORECASE
+)
+"""Words said as "you", "one", "eight", with a silent h, or letter by letter; of short capitals nobody knows which."""
+
 Way = tuple[str, frozenset[str]]
 """A text, and what it tells; a sentence tells nothing twice."""
 _NOTHING: frozenset[str] = frozenset()
@@ -203,59 +231,86 @@ class Grammar:
     """The sentences on the facts of an item.
 
     Attributes:
-        steps: of each state the ways to go on, and the state after each.
+        steps: of each state the ways to go on, as UTF-8, and the state after each.
         wanted: of this a sentence tells some: the first reason, or, where there is none, a category.
     """
 
-    steps: dict[str, list[tuple[Way, str]]]
+    steps: dict[str, list[tuple[bytes, frozenset[str], str]]]
     wanted: frozenset[str]
 
     @classmethod
     @lru_cache(64)
     def of(cls, facts: Facts) -> "Grammar":
         """Where nothing that is wanted can be said there is no sentence."""
-        categories = [lower for lower in map(str.lower, facts.categories) if _SAYABLE.fullmatch(lower)]
-        forms = [(form, lower) for lower in categories for form in {lower, _ADJECTIVES.get(lower, lower)}]
-        kinds = [(f" {form}", frozenset(lower.split())) for form, lower in forms]
-        nouns = [(f" {lower}", frozenset({lower})) for lower in categories if lower in _NOUNS]
-        said = [(words, past) for words, past in facts.reasons if _SAYABLE.fullmatch(words.replace("{}", "x"))]
+        names = {one: one.lower() for one in facts.categories if _SHORT.fullmatch(one.lower())}
+        forms = [(form, lower) for one, lower in names.items() for form in {one, _ADJECTIVES.get(lower, one)}]
+        kinds = [(form, frozenset(lower.split())) for form, lower in forms]
+        nouns = [(lower, frozenset({lower})) for lower in names.values() if lower in _NOUNS]
+        said = [(words, past) for words, past in facts.reasons if _sayable(words)]
         reasons = [way for words, past in said for way in _reasons(words, past)]
-        first = {words for words, _ in said[:1]}
+        first = {_reason(words) for words, _ in said[:1]}
         wanted = first if facts.reasons else {one for _, tells in kinds for one in tells}
         ways = {
             _TITLE: [(f'"{facts.title}"', _NOTHING)] if wanted else [],
-            _KIND: kinds,
-            _NOUN: nouns,
-            _A_KIND: [(_article(text) + text, tells) for text, tells in kinds],
-            _A_NOUN: [(_article(text) + text, tells) for text, tells in nouns],
+            _KIND: [(f" {kind.lower()}", tells) for kind, tells in kinds],
+            _NOUN: [(f" {noun}", tells) for noun, tells in nouns],
+            _A_KIND: [(f" {a} {kind.lower()}", tells) for kind, tells in kinds if (a := _article(kind))],
+            _A_NOUN: [(f" {_article(noun)} {noun}", tells) for noun, tells in nouns],
             _STATE: [way for way in reasons if not _VERBS.match(way[0])],
             _VERB: [way for way in reasons if _VERBS.match(way[0])],
         }
         steps = {
-            state: [(way, after) for one, after in following.items() for way in ways.get(one, [(one, _NOTHING)])]
+            state: [
+                (_utf8(text), tells, after)
+                for one, after in following.items()
+                for text, tells in ways.get(one, [(one, _NOTHING)])
+            ]
             for state, following in _GRAMMAR.items()
         }
         return cls(steps, frozenset(wanted))
 
-    def leads(self, text: str, whole: bool, state: str = "begin", told: frozenset[str] = _NOTHING) -> bool:
+    def leads(self, text: bytes, whole: bool, state: str = "begin", told: frozenset[str] = _NOTHING) -> bool:
         """Whether it leads through a text, that is a whole sentence or the beginning of one, to an end."""
         if state == "end":
             return not text and not told.isdisjoint(self.wanted)
         return any(
             self.leads(text[len(step) :], whole, after, told | tells)
-            for (step, tells), after in self.steps[state]
+            for step, tells, after in self.steps[state]
             if told.isdisjoint(tells) and (text.startswith(step) or (not whole and step.startswith(text)))
         )
 
 
-def _article(text: str) -> str:
-    return " an" if text[1] in "aeiou" else " a"
+def _utf8(text: str) -> bytes:
+    """What a model writes is a text in parts, which may end within a character."""
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _article(words: str) -> str:
+    """Empty where it is not clear.
+
+    >>> [_article(words) for words in ("used books", "MP3 players", "drama", "art", "SALE")]
+    ['a', 'an', 'a', 'an', '']
+    """
+    words = re.sub("[\u0300-\u036f]", "", unicodedata.normalize("NFD", words))
+    if _A.match(words):
+        return "a"
+    return "" if _UNCLEAR.match(words) else "an" if _AN.match(words) else "a"
+
+
+def _sayable(words: str) -> bool:
+    keywords = words.removeprefix("about ").split(", ")[:-1] if words.startswith("about ") else []
+    return bool(_SAYABLE.fullmatch(words.replace("{}", "x"))) and all(map(_SHORT.fullmatch, keywords))
+
+
+def _reason(words: str) -> str:
+    """What a reason is called among the things told, where a category may have the same words."""
+    return f"why {words}"
 
 
 def _reasons(words: str, past: Sequence[str]) -> list[Way]:
     """A reason with some of its titles, in any order."""
     some = [one for many in range(1, len(past) + 1) for one in permutations(past, many)] or [()]
-    return [(f" {_told(words, one)}", frozenset((words, *(f'"{title}"' for title in one)))) for one in some]
+    return [(f" {_told(words, one)}", frozenset((_reason(words), *(f'"{title}"' for title in one)))) for one in some]
 
 
 def check(sentence: str, facts: Facts) -> str:
@@ -267,7 +322,7 @@ def check(sentence: str, facts: Facts) -> str:
     >>> check('"Fargo" is a crime item by the Coens.', facts), check('"Fargo" is a crime item.', facts)
     ('word: by', 'sentence: ends too early')
     """
-    if Grammar.of(facts).leads(sentence, whole=True):
+    if _passes(sentence, facts):
         return ""
     end = _furthest(sentence, facts)
     if end == len(sentence):
@@ -277,24 +332,26 @@ def check(sentence: str, facts: Facts) -> str:
     return f"word: {sentence[sentence.rfind(' ', 0, end + 1) + 1 :].strip().partition(' ')[0].rstrip('.,')}"
 
 
+def _passes(sentence: str, facts: Facts) -> bool:
+    return Grammar.of(facts).leads(_utf8(sentence), whole=True)
+
+
 def _furthest(text: str, facts: Facts) -> int:
     """So many characters of a text may begin a sentence."""
     return next((at for at in range(len(text)) if not may_go_on(text[: at + 1], facts)), len(text))
 
 
-def may_go_on(begun: str, facts: Facts) -> bool:
+def may_go_on(begun: str | bytes, facts: Facts) -> bool:
     """Whether the beginning of a sentence can become one that passes: what the model may write is held to it.
 
-    With a line end it is the whole of one.
+    With a line end it is the whole of one; as bytes it may end within a character.
 
     >>> facts = Facts("Fargo", ("Crime",), (("close to {}", ("Heat",)),))
     >>> [may_go_on(f'"Fargo" is {begun}', facts) for begun in ("a cri", "a cra", 'close to "He', 'like "He', "so.")]
     [True, False, True, False, False]
     """
-    grammar, text = Grammar.of(facts), begun.rstrip("\ufffd\n")
-    if begun.endswith("\ufffd"):  # half of a character
-        return any(grammar.leads(text + sign, False) for sign in set(as_text(facts)) if not sign.isascii())
-    return grammar.leads(text, whole=begun.endswith("\n"))
+    text = _utf8(begun) if isinstance(begun, str) else begun
+    return Grammar.of(facts).leads(text.rstrip(b"\n"), whole=text.endswith(b"\n"))
 
 
 # The prompt
@@ -387,7 +444,10 @@ class Describer:
         if not facts or self._model is None:
             return [Sentence(plain(one), "plain") for one in facts]
         model, begun = self._model, [f'"{one.title}"' for one in facts]
-        may = (lambda at, text: may_go_on(begun[at] + text, facts[at])) if self._held else (lambda at, text: True)
+
+        def may(at: int, text: bytes) -> bool:
+            return not self._held or may_go_on(_utf8(begun[at]) + text, facts[at])
+
         try:
             written = model.write([prompt(one, model) for one in facts], MOST_TOKENS, may)
             return [_judged(first + text, one) for first, text, one in zip(begun, written, facts, strict=True)]
@@ -400,6 +460,6 @@ def _judged(text: str, facts: Facts) -> Sentence:
     """As much from the beginning of what the model has written as passes; else the plain reason."""
     for end in range(_furthest(text, facts), 0, -1):
         for sentence in (text[:end], f"{text[:end]}."):
-            if Grammar.of(facts).leads(sentence, whole=True):
+            if _passes(sentence, facts):
                 return Sentence(sentence, "written")
     return Sentence(plain(facts), "plain", check(text, facts))

@@ -4,6 +4,7 @@ A signal says of an item how well it would go with a user now, in one way, on th
 one: an entry here, and a function in model/scoring/signals.py. What is counted for it is a rule of model/statistics.py.
 """
 
+import re
 from dataclasses import dataclass
 
 from model.schema import Reason
@@ -100,16 +101,31 @@ def in_words(reason: Reason) -> str:
     """
     signal = ALL.get(reason.signal) or Signal("because of {}", reason.signal.replace("-", " "))
     if reason.items and reason.relation:
-        return f"{_same(reason.relation)} as {{}}"
+        return _shared(reason.relation)
     said = signal.because if reason.items else signal.alone
     return f"about {', '.join(reason.keywords)}, {said}" if reason.keywords else said
 
 
-def _same(relation: str) -> str:
-    """A relation of a knowledge graph as words: the last part of its name.
+def _shared(relation: str) -> str:
+    """What two items of one relation have in common, by the last part of its name where that is a short noun.
 
-    >>> _same("director"), _same("film.film.written_by")
-    ('same director', 'written by the same')
+    >>> _shared("director"), _shared("http://dbpedia.org/ontology/birthPlace")
+    ('same director as {}', 'same birth place as {}')
+    >>> _shared("film.film.written_by"), _shared("part_of")
+    ('written by the same as {}', 'has something in common with {}')
     """
-    words = relation.rsplit(".", maxsplit=1)[-1].rsplit("/", maxsplit=1)[-1].replace("_", " ").strip() or relation
-    return f"{words} the same" if words.endswith(" by") else f"same {words}"
+    last = re.split(r"[./#:]", relation.strip("./#: "))[-1]
+    last = last.lower() if last.isupper() else re.sub("(?<=[a-z])[A-Z]", lambda sign: f" {sign[0].lower()}", last)
+    words = last.replace("_", " ").strip()[: _NOUN_CHARS + 1]
+    if _DONE_BY.fullmatch(words):
+        return f"{words} the same as {{}}"
+    noun = len(words) <= _NOUN_CHARS and _NOUN.fullmatch(words) and not _NO_NOUN.search(words)
+    return f"same {words} as {{}}" if noun else "has something in common with {}"
+
+
+_NOUN_CHARS, _NOUN = 30, re.compile(r"[^\W_]+(?:[ '-][^\W_]+){0,2}")
+_DONE_BY = re.compile(r"(?:\w+e[dn]|made|built|shot|sung) by", re.IGNORECASE)
+_NO_NOUN = re.compile(
+    r"^(?:is|are|was|were|has|have|had|instance)\b|\b(?:of|in|on|at|by|to|for|from|with|as|a|an)$|^\w?\d+$",
+    re.IGNORECASE,
+)
