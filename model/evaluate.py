@@ -37,11 +37,11 @@ if TYPE_CHECKING:
 
 LIVE = "headrace-live"
 ALONE = "headrace-without-joint"
-"""The same version without its joint scorer, where it has one."""
+"""The same version without its joint scorer, where it has one; it explores nothing."""
 GREEDY = "headrace-greedy"
 """The same version that simply lists the best: without diversity, quotas and exploration, where one of them is on."""
 PARTS = NETWORK, FROZEN = "network", "headrace-frozen"
-"""Headrace with no other signal than its network's, and without learning after the warm-up."""
+"""Headrace with no other signal than its network's, and without learning after the warm-up; they explore nothing."""
 NOT_THERE, LEFT_OUT = "the item is not in the catalogue", "it is left out after a {}"
 """Why no list could hold an item that came."""
 LEAST = 3
@@ -276,15 +276,20 @@ class Headrace:
             predict(result, self._scorer_of(name), self._learner, group, self._protocol)
 
     def _scorer_of(self, name: str) -> Scorer:
+        """Off-policy evaluation wants fixed policies: none but Headrace itself explores."""
+        if name in ("headrace", LIVE):
+            return self.scorer
+        if name == NETWORK:
+            fixed = alone(self.scorer, NETWORK)
+        else:
+            fixed = copy.copy(self.scorer)
+            fixed._table = self.scorer._table  # a copy has none, and a new one differs a little
+        fixed.slate = None if fixed.slate is None or name == GREEDY else fixed.slate.fixed()
+        if name == ALONE:
+            fixed.joint = None
         if name == FROZEN:
-            self._frozen = self._frozen or self.scorer
-            return self._frozen
-        if name in (ALONE, GREEDY):
-            bare = copy.copy(self.scorer)
-            setattr(bare, "joint" if name == ALONE else "slate", None)
-            bare._table = self.scorer._table  # a copy has none, and a new one differs a little
-            return bare
-        return alone(self.scorer, NETWORK) if name == NETWORK else self.scorer
+            self._frozen = fixed = self._frozen or fixed
+        return fixed
 
     def learn(
         self,

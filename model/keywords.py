@@ -7,12 +7,13 @@
 Sources: Grootendorst, KeyBERT, 2020, 10.5281/zenodo.4461265; Carbonell and Goldstein, The use of MMR, 1998 (MMR).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from model.segmentation import Span, is_unit, is_unspaced, says, words
+from model.segmentation import Span, is_japanese, is_unit, is_unspaced, says, words
 
 if TYPE_CHECKING:
     from model.encoder import Encoder
@@ -53,8 +54,9 @@ def phrases(tokenizer: Any, text: str) -> dict[str, Words]:
     """
     read, seen = text[:READ_CHARS], dict[str, Words]()
     spans, of_words = words(tokenizer, read), list[dict[str, Words]]()
+    tells = partial(says, japanese=is_japanese(read))
     for at in range(len(spans)):
-        new = {name: some for name, some in _beginning(read, spans[at : at + _MOST_UNITS]) if name not in seen}
+        new = {name: some for name, some in _beginning(read, spans[at : at + _MOST_UNITS], tells) if name not in seen}
         seen |= new
         of_words += [new] if new else []
     if len(seen) <= PHRASES:
@@ -85,14 +87,14 @@ def diverse(vectors: np.ndarray, like: np.ndarray, most: int, phrases: Sequence[
     return chosen
 
 
-def _beginning(text: str, spans: Sequence[Span]) -> Iterator[tuple[str, Words]]:
+def _beginning(text: str, spans: Sequence[Span], tells: Callable[[str], bool]) -> Iterator[tuple[str, Words]]:
     """The phrases that begin with the first of these words."""
     for last in range(len(spans)):
         if last and not _together(text, spans[last - 1], spans[last]):
             return
         some = tuple(text[slice(*span)].lower() for span in spans[: last + 1])
         phrase = text[spans[0][0] : spans[last][1]].lower()
-        if _is_phrase(phrase, some):
+        if _is_phrase(phrase, some, tells):
             yield phrase, some
 
 
@@ -102,10 +104,10 @@ def _together(text: str, left: Span, right: Span) -> bool:
     return not between or (between == " " and not any(is_unspaced(text[slice(*span)]) for span in (left, right)))
 
 
-def _is_phrase(phrase: str, some: Words) -> bool:
+def _is_phrase(phrase: str, some: Words, tells: Callable[[str], bool]) -> bool:
     most = _MOST_UNITS if is_unit(some[0]) else _WORDS
     fits = 1 < len(phrase) <= PHRASE_CHARS and phrase.count(" ") < _WORDS
-    return fits and says(some[0]) and says(some[-1]) and sum(map(says, some)) <= most
+    return fits and tells(some[0]) and tells(some[-1]) and sum(map(tells, some)) <= most
 
 
 def _has_all(one: Words, other: Words) -> bool:

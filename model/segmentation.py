@@ -33,7 +33,7 @@ an as at be by do go he if in is it my no of on or so to up us we am
 的 了 和 与 與 在 是 之 及 或 等 也 就 都 而 把 被 让 讓 给 給 对 對 从 從 到 为 為 以 于 於 这 這 那 有 很 更 最
 并 並 我 你 您 他 她 它 我们 我們 你们 你們 他们 他們 一个 一個 一种 一種 这个 這個 那个 那個 不
 没有 沒有 以及
-可以 由 向 用于
+可以 由 向 用于 适合 適合
 から まで より など という および または
 에서 에게 으로 까지 부터 그리고 또는 위한 있는 하는
 """
@@ -56,11 +56,12 @@ _KANA, _HAN = regex.compile(r"[\p{Hiragana}\p{Katakana}]"), regex.compile(r"\p{H
 _HIRAGANA, _HANGUL = regex.compile(r"\p{Hiragana}+"), regex.compile(r"\p{Hangul}")
 _KOREAN = regex.compile(r"(\p{Hangul}{2,}?)(에서|에게|까지|부터|으로|(?<!주)의|[을은과를는와])")
 _UNSPACED, _UNIT = regex.compile(f"[{_LETTERS}{_WITHOUT_SPACES}]"), regex.compile(f"[{_WITHOUT_SPACES}]")
+_MARKS = regex.compile(r"\p{M}*")
 
 
 def words(tokenizer: Any, text: str) -> list[Span]:
     """Where the words stand that have a letter, in their order."""
-    of_cjk = _japanese if _is_japanese(text) else _chinese
+    of_cjk = _japanese if is_japanese(text) else _chinese
     found: list[Span] = []
     for run in _RUNS.finditer(text):
         split = of_cjk if run["cjk"] else _spaced if run["word"] else lambda some: _tokens(tokenizer, some)
@@ -78,18 +79,23 @@ def is_unit(word: str) -> bool:
     return _UNIT.search(word) is not None
 
 
-def says(word: str) -> bool:
+def says(word: str, japanese: bool = False) -> bool:
     """Whether a word says something by itself: it is no stop word, and has three letters at least of an alphabet or of
-    hiragana, two Korean ones, one of the other scripts.
+    hiragana, two Korean or Chinese ones, one of the other scripts.
+
+    >>> says("本", japanese=True), says("本")
+    (True, False)
     """
     if word.replace("\u2019", "'") in STOP_WORDS:
         return False
     if is_unspaced(word):
-        return len(word) > 2 or _HIRAGANA.fullmatch(word) is None
+        is_cut = len(word) == 1 and not japanese and _HAN.match(word)  # off a longer one, as often as not
+        return len(word) > 2 or not (is_cut or _HIRAGANA.fullmatch(word))
     return len(word) >= (2 if _HANGUL.match(word) else 3)
 
 
-def _is_japanese(text: str) -> bool:
+def is_japanese(text: str) -> bool:
+    """Whether a tenth of the letters that Chinese and Japanese are written with are kana."""
     kana = len(_KANA.findall(text))
     return 10 * kana >= kana + len(_HAN.findall(text)) > 0
 
@@ -123,8 +129,13 @@ def _fits(syllable: str, particle: str) -> bool:
 
 
 def _tokens(tokenizer: Any, run: str) -> list[Span]:
-    """Units of the tokenizer, which cut words; none where it does not say what stands where."""
+    """Units of the tokenizer, which cut words, each with the marks after it, which one that strips accents leaves out.
+
+    None where it does not say what stands where.
+    """
     if not tokenizer.is_fast:
         return []
-    found = tokenizer(run, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
-    return [(first, last) for first, last in found if first < last]
+    given = tokenizer(run, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+    ends = [_MARKS.match(run, last).end() for _, last in given]
+    begins = [max(first, end) for (first, _), end in zip(given, [0, *ends])]
+    return [(first, last) for first, last in zip(begins, ends) if first < last]

@@ -254,9 +254,9 @@ def embed(items: pd.DataFrame, encoder: "Encoder | FusedEncoder", seed: int, mos
         most_keywords: of an item.
     """
     items = items.drop_duplicates("item_id", keep="last")
-    entries = [data.as_item(row) for row in items.itertuples(index=False)]
-    entries = [entries[at] for at in np.random.default_rng(seed).permutation(len(entries))]
-    catalogue, refused = Catalogue(), list[str]()
+    given = [data.as_item(row) for row in items.itertuples(index=False)]
+    entries = [given[at] for at in np.random.default_rng(seed).permutation(len(given))]
+    catalogue, refused = Catalogue(), dict[str, list[str]]()
     with _bar("embedding", len(entries)) as progress:
         for start in range(0, len(entries), 256):
             group = entries[start : start + 256]
@@ -267,17 +267,17 @@ def embed(items: pd.DataFrame, encoder: "Encoder | FusedEncoder", seed: int, mos
                 for item, vector, some in zip(group, vectors, words)
             )
             progress(start + len(group), len(entries))
-    if refused:
-        print(f"headrace: items go on without {len(refused):,} media; the first: {refused[0]}", file=sys.stderr)
+    if reasons := [f"item {item.item_id!r}: {why}" for item in given for why in refused.get(item.item_id, ())]:
+        print(f"headrace: items go on without {len(reasons):,} media; the first: {reasons[0]}", file=sys.stderr)
     return catalogue
 
 
-def _vectors(items: list[Item], encoder: "Encoder | FusedEncoder", refused: list[str]) -> np.ndarray:
-    """Shape: (items, dim); which media cannot be used, and why, is added to `refused`."""
+def _vectors(items: list[Item], encoder: "Encoder | FusedEncoder", refused: dict[str, list[str]]) -> np.ndarray:
+    """Shape: (items, dim); why an item's media cannot be used is put into `refused`, by the item."""
     if not hasattr(encoder, "embed_items"):
         return encoder.embed([item.as_text() for item in items])
     made = encoder.embed_items(items)
-    refused += [f"item {item.item_id!r}: {why}" for item, one in zip(items, made) for why in one.reasons]
+    refused |= {item.item_id: one.reasons for item, one in zip(items, made) if one.reasons}
     return np.stack([one.vector for one in made])
 
 

@@ -211,6 +211,98 @@ def test_a_picture_of_any_mode_becomes_rgb_of_a_bounded_size(mode):
         assert (255, 255, 255) == opened.getpixel((3, 3))
 
 
+def greys(bits: int) -> np.ndarray:
+    """A disc before a slope, of 8 bits; of 16, the same."""
+    y, x = np.mgrid[:120, :120]
+    eight = np.where((x - 50) ** 2 + (y - 60) ** 2 < 1_200, 10, x + 100).astype(np.uint8)
+    return eight if bits == 8 else eight.astype(np.uint16) * 257
+
+
+def file_of(pixels: np.ndarray, kind: str) -> bytes:
+    out = BytesIO()
+    Image.fromarray(pixels).save(out, kind)
+    return out.getvalue()
+
+
+EIGHT, SIXTEEN = greys(8), greys(16)
+GREYS = {
+    "16 bits, PNG": (SIXTEEN, "PNG"),
+    "16 bits, TIFF": (SIXTEEN, "TIFF"),
+    "16 bits, the other end first": (SIXTEEN.astype(">u2"), "TIFF"),
+    "32 bits": (SIXTEEN.astype(np.int32), "TIFF"),
+    "32 bits, few of them used": (EIGHT.astype(np.int32), "TIFF"),
+    "fractions": (EIGHT / np.float32(255), "TIFF"),
+    "fractions of 16 bits": (SIXTEEN.astype(np.float32), "TIFF"),
+}
+
+
+@pytest.mark.parametrize("pixels, kind", GREYS.values(), ids=GREYS)
+def test_greys_of_any_depth_look_as_they_do_in_eight_bits(pixels, kind):
+    opened, wanted = open_picture(file_of(pixels, kind)), open_picture(file_of(EIGHT, "PNG"))
+
+    assert np.abs(np.asarray(opened, int) - np.asarray(wanted, int)).max() <= 1
+
+
+def test_greys_without_a_known_white_fill_the_range():
+    """Numbers below 0, or beyond 16 bits; what is no number is as 0, and of one grey alone it is black."""
+    far = EIGHT * np.float32(1e4) - np.float32(1e6)
+    broken = np.where(EIGHT == 10, np.float32("nan"), EIGHT / np.float32(255))
+    opened = [np.asarray(open_picture(file_of(pixels, "TIFF"))) for pixels in (far, broken, 0 * far - 5)]
+
+    assert [(0, 255), (0, 219), (0, 0)] == [(int(one.min()), int(one.max())) for one in opened]
+
+
+def encoded(wave: np.ndarray, kind: str, subtype: str | None = None) -> bytes:
+    import soundfile
+
+    out = BytesIO()
+    soundfile.write(out, wave.astype(np.float32), 16_000, format=kind, subtype=subtype)
+    return out.getvalue()
+
+
+NOISE = 0.1 * np.random.default_rng(0).standard_normal(48_000)
+
+
+@pytest.mark.parametrize(
+    "kind, subtype", [("WAV", None), ("FLAC", None), ("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", None)]
+)
+def test_a_sound_that_is_cut_short_is_refused_whatever_its_format(kind, subtype):
+    """The whole one is taken; no reason holds an address of memory."""
+    raw = encoded(NOISE, kind, subtype)
+
+    assert len(NOISE) == len(open_sound(raw))
+    for share in (0.9, 0.5, 0.1):
+        reason = "cut short|lost sync" if share > 0.1 else "cut short|lost sync|cannot|can be read"
+        with pytest.raises(InvalidMedia, match=reason) as refused:
+            open_sound(raw[: int(share * len(raw))])
+        assert "object at" not in str(refused.value)
+
+
+def test_an_mp3_that_announces_no_length_is_taken_as_it_is():
+    """Its length would be a guess from its first frame."""
+    raw = encoded(np.concatenate((0 * NOISE, NOISE)), "MP3").replace(b"Xing", b"....").replace(b"Info", b"....")
+
+    assert all(0 < len(open_sound(raw[: int(share * len(raw))])) < 97_200 for share in (0.5, 0.75, 1))
+
+
+def test_samples_beyond_any_loudness_are_refused_and_sixteen_bits_as_fractions_are_not():
+    for wave in (NOISE * 1e20, np.append(NOISE, np.nan), np.append(NOISE, -np.inf)):
+        with pytest.raises(InvalidMedia, match="no numbers, or beyond 2147483648"):
+            open_sound(encoded(wave, "WAV", "FLOAT"))
+    near = LogMel()
+    one, other = (near.open(encoded(wave, "WAV", "FLOAT")) for wave in (NOISE, NOISE * 32_767))
+
+    assert np.allclose(one, other, atol=1e-3)
+
+
+def test_a_sound_shorter_than_a_window_is_refused():
+    """32 ms; it would count as silence where the window is 0."""
+    with pytest.raises(InvalidMedia, match="too short: 511 samples at 16000 Hz, 512 are wanted at least"):
+        LogMel().open(encoded(NOISE[:511], "WAV"))
+
+    assert LogMel().open(encoded(NOISE[:512], "WAV")).any()
+
+
 # Where they lie
 
 
@@ -412,6 +504,20 @@ def test_broken_media_leave_an_item_without_that_part(folder, monkeypatch):
         assert reason in one.reasons[1]
         assert not one.vector[DIM : DIM + 4].any() and [0, 1, 0, 0, 0, 0] == one.vector[DIM + 4 :].tolist()
     assert [] == made[-1].reasons
+
+
+def test_the_first_that_is_named_is_the_first_of_the_file(folder, monkeypatch, capsys):
+    """Though items are embedded in an order that is drawn; of an item all reasons count."""
+    items = [
+        {"item_id": f"i{number}", "title": "T", "text": "", "categories": [], "image": f"none{number}.png"}
+        for number in range(40)
+    ]
+    table = pd.DataFrame([{**items[0], "image": "a.png"}, *items[1:]])
+    embed_table(
+        table.assign(audio=["none.wav" if at == 3 else "" for at in range(40)]), fused(folder, monkeypatch), seed=0
+    )
+
+    assert "items go on without 40 media; the first: item 'i1': image: 'none1.png'" in capsys.readouterr().err
 
 
 def test_media_are_encoded_once_whatever_their_names(folder, tmp_path, monkeypatch):

@@ -93,6 +93,25 @@ def test_thai_words_are_the_tokenizers_units():
     assert {} == phrases(units, "กขคงจฉชซฌญ ดต")
 
 
+class Stripped:
+    """A tokenizer that strips marks: each letter is a unit, and no unit holds a mark."""
+
+    is_fast = True
+
+    def __call__(self, text: str, **_) -> dict:
+        return {"offset_mapping": [(at, at + 1) for at, sign in enumerate(text) if sign.isalpha()]}
+
+
+@pytest.mark.parametrize("text", ["ไม้", "น้ำดื่ม", "စာအုပ်", "កុមារ"])
+def test_no_unit_loses_its_marks(text):
+    """Wherever the tokenizer leaves them out, the last one too; units do not overlap."""
+    for tokenizer in (Stripped(), Units()):
+        units = [text[first:last] for first, last in words(tokenizer, text)]
+
+        assert text == "".join(units)
+        assert not [unit for unit in units if not unit[0].isalpha()]
+
+
 SPLIT = {
     "智能扫地机器人家用。全自动T恤": "智能 扫地 机器人 家用 全自动 T恤",
     "少年派的奇幻漂流": "少年 派 的 奇幻 漂流",
@@ -117,6 +136,10 @@ def test_words_are_whole_in_any_script(tokenizer, text):
     [
         ("智能扫地机器人。家用", ["智能", "智能扫地", "扫地", "扫地机器人", "机器人", "家用"]),
         ("肖申克的救赎", ["肖申克", "肖申克的救赎", "救赎"]),
+        ("2024年春季新款T恤男", ["春季", "春季新款", "新款", "新款t恤", "t恤"]),
+        ("积木特价", ["积木", "积木特价", "特价"]),
+        ("拼图适合儿童", ["拼图", "拼图适合儿童", "儿童"]),
+        ("小猫の本", ["小猫", "小猫の本"]),
         ("風の谷のナウシカ", ["風の谷", "谷のナウシカ", "ナウシカ"]),
         ("반지의 제왕", ["반지", "반지의 제왕", "제왕"]),
         ("The Lord of the Rings and sci-fi", ["lord", "rings", "sci-fi"]),

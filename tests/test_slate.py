@@ -18,7 +18,7 @@ import udfs.worker
 from jobs.settings import Settings, SettingsError
 from jobs.settings import load as read_settings
 from model.bounds import SlateConfig
-from model.evaluate import GREEDY, Protocol, evaluate
+from model.evaluate import ALONE, FROZEN, GREEDY, LIVE, NETWORK, Headrace, Protocol, Users, evaluate
 from model.finetune import Learner
 from model.interest import Rules
 from model.learning import laplace
@@ -394,3 +394,23 @@ def test_the_evaluation_puts_the_greedy_lists_beside_and_keeps_propensities():
     assert plain.lists == found[GREEDY].lists
     assert plain.lists != found["headrace"].lists
     assert len(found["headrace"].propensities) == len(plain.lists)
+
+
+def test_no_row_of_an_evaluation_explores_beside_headrace_itself():
+    """The others are fixed policies, with diversity and quotas: off-policy estimates take them for such."""
+    catalogue = make_catalogue()
+    fixed = Slate(SlateConfig(quota_new=2), {})
+    explores = Slate(SlateConfig(quota_new=2, explore="epsilon", explore_share=1.0), {})
+    learner = SimpleNamespace(catalogue=catalogue, statistics=ItemStatistics(), joint=object())
+    steps = [step for step in map(Users(catalogue).ask, make_events()[:200]) if step.example is not None]
+    found = {}
+    for slate in (fixed, explores):
+        torch.manual_seed(0)
+        headrace = Headrace([NETWORK, FROZEN], learner, Protocol(slate=slate, live=True))
+        headrace.ask(steps)
+        found[slate] = headrace.results
+
+    assert {"headrace", LIVE, ALONE, GREEDY, NETWORK, FROZEN} == {*found[explores]}
+    for name, result in found[explores].items():
+        is_fixed = result.lists == found[fixed][name].lists and not result.propensities
+        assert (name not in ("headrace", LIVE)) == is_fixed, name

@@ -12,6 +12,7 @@ Nothing of torch is imported before the first picture is there. A version is kno
 Source: Tan and Le, EfficientNet, 2019, arXiv:1905.11946 (Lite: its form for small machines, without squeeze and swish).
 """
 
+import re
 import warnings
 from functools import cache
 from io import BytesIO
@@ -36,9 +37,12 @@ SECONDS = 30
 """So much of the beginning of a sound is heard."""
 RATE = 16_000
 _FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF")  # none that would start a program
+_WHITES = (1, 255, 65_535)
 _LITE_SIDE, _COLOUR_SIDE, _COLOUR_BINS = 224, 64, 4
 _MELS, _FRAME, _HOP, _RANGE_DB = 64, 512, 160, 80.0
-_MOST_RATE, _MOST_CHANNELS = 384_000, 32
+_MOST_RATE, _MOST_CHANNELS, _MOST_AMPLITUDE = 384_000, 32, 2**31
+_MP3_LENGTH = re.compile(rb"\xff[\xe0-\xff].{11,36}(?:Xing|Info)\0\0\0[\x01\x03\x05\x07\x09\x0b\x0d\x0f]", re.DOTALL)
+_MP3_FRAMES = 2 * 1_152  # samples, by which an announced length may be wrong
 _NAME_CHARS = 40
 
 
@@ -87,7 +91,7 @@ def open_picture(raw: bytes) -> "Image":
             if file.width * file.height > MOST_PIXELS:
                 raise InvalidMedia(f"{file.width} x {file.height} pixels: at most {MOST_PIXELS} are taken")
             file.draft("RGB", (MOST_SIDE, MOST_SIDE))  # a JPEG is unpacked no larger than it is wanted
-            picture = ImageOps.exif_transpose(file)
+            picture = _eight_bits(ImageOps.exif_transpose(file))
             if picture.has_transparency_data:
                 picture = picture.convert("RGBA")
                 picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
@@ -99,6 +103,25 @@ def open_picture(raw: bytes) -> "Image":
         why = "" if "cannot identify" in str(error) else f": {error or type(error).__name__}"
         raise InvalidMedia(f"no picture that can be read ({', '.join(_FORMATS)}){why}") from None
     return picture
+
+
+def _eight_bits(picture: "Image") -> "Image":
+    """The same, its greys from 0 to 255 where they are larger numbers or fractions, which would be cut off.
+
+    White is 65,535 of 16 bits. Of 32 bits and of fractions it is what the largest one fits in: 1, 255 or 65,535; where
+    it fits in none, or one is below 0, black and white are the smallest and the largest of the picture.
+    """
+    from PIL import Image
+
+    if picture.mode[0] not in "IF":
+        return picture
+    greys = np.nan_to_num(np.asarray(picture, np.float32), posinf=0.0, neginf=0.0)
+    black, white = float(greys.min()), float(greys.max())
+    if picture.mode.startswith("I;16"):
+        black, white = 0, _WHITES[-1]
+    elif black >= 0 and white <= _WHITES[-1]:
+        black, white = 0, next(most for most in _WHITES if white <= most)
+    return Image.fromarray(np.rint((greys - black) * (255 / max(white - black, 1e-12))).astype(np.uint8))
 
 
 class LiteImages:
@@ -200,19 +223,34 @@ def open_sound(raw: bytes, rate: int = RATE) -> np.ndarray:
 
     if raw[:4] == b"RIFF" and len(raw) + 1 < 8 + int.from_bytes(raw[4:8], "little") < 2**32 + 7:
         raise InvalidMedia(f"cut short: {8 + int.from_bytes(raw[4:8], 'little')} bytes are announced, {len(raw)} there")
+    if raw[:4] == b"OggS" and not _ends(raw):
+        raise InvalidMedia("cut short: an Ogg without its last page")
     try:
         with soundfile.SoundFile(BytesIO(raw)) as sound:
             if sound.samplerate > _MOST_RATE or sound.channels > _MOST_CHANNELS:
                 raise InvalidMedia(f"{sound.samplerate} Hz in {sound.channels} channels is beyond what is read")
-            samples = sound.read(SECONDS * sound.samplerate, dtype="float32", always_2d=True).mean(1)
-            given = sound.samplerate
+            given, most = sound.samplerate, SECONDS * sound.samplerate
+            samples = sound.read(most, dtype="float32", always_2d=True)
+            announced = min(most, sound.frames) if sound.format == "MP3" and _MP3_LENGTH.search(raw) else 0
     except InvalidMedia:
         raise
     except Exception as error:
-        raise InvalidMedia(f"no sound that can be read (WAV, FLAC, Ogg, MP3): {error}") from None
-    if not len(samples) or not np.isfinite(samples).all():
-        raise InvalidMedia("a sound without samples, or with some that are no numbers")
-    return _resampled(samples, given, rate)
+        why = getattr(error, "error_string", error)  # without the address of what was read
+        raise InvalidMedia(f"no sound that can be read (WAV, FLAC, Ogg, MP3): {why}") from None
+    if len(samples) + _MP3_FRAMES < announced:
+        raise InvalidMedia(f"cut short: {announced} samples are announced, {len(samples)} there")
+    if not len(samples):
+        raise InvalidMedia("a sound without samples")
+    if not np.abs(samples).max() <= _MOST_AMPLITUDE:  # or one is no number
+        raise InvalidMedia(f"a sound with samples that are no numbers, or beyond {_MOST_AMPLITUDE}")
+    return _resampled(samples.mean(1), given, rate)
+
+
+def _ends(ogg: bytes) -> bool:
+    """Whether the last page of an Ogg is all there, and says that it is the last."""
+    page = ogg[ogg.rfind(b"OggS") :]
+    segments = page[27 : 27 + page[26]] if len(page) > 26 else b""
+    return len(segments) > 0 and bool(page[5] & 4) and len(page) >= 27 + len(segments) + sum(segments)
 
 
 def _resampled(samples: np.ndarray, given: int, wanted: int) -> np.ndarray:
@@ -233,15 +271,17 @@ class LogMel:
     version, dim = f"{LOG_MEL}-1", 2 * _MELS
 
     def open(self, raw: bytes) -> np.ndarray:
-        return self._statistics(open_sound(raw))
+        samples = open_sound(raw)
+        if len(samples) < _FRAME:
+            raise InvalidMedia(f"too short: {len(samples)} samples at {RATE} Hz, {_FRAME} are wanted at least")
+        return self._statistics(samples)
 
     def encode(self, opened: list[np.ndarray]) -> np.ndarray:
         return unit(np.stack(opened))
 
     def _statistics(self, samples: np.ndarray) -> np.ndarray:
         """Shape: (samples,) -> (128,): means beside their mean, and deviations; zeros of silence."""
-        padded = np.pad(samples, (0, max(0, _FRAME - len(samples))))
-        frames = np.lib.stride_tricks.sliding_window_view(padded, _FRAME)[::_HOP]
+        frames = np.lib.stride_tricks.sliding_window_view(samples, _FRAME)[::_HOP]
         power = np.abs(np.fft.rfft(frames * np.hanning(_FRAME).astype(np.float32))) ** 2 @ _mel_bands()
         loudest = float(power.max())
         if loudest < 1e-10:

@@ -7,6 +7,7 @@ The probabilities are those of the model, whatever is listed.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -57,6 +58,10 @@ class Slate:
 
     def __deepcopy__(self, memo: dict) -> "Slate":
         return self
+
+    def fixed(self) -> "Slate":
+        """The same, without exploration."""
+        return Slate(replace(self.config, explore="off"), self._categories)
 
     def choose(
         self, table: ItemTable, batch: MicroBatch, scored: Scored, scores: torch.Tensor, rows: torch.Tensor, k: int
