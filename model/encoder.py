@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from model.cache import Cache
-from model.schema import HeadraceError
+from model.schema import HeadraceError, brief
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +31,6 @@ _READ_BY_OTHERS = ["*.h5", "*.msgpack", "*.ot", "*.onnx", "onnx/*", "openvino/*"
 _CHUNK = 2**20
 MOST_UNKNOWN, LEAST_TOKENS = 0.3, 200
 """Where a larger share of so many tokens is unknown to the tokenizer, the log says that vectors say little."""
-_WHY_CHARS = 200
 _told: set[str] = set()  # encoder versions of which this process has said so
 
 logger = logging.getLogger(__name__)
@@ -47,9 +46,9 @@ def unreadable(setting: str, name: str | Path, wanted: str, error: Exception) ->
     >>> unreadable("encoder", "/m", "a model", KeyError("size"))
     EncoderError("encoder=/m: cannot be read: 'size'; a model is wanted, a folder or a name of Hugging Face's hub")
     """
-    why = " ".join(str(error).split())[:_WHY_CHARS] or type(error).__name__
     return EncoderError(
-        f"{setting}={name}: cannot be read: {why}; {wanted} is wanted, a folder or a name of Hugging Face's hub"
+        f"{setting}={name}: cannot be read: {brief(error)}; "
+        f"{wanted} is wanted, a folder or a name of Hugging Face's hub"
     )
 
 

@@ -27,6 +27,7 @@ T = TypeVar("T")
 
 REASON_CHARS, RAW_BYTES = 300, 65_536
 """So much of the reason, and of the bytes, is kept of a refused record."""
+_WHY_CHARS = 200
 RECORD_BYTES = 1_000_000
 """No record that the job writes is larger, nor one that it can be set to read: Kafka's brokers and producers take 1 MiB
 by default, key and frame included."""
@@ -36,6 +37,15 @@ LEAST_TIME_MS = 100_000_000_000
 
 class HeadraceError(Exception):
     """What, which value, what was wanted, what to do."""
+
+
+def brief(error: Exception) -> str:
+    """What an error of another library says, in one short line for a message; its kind where it says nothing.
+
+    >>> brief(ValueError("no\\n such file")), brief(KeyError())
+    ('no such file', 'KeyError')
+    """
+    return " ".join(str(error).split())[:_WHY_CHARS] or type(error).__name__
 
 
 class InvalidRecord(HeadraceError):

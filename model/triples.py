@@ -21,14 +21,13 @@ import fsspec
 import numpy as np
 
 from model.catalogue import Catalogue
-from model.schema import HeadraceError, item_key
+from model.schema import HeadraceError, brief, item_key
 
 COLUMNS = ("head", "relation", "tail")
 MOST_TRIPLES = 10_000_000
 EVERYWHERE, FEW, MANY = 0.05, 10, 2_000
 """An entity says nothing that more than this share of the items have, unless they are few, or that too many have."""
 MOST_FACTS = 64
-_WHY_CHARS = 200  # of what a reader says of a file, in a message
 
 logger = logging.getLogger(__name__)
 
@@ -228,8 +227,7 @@ def _parquet(file: str) -> Iterator[list]:
 
 
 def _unreadable(file: str, form: str, row: int, error: Exception) -> TriplesError:
-    why = " ".join(str(error).split())[:_WHY_CHARS] or type(error).__name__
     return TriplesError(
-        f"{file}: cannot be read as {form} after row {row:,}: {why}; "
+        f"{file}: cannot be read as {form} after row {row:,}: {brief(error)}; "
         f"CSV, TSV or Parquet with {', '.join(COLUMNS)}, or RecBole's .kg with its .link, is wanted"
     )

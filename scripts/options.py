@@ -29,12 +29,12 @@ def evaluate(argv: list[str] | None, about: str) -> tuple[argparse.Namespace, li
     parser.add_argument("--baselines", metavar="NAMES", help=names)
     parser.add_argument("--protocol", choices=("prequential", "leave-one-out"), default="prequential")
     epochs = f"of RecBole's models with leave-one-out, at most; 0: without them (default {RECBOLE_EPOCHS})"
-    parser.add_argument("--epochs", type=number_from(0), default=RECBOLE_EPOCHS, metavar="N", help=epochs)
+    parser.add_argument("--epochs", type=_from(0), default=RECBOLE_EPOCHS, metavar="N", help=epochs)
     parser.add_argument("--json", type=new_file, metavar="FILE", help="write the result to this file too")
     parser.add_argument("--plot", type=new_file, metavar="FILE", help="draw HR@10 over time into this PNG file")
-    parser.add_argument("--limit", type=number_from(1), metavar="N", help="take the first N events only")
+    parser.add_argument("--limit", type=_from(1), metavar="N", help="take the first N events only")
     drawn = "seed of the order in which events of one time come (default 0)"
-    parser.add_argument("--order-seed", type=number_from(0), default=0, metavar="N", help=drawn)
+    parser.add_argument("--order-seed", type=_from(0), default=0, metavar="N", help=drawn)
     liked = "predict only ratings of at least this value, and what was chosen without a rating; all are learnt from"
     parser.add_argument("--liked-from", type=_finite, metavar="X", help=liked)
     shop = "measure what users do to their lists in a made-up shop, too (a minute; default yes)"
@@ -56,7 +56,7 @@ def learn(argv: list[str] | None, about: str | None) -> tuple[argparse.Namespace
     """The options of scripts/learn.py, and the words that are settings."""
     parser = _parser(about)
     _add_source(parser)
-    parser.add_argument("--limit", type=number_from(1), metavar="N", help="take the first N events only")
+    parser.add_argument("--limit", type=_from(1), metavar="N", help="take the first N events only")
     parser.add_argument("--version", default="learnt", metavar="NAME", help="its name in the registry (default learnt)")
     parser.add_argument("--state", metavar="FOLDER", help="keep the state of learning here, and go on from it")
     given, rest = parser.parse_known_args(argv)
@@ -67,10 +67,10 @@ def learn(argv: list[str] | None, about: str | None) -> tuple[argparse.Namespace
 def describe(argv: list[str] | None, about: str | None) -> tuple[argparse.Namespace, list[str]]:
     """The options of scripts/describe.py, and the words that are settings."""
     parser = _parser(about)
-    parser.add_argument("--sentences", type=number_from(1), default=100, metavar="N", help="so many (default 100)")
+    parser.add_argument("--sentences", type=_from(1), default=100, metavar="N", help="so many (default 100)")
     parser.add_argument("--data", choices=PUBLIC, default=DEFAULT, help=f"a public stream (default {DEFAULT})")
     events = "learn from the first N events only (default 20000)"
-    parser.add_argument("--limit", type=number_from(1), default=20_000, metavar="N", help=events)
+    parser.add_argument("--limit", type=_from(1), default=20_000, metavar="N", help=events)
     parser.add_argument("--free", action="store_true", help="let the model write what it likes")
     parser.add_argument("--show", action="store_true", help="print facts and sentences")
     return parser.parse_known_args(argv)
@@ -80,16 +80,16 @@ def adapt(argv: list[str] | None, about: str | None) -> tuple[argparse.Namespace
     """The options of scripts/adapt.py, and the words that are settings."""
     parser = _parser(about)
     _add_source(parser)
-    parser.add_argument("--limit", type=number_from(1), metavar="N", help="take the first N events only")
+    parser.add_argument("--limit", type=_from(1), metavar="N", help="take the first N events only")
     parser.add_argument(
         "--first", type=_share, default=1.0, metavar="X", help="learn from this share of them (default 1)"
     )
     parser.add_argument(
         "--out", type=Path, required=True, metavar="FOLDER", help="where the adapted encoder is written"
     )
-    parser.add_argument("--steps", type=number_from(1), default=100, metavar="N", help="of training (default 100)")
-    parser.add_argument("--batch", type=number_from(2), default=32, metavar="N", help="pairs in a step (default 32)")
-    parser.add_argument("--rank", type=number_from(1), default=8, metavar="N", help="of the adapters (default 8)")
+    parser.add_argument("--steps", type=_from(1), default=100, metavar="N", help="of training (default 100)")
+    parser.add_argument("--batch", type=_from(2), default=32, metavar="N", help="pairs in a step (default 32)")
+    parser.add_argument("--rank", type=_from(1), default=8, metavar="N", help="of the adapters (default 8)")
     given, rest = parser.parse_known_args(argv)
     _one_source(parser, given)
     return given, rest
@@ -112,7 +112,7 @@ def replay(argv: list[str] | None, about: str) -> tuple[argparse.Namespace, list
     )
     parser.add_argument("--json", type=new_file, metavar="FILE", help="write the figures to this file too")
     drawn = "seed of the order in which events of one time come (default 0)"
-    parser.add_argument("--order-seed", type=number_from(0), default=0, metavar="N", help=drawn)
+    parser.add_argument("--order-seed", type=_from(0), default=0, metavar="N", help=drawn)
     shop = "measure what users do to their lists in a made-up shop, too (a minute; default yes)"
     parser.add_argument("--behaviour", action=argparse.BooleanOptionalAction, default=True, help=shop)
     given, rest = parser.parse_known_args(argv)
@@ -124,9 +124,9 @@ def behaviour(argv: list[str] | None, about: str, probes: Iterable[str]) -> tupl
     """The options of scripts/behaviour.py, and the words that are settings."""
     parser = _parser(about)
     shop = "which shop: the seed of its categories, products and users (default 1)"
-    parser.add_argument("--shop", type=number_from(0), default=1, metavar="N", help=shop)
+    parser.add_argument("--shop", type=_from(0), default=1, metavar="N", help=shop)
     events = f"of the shop's users, at least {LEAST_SHOP_EVENTS:,} (default 30,000)"
-    parser.add_argument("--events", type=number_from(LEAST_SHOP_EVENTS), default=30_000, metavar="N", help=events)
+    parser.add_argument("--events", type=_from(LEAST_SHOP_EVENTS), default=30_000, metavar="N", help=events)
     parser.add_argument("--probe", nargs="+", choices=probes, default=(), help="only these")
     parser.add_argument("--json", type=new_file, metavar="FILE", help="write the figures to this file too")
     only = parser.add_mutually_exclusive_group()
@@ -200,9 +200,7 @@ def new_file(text: str) -> Path:
     return file
 
 
-def number_from(least: int):
-    """A whole number, for argparse."""
-
+def _from(least: int):
     def number(text: str) -> int:
         if not (text.isascii() and text.isdecimal() and len(text) <= _DIGITS) or int(text) < least:
             raise argparse.ArgumentTypeError(f"{text[:100]}: a number from {least} on is wanted")

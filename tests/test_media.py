@@ -50,6 +50,12 @@ RED, BLUE = 0, 1
 MOST = 100_000
 
 
+def in_a_process(program: str, timeout_s: float) -> subprocess.CompletedProcess:
+    """A program run by another Python, at the root of the project."""
+    root = Path(__file__).parent.parent
+    return subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, timeout=timeout_s)
+
+
 class Text(FakeEncoder):
     """Texts that say nothing."""
 
@@ -463,8 +469,7 @@ def test_a_fetch_that_hangs_does_not_keep_a_process_from_ending():
         "try: fetch.fetch('a.png', 'memory://media', 9, 0.1)\n"
         "except fetch.InvalidMedia as error: print(error)"
     )
-    root = Path(__file__).parent.parent
-    done = subprocess.run([sys.executable, "-c", asked], cwd=root, capture_output=True, text=True, timeout=30)
+    done = in_a_process(asked, 30)
 
     assert (0, "'a.png': not here after 0.1 s; send the item again\n") == (done.returncode, done.stdout), done.stderr
 
@@ -913,8 +918,7 @@ def test_off_imports_nothing_of_it():
         "ours = ('model.media.', 'model.scoring.media', 'PIL', 'soundfile');"
         "print([name for name in sys.modules if name.startswith(ours)])"
     )
-    root = Path(__file__).parent.parent
-    done = subprocess.run([sys.executable, "-c", asked], cwd=root, capture_output=True, text=True, timeout=120)
+    done = in_a_process(asked, 120)
 
     assert "['model.media.blocks']\n" == done.stdout, done.stderr
 
@@ -927,8 +931,7 @@ def test_who_embeds_queries_alone_loads_no_torch(tmp_path):
         f"made = FusedEncoder(SimpleNamespace(version='text-1', dim=8), MediaConfig({str(tmp_path)!r}));"
         "print(made.version, 'torch' in sys.modules)"
     )
-    root = Path(__file__).parent.parent
-    done = subprocess.run([sys.executable, "-c", asked], cwd=root, capture_output=True, text=True, timeout=120)
+    done = in_a_process(asked, 120)
 
     wanted = "text-1+image:efficientnet-lite0-colours-57934424:256x1+audio:log-mel-1:128x1 False\n"
     assert wanted == done.stdout, done.stderr

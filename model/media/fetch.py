@@ -23,7 +23,7 @@ from urllib.error import HTTPError
 from urllib.parse import quote, unquote, urlsplit
 from urllib.request import HTTPHandler, HTTPRedirectHandler, HTTPSHandler, Request, build_opener
 
-from model.schema import HeadraceError
+from model.schema import HeadraceError, brief
 
 WEB = ("http", "https")
 WAIT_S, DEADLINE_S = 5.0, 10.0
@@ -31,7 +31,7 @@ WAIT_S, DEADLINE_S = 5.0, 10.0
 MOST_FETCHES = 64
 """Of this process at once, those included that hang and that nobody waits for any more."""
 _CHUNK = 2**16
-_SHOWN, _WHY_CHARS = 100, 200
+_SHOWN = 100
 _FREE = BoundedSemaphore(MOST_FETCHES)
 
 
@@ -217,8 +217,7 @@ def _of_address(address: str, most: int, lines: _Lines) -> bytes:
         redirect = ": a redirect, which is not followed" if 300 <= error.code < 400 else ""
         raise InvalidMedia(f"{shown(address)}: HTTP {error.code}{redirect}") from None
     except Exception as error:  # every protocol has errors of its own
-        why = " ".join(str(error).split())[:_WHY_CHARS] or type(error).__name__
-        raise InvalidMedia(f"{shown(address)}: {why}") from None
+        raise InvalidMedia(f"{shown(address)}: {brief(error)}") from None
     return _bounded(raw, size, most)
 
 

@@ -28,14 +28,13 @@ from model.encoder import Encoder, EncoderError, LanguageModel
 from model.media.blocks import Block
 from model.media.encoders import MediaEncoder, audio_encoder, image_encoder, unit
 from model.media.fetch import DEADLINE_S, InvalidMedia, fetch, shown
-from model.schema import Item
+from model.schema import Item, brief
 
 AT_ONCE = 16
 """So many pictures or sounds are in memory at once, and are encoded together."""
 PATIENCE_S = 60.0
 """So long the fetching of a call may take, all in all: a micro-batch must end, whatever a server does."""
 _FETCHERS = 8
-_WHY_CHARS = 200
 
 logger = logging.getLogger(__name__)
 
@@ -214,7 +213,7 @@ def _encoded(encoder: MediaEncoder, opened: list) -> list[np.ndarray | InvalidMe
     except Exception as error:  # every model has errors of its own
         if len(opened) > 1:
             return [made for one in opened for made in _encoded(encoder, [one])]
-        why = " ".join(str(error).split())[:_WHY_CHARS] or type(error).__name__
+        why = brief(error)
         logger.warning("%s cannot encode: %s", encoder.version, why)
         return [InvalidMedia(f"{encoder.version} cannot encode it: {why}")]
 
